@@ -11,8 +11,6 @@ const WITH_VALUE: &[&str] = &[
     "attest",
     "authfile",
     "builder",
-    "cache-from",
-    "cache-to",
     "cache-ttl",
     "cap-add",
     "cap-drop",

@@ -11,6 +11,7 @@
 
 mod bake;
 mod build;
+mod cache_export;
 mod check;
 mod containers;
 mod damage;

@@ -42,7 +42,7 @@ fn the_event_stream_has_only_json() {
         (FILES, &[json], Some(0), ""),
         (FILES, &[json, "--elephant"], Some(2), "--elephant"),
         (FILES, &["--elephant", "--progress", "rawjson"], Some(2), "--elephant"),
-        (FILES, &[json, "--cache-from=x"], Some(1), "--cache-from is not supported yet"),
+        (FILES, &[json, "--cache-to=type=gha"], Some(1), "type=gha is not supported yet"),
         (FILES, &[json, "-o=type=elephant"], Some(2), "elephant"),
         (FILES, &[json, "--push"], Some(2), "needs a name"),
         (FILES, &[json, "--target=nowhere"], Some(1), "nowhere"),

@@ -87,7 +87,8 @@ macro_rules! class {
                     context=None, *, file=None, dockerfile=None, graph=None, tags=Several::default(),
                     build_args=Table::default(), labels=Table::default(), annotations=Table::default(),
                     build_contexts=Table::default(), secrets=Table::default(), ssh=Table::default(), target=None,
-                    platform=None, outputs=None, no_cache=false, no_cache_filter=Several::default(), pull=false,
+                    platform=None, outputs=None, cache_from=Several::default(),
+                    cache_to=Several::default(), no_cache=false, no_cache_filter=Several::default(), pull=false,
                     network=None, extra_hosts=Table::default(), allow_insecure=false, allow_host_network=false,
                     allow_devices=Several::default(), device_folders=None, source_date_epoch=None, progress=None
                 ))]
@@ -109,6 +110,8 @@ macro_rules! class {
                     target: Option<String>,
                     platform: Option<String>,
                     outputs: Option<Several<OutputArgument>>,
+                    cache_from: Several<String>,
+                    cache_to: Several<String>,
                     no_cache: bool,
                     no_cache_filter: Several<String>,
                     pull: bool,
@@ -132,6 +135,8 @@ macro_rules! class {
                         secrets,
                         ssh,
                         outputs,
+                        cache_from,
+                        cache_to,
                         no_cache,
                         no_cache_filter,
                         pull,

@@ -87,6 +87,8 @@ pub(crate) struct BuildArguments {
     pub(crate) secrets: Table<SecretArgument>,
     pub(crate) ssh: Table<Option<PathBuf>>,
     pub(crate) outputs: Option<Several<OutputArgument>>,
+    pub(crate) cache_from: Several<String>,
+    pub(crate) cache_to: Several<String>,
     pub(crate) no_cache: bool,
     pub(crate) no_cache_filter: Several<String>,
     pub(crate) pull: bool,
@@ -250,6 +252,8 @@ impl BuildArguments {
         };
         request.labels = text::labels(pairs(&self.labels)?)?;
         request.annotations = text::annotations(pairs(&self.annotations)?)?;
+        request.cache_from = text::cache_from(&self.cache_from.0)?;
+        request.cache_to = text::cache_to(&self.cache_to.0)?;
         request.no_cache = self.no_cache;
         request.no_cache_filter = self.no_cache_filter.0;
         request.pull = self.pull;

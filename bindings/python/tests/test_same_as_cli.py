@@ -122,6 +122,14 @@ def run(
             (["-o", "out", "--ssh", text], {"outputs": "out", "ssh": ssh})
             for text, ssh in [("default", {"default": None}), ("a=/nowhere", {"a": "/nowhere"}), ("a=/dev/null", {"a": "/dev/null"})]
         ),
+        *(
+            (["-o", ARCHIVE, "--cache-to", text], {"outputs": ARCHIVE, "cache_to": text})
+            for text in ["type=local,dest=cache", "type=inline", "type=gha", "type=local,src=x", ""]
+        ),
+        *(
+            (["-o", ARCHIVE, "--cache-from", text], {"outputs": ARCHIVE, "cache_from": text})
+            for text in ["type=local,src=nowhere", "type=local,dest=x", "type=elephant", ""]
+        ),
         (["-o", "-", "-o", "type=oci,dest=-"], {"outputs": ["-", "type=oci,dest=-"]}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -1,5 +1,6 @@
 //! One build, from the context to the outputs, or up to its plan.
 
+use super::cache_export::CacheExport;
 use super::contexts::MainContext;
 use super::epoch;
 use super::exec_step::exec_in;
@@ -8,6 +9,7 @@ use super::exporters::Exporters;
 use super::local::Engine;
 use super::resolver::BuildResolver;
 use super::{BuildOutput, BuildRequest, DockerfileFrontend, LocalBuilder, Output};
+use crate::cache::Imports;
 use crate::exec::Devices;
 use crate::frontend::{HistoryStep, Lowered, SharedFrontend};
 use crate::graph::{Graph, VertexId};
@@ -49,7 +51,7 @@ impl LocalBuilder {
         &'a self,
         request: BuildRequest,
         given: Option<&'a Lowered>,
-        damage: &'a Damage,
+        (damage, imports): (&'a Damage, &'a Imports),
         progress: &'a Progress,
     ) -> BoxFuture<'a, Result<Prepared>> {
         // Boxed: programs that call this do not compile it again.
@@ -102,6 +104,8 @@ impl LocalBuilder {
                 resolv_conf: self.options.resolv_conf.clone(),
                 parallel: self.options.parallel,
                 damage: damage.clone(),
+                imports: imports.clone(),
+                keeps_results: request.shares_results(),
                 progress: progress.clone(),
                 on_error_in,
                 ..solver_options(&request)?
@@ -128,10 +132,10 @@ impl LocalBuilder {
         &self,
         request: BuildRequest,
         given: Option<&Lowered>,
-        damage: &Damage,
+        (damage, imports): (&Damage, &Imports),
         progress: &Progress,
     ) -> Result<BuildOutput> {
-        let prepared = self.prepare(request, given, damage, progress).await?;
+        let prepared = self.prepare(request, given, (damage, imports), progress).await?;
         let Prepared { request, config, history, solver, stat_cache, stat_path, exporters, _main, .. } =
             prepared;
         let solved = solver.solve().await;
@@ -156,7 +160,18 @@ impl LocalBuilder {
             context: solver.context(),
             progress,
         };
-        let exported = outputs.run(&result).boxed().await;
+        let mut exported = outputs.run(&result).boxed().await;
+        if exported.is_ok() && request.shares_results() {
+            let caches = CacheExport {
+                request: &request,
+                context: solver.context(),
+                store: &self.options.store,
+                clients: &self.options.clients,
+                imports,
+                progress,
+            };
+            exported = caches.run(&result.chain).boxed().await.and(exported);
+        }
         // What nothing has unpacked is worth keeping even when an output failed.
         let settled = solver.context().settle().await;
         let Exported { image, names } = exported?;

@@ -1,7 +1,7 @@
 //! The places that results are written to, checked before there are results.
 
 use super::output::is_stdout;
-use super::{Output, OutputKind, emptied_folders};
+use super::{CachePlace, CacheTarget, CacheTo, Destination, Output, OutputKind, emptied_folders};
 use crate::atomic_file::open_without_waiting;
 use crate::{Error, Result};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
@@ -51,11 +51,12 @@ impl Destinations {
         Self { made, takes_stdout, home: home.map(Path::to_owned), pipes: Vec::new() }
     }
 
-    /// Checks all outputs of a build, and keeps their named pipes open. Blocks as [`Destinations::check_file`] does.
+    /// Checks all outputs and caches of a build, and keeps the named pipes of outputs open. Blocks as [`Destinations::check_file`] does.
     ///
     /// # Errors
     /// Those of [`Destinations::check`].
-    pub(super) fn open(outputs: &[Output], home: Option<&Path>) -> Result<Self> {
+    pub(super) fn open(outputs: &[Output], caches: &[CacheTo], home: Option<&Path>) -> Result<Self> {
+        check_caches(caches)?;
         let mut all = Self::new(outputs, home);
         outputs.iter().try_for_each(|output| all.check(output))?;
         Ok(all)
@@ -136,6 +137,29 @@ fn wait_for_reader(path: &Path) -> Result<File> {
             Err(e) => return Err(cannot_be_written(path, &e)),
             Ok(file) => return Ok(file),
         }
+    }
+}
+
+/// Checks the folders of caches. A cache whose error is ignored passes.
+///
+/// # Errors
+/// [`crate::ErrorKind::Invalid`] that says why nothing can be written there.
+fn check_caches(caches: &[CacheTo]) -> Result<()> {
+    caches.iter().filter(|cache| !cache.ignore_error).try_for_each(|cache| match &cache.target {
+        CacheTarget::Place(CachePlace::Layout { folder, .. }) => check_folder(folder),
+        _ => Ok(()),
+    })
+}
+
+/// Whether an output is a stream: a second attempt would append to what the first one wrote.
+pub(super) fn is_stream(output: &Output) -> bool {
+    let (OutputKind::Oci(to) | OutputKind::Docker(to) | OutputKind::Tar(to)) = &output.kind else {
+        return false;
+    };
+    match to {
+        Destination::Stdout(_) => true,
+        Destination::File(path) => std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()),
+        Destination::Folder(_) => false,
     }
 }
 
@@ -225,7 +249,7 @@ mod tests {
         ] {
             let text = format!("type=local,mode={mode},dest={}", folder.path().join(name).display());
             let output = Output::parse(&text).unwrap();
-            let checked = Destinations::open(&[output], Some(&home));
+            let checked = Destinations::open(&[output], &[], Some(&home));
             assert_eq!(checked.is_err(), is_refused, "{name} {mode}: {checked:?}");
         }
     }
@@ -236,13 +260,13 @@ mod tests {
         let path = folder.path().join("pipe");
         rustix::fs::mkfifoat(CWD, &path, rustix::fs::Mode::RWXU).unwrap();
         let output = Output::parse(&format!("type=tar,dest={}", path.display())).unwrap();
-        let error = Destinations::open(std::slice::from_ref(&output), None).unwrap_err();
+        let error = Destinations::open(std::slice::from_ref(&output), &[], None).unwrap_err();
         assert!(error.message().contains("the pipe has no reader"), "{error}");
         let reader = std::thread::spawn({
             let path = path.clone();
             move || std::fs::read_to_string(path).unwrap()
         });
-        let destinations = Destinations::open(&[output], None).unwrap();
+        let destinations = Destinations::open(&[output], &[], None).unwrap();
         assert_eq!(destinations.pipes.len(), 1);
         let mut pipe = std::fs::File::options().write(true).open(&path).unwrap();
         io::Write::write_all(&mut pipe, b"late").unwrap();

@@ -2,6 +2,7 @@
 
 use super::exporters::Exporters;
 use super::{AnnotatedPart, BuildRequest, Destination, Output, OutputKind, StoreOptions};
+use crate::cache::SharedRecords;
 use crate::export::{BuiltImage, Export};
 use crate::frontend::HistoryStep;
 use crate::layer::CompressOptions;
@@ -91,7 +92,12 @@ impl Outputs<'_> {
         let all = self.request.annotations_of(output);
         let of = |part| all.for_part(part, &platform);
         let annotations = of(AnnotatedPart::Manifest);
-        let (config, history) = (result.config.clone(), &result.history);
+        let (mut config, history) = (result.config.clone(), &result.history);
+        if self.request.caches_inline() && output.has_image() {
+            let blobs = chain.layers().iter().map(|(layer, _)| layer.blob.clone());
+            let records = self.context.inline_records(&result.chain, blobs, compress);
+            SharedRecords::put_into_image(records, &mut config)?;
+        }
         let mut image = BuiltImage::new(config, history, chain, result.epoch, annotations)?;
         image.descriptor_annotations = of(AnnotatedPart::ManifestDescriptor);
         if wanted.docker_types {

@@ -2,12 +2,12 @@
 
 use super::check::{Checked, check_dockerfile};
 use super::contexts::{Contexts, MainContext};
-use super::destinations::Destinations;
+use super::destinations::{Destinations, is_stream};
 use super::emptied_folders;
 use super::leftovers;
 use super::options::LocalBuilderOptions;
 use super::resolver::BuildResolver;
-use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities, Destination, Output, OutputKind};
+use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities};
 use crate::cache::{DiskCache, SharedCache};
 use crate::exec::{Executor, Identity, NativeExecutor};
 use crate::frontend::{Lowered, dockerfile};
@@ -433,17 +433,23 @@ impl LocalBuilder {
     ) -> Result<BuildOutput> {
         let (outputs, home) = (request.outputs.clone(), self.options.home.clone());
         // Holds named pipes open until the end.
-        let _destinations = blocking(move || Destinations::open(&outputs, home.as_deref())).await?;
+        let caches = request.cache_to.clone();
+        let _destinations = blocking(move || Destinations::open(&outputs, &caches, home.as_deref())).await?;
         self.warn_of_folder(progress);
         let damage = Damage::default();
         // Every attempt gives the same warnings.
         let progress = &progress.each_warning_once();
+        let imports = self.imports(&request, progress);
         for _ in 0..REPAIRS {
-            let error = match self.attempt(request.clone(), given, &damage, progress).await {
+            let error = match self.attempt(request.clone(), given, (&damage, &imports), progress).await {
                 // A command can fail because of a damaged snapshot.
                 Err(e) if e.kind() != crate::ErrorKind::CommandFailed || damage.has_lost() => e,
                 done => return done,
             };
+            // All layers are fetched before anything is written.
+            if imports.take_losses() {
+                continue;
+            }
             let streams = request.outputs.iter().any(is_stream);
             if !streams && self.made_engine(request.isolation).await.is_some_and(|e| e.has_changed()) {
                 continue;
@@ -462,7 +468,8 @@ impl LocalBuilder {
             }
             damage.warn(progress, &digest);
         }
-        self.attempt(request, given, &damage, progress).await
+        imports.leave();
+        self.attempt(request, given, (&damage, &imports), progress).await
     }
 
     /// Removes damaged snapshots while nobody else works in the state folder. Waits for others, but not for ever.
@@ -579,17 +586,5 @@ impl LocalBuilder {
         if let Some(warning) = self.warning.lock().unwrap_or_else(PoisonError::into_inner).take() {
             progress.warn(warning);
         }
-    }
-}
-
-/// Whether an output is a stream: a second attempt would append to what the first one wrote.
-fn is_stream(output: &Output) -> bool {
-    let (OutputKind::Oci(to) | OutputKind::Docker(to) | OutputKind::Tar(to)) = &output.kind else {
-        return false;
-    };
-    match to {
-        Destination::Stdout(_) => true,
-        Destination::File(path) => std::fs::metadata(path).is_ok_and(|meta| !meta.is_file()),
-        Destination::Folder(_) => false,
     }
 }

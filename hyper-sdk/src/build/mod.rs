@@ -9,6 +9,8 @@
 
 mod annotations;
 mod attempt;
+mod cache_export;
+mod cache_options;
 mod check;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -35,9 +37,11 @@ mod resolver;
 mod tests;
 pub mod text;
 
+pub use crate::cache::CachePlace;
 pub use crate::solve::OnError;
 pub use crate::source::{BuildContext, NamedContext};
 pub use annotations::{AnnotatedPart, AnnotationPlace, PlacedAnnotations};
+pub use cache_options::{CacheMode, CacheTarget, CacheTo};
 pub use check::{Checked, DockerfileFrontend, check_dockerfile, lower_dockerfile};
 pub use destinations::Destinations;
 pub use fix::Fixed;

@@ -31,6 +31,7 @@ impl BuildRequest {
         if self.outputs.iter().filter(|output| output.is_stdout()).count() > 1 {
             return Err(Error::invalid("only one output can go to standard output"));
         }
+        self.check_caches()?;
         let (platform, wants_index) = (self.built_for(), self.wants_index()?);
         for output in self.outputs.iter().filter(|output| output.has_image()) {
             let names = output.names(self);

@@ -68,7 +68,8 @@ impl LocalBuilder {
             }
         }
         let _use = Use::begin(&self.options.root, UseKind::Work).await?;
-        let prepared = self.prepare(request, given, &Damage::default(), progress).await?;
+        let imports = self.imports(&request, progress);
+        let prepared = self.prepare(request, given, (&Damage::default(), &imports), progress).await?;
         let steps = prepared.solver.plan().await?;
         Ok(BuildPlan { steps, names, graph: prepared.graph, root: prepared.root })
     }

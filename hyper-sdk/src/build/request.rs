@@ -1,6 +1,8 @@
 //! The request and the result of a build.
 
+use super::CacheTo;
 use super::{BuildContext, NamedContext, Output, PlacedAnnotations};
+use crate::cache::CachePlace;
 use crate::exec::{DevicePermissions, SecretBytes};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
@@ -65,6 +67,11 @@ pub struct BuildRequest {
     pub tags: Vec<Reference>,
     /// The outputs.
     pub outputs: Vec<Output>,
+    /// Caches of other machines. What the cache of this machine has counts first, then the order here. One that cannot be
+    /// read is a warning.
+    pub cache_from: Vec<CachePlace>,
+    /// Caches that are written for other machines when the outputs are made.
+    pub cache_to: Vec<CacheTo>,
     /// Whether every step runs, even when its result is cached.
     pub no_cache: bool,
     /// The names of the stages whose steps always run.
@@ -118,6 +125,8 @@ impl BuildRequest {
             platform: None,
             tags: Vec::new(),
             outputs: vec![Output::store()],
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
             no_cache: false,
             no_cache_filter: Vec::new(),
             pull: false,

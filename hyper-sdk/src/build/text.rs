@@ -8,6 +8,8 @@
 //!   agents          ID=SOCKET, or ID for the socket that SSH_AUTH_SOCK names
 //!   named_contexts  NAME=CONTEXT
 //!   hosts           NAME:ADDRESS or NAME=ADDRESS, an IPv6 address with or without brackets, or `host-gateway`
+//!   cache_from      NAME, or type=registry|local with attributes
+//!   cache_to        type=registry|local|inline with attributes
 //!   platform        OS[(VERSION)]/ARCH[/VARIANT]
 //!   ulimits         NAME=SOFT[:HARD]
 //!   shm_size        bytes, or a number with a unit
@@ -18,6 +20,7 @@
 //!
 //! The environment of the program comes in as a function. Errors name the wrong text, and never the value of a secret.
 
+pub use super::cache_options::{cache_from, cache_to};
 pub use super::limits_text::{shm_size, ulimits};
 use super::{BuildRequest, EpochPolicy, HOST_GATEWAY, NamedContext, PlacedAnnotations};
 use crate::dockerfile::csv_fields;

@@ -6,10 +6,18 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod disk;
+mod export;
+mod import;
 mod memory;
+mod place;
+mod shared_records;
 
 pub use disk::DiskCache;
+pub(crate) use export::{CacheBundle, SharedContent};
+pub(crate) use import::{Imported, Imports};
 pub use memory::MemoryCache;
+pub use place::CachePlace;
+pub use shared_records::{MAX_SHARED_RECORDS, SharedRecord, SharedRecords};
 
 use crate::layer::FileTime;
 use crate::oci::Descriptor;

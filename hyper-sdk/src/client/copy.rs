@@ -5,7 +5,8 @@ use super::push::PushOptions;
 use super::sibling_repositories::SiblingRepositories;
 use super::transfer::{TransferOptions, transfer};
 use crate::oci::Descriptor;
-use crate::{Result, ResultExt};
+use crate::{Digest, Result, ResultExt};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Copies an image of a registry to another registry, or under another name of the same one.
@@ -28,6 +29,19 @@ use std::sync::Arc;
 /// # Errors
 /// Those of both clients.
 pub async fn copy(source: &RemoteImage, target: &RemoteImage, options: &PushOptions) -> Result<Descriptor> {
+    copy_known(source, target, options, HashSet::new()).await
+}
+
+/// Copies an image to a registry that is known to have some of its blobs: it is not asked for them.
+///
+/// # Errors
+/// Those of both clients, such as that of a registry that does not have one of these blobs any more.
+pub(crate) async fn copy_known(
+    source: &RemoteImage,
+    target: &RemoteImage,
+    options: &PushOptions,
+    known: HashSet<Digest>,
+) -> Result<Descriptor> {
     let mut mount_from = options.mount_from.clone();
     if Arc::ptr_eq(&source.client, &target.client) && !mount_from.contains(&source.repository) {
         mount_from.insert(0, source.repository.clone());
@@ -41,6 +55,7 @@ pub async fn copy(source: &RemoteImage, target: &RemoteImage, options: &PushOpti
         chunk_length: options.chunk_length,
         mount_from,
         siblings: SiblingRepositories::default(),
+        known,
         target_is_local: false,
         progress: options.progress.clone(),
     };

@@ -38,6 +38,8 @@ pub use artifact::{Artifact, ArtifactContent, ArtifactFile, ArtifactOptions, TIT
 pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
 #[cfg(feature = "build")]
+pub(crate) use copy::copy_known;
+#[cfg(feature = "build")]
 pub use engine::{Engine, EngineAddresses};
 pub use ext::RegistryClientExt;
 pub use http::{CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy};

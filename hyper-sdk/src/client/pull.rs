@@ -67,6 +67,7 @@ pub async fn pull(source: &RemoteImage, target: &LocalTarget, options: &PullOpti
         chunk_length: None,
         mount_from: options.mount_from.clone(),
         siblings: SiblingRepositories::default(),
+        known: Default::default(),
         target_is_local: true,
         progress: options.progress.clone(),
     };

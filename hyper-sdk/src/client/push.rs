@@ -73,6 +73,7 @@ pub async fn push(source: &LocalImage, target: &RemoteImage, options: &PushOptio
         chunk_length: options.chunk_length,
         mount_from: options.mount_from.clone(),
         siblings: SiblingRepositories::find(store, target.client.host(), repository).await,
+        known: Default::default(),
         target_is_local: false,
         progress: options.progress.clone(),
     };

@@ -67,6 +67,8 @@ pub(super) struct TransferOptions {
     pub(super) mount_from: Vec<RepositoryName>,
     /// Other repositories of the target's registry, to mount blobs from.
     pub(super) siblings: SiblingRepositories,
+    /// Blobs that the target is known to have.
+    pub(super) known: HashSet<Digest>,
     /// The target is local: manifests are looked up there before the source is asked.
     pub(super) target_is_local: bool,
     pub(super) progress: Progress,
@@ -95,7 +97,7 @@ pub(super) fn transfer<'a>(
         }
         // Boxed here, where their lifetimes are known: callers need the whole transfer to be `Send`.
         let mut uploads: Vec<Result<BoxFuture<'_, Result<()>>>> = Vec::new();
-        for blob in &plan.blobs {
+        for blob in plan.blobs.iter().filter(|blob| !options.known.contains(&blob.digest)) {
             uploads.push(Ok(Box::pin(upload::send_blob(UploadPlan {
                 source,
                 target,

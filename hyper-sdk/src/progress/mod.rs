@@ -201,6 +201,19 @@ impl Progress {
         Self { sink, next: Arc::clone(&self.next) }
     }
 
+    /// The same progress, without the events that a test refuses.
+    #[cfg(feature = "build")]
+    pub(crate) fn filter(&self, takes: impl Fn(&Event) -> bool + Send + Sync + 'static) -> Self {
+        let sink = self.sink.clone().map(|sink| {
+            Arc::new(move |event: Event| {
+                if takes(&event) {
+                    sink.event(event);
+                }
+            }) as Arc<dyn Sink>
+        });
+        Self { sink, next: Arc::clone(&self.next) }
+    }
+
     /// Sends one event.
     pub fn send(&self, event: Event) {
         if let Some(sink) = &self.sink {

@@ -37,6 +37,8 @@ impl SolveContext {
     /// # Errors
     /// [`ErrorKind::NotFound`] when true times are asked for and those of a layer are lost; those of the store.
     pub(crate) async fn publish(&self, chain: &Chain, options: PublishOptions) -> Result<LayerChain> {
+        // A few at once.
+        futures::future::try_join_all(chain.down().map(|link| self.fetch_made(&link.layer))).await?;
         let mut layers = Vec::with_capacity(chain.depth());
         for link in chain.links() {
             let layer = match &*link.layer {
@@ -101,6 +103,12 @@ impl SolveContext {
             self.note_blob(layer, &blob).await?;
             return Ok(blob);
         }
+        if let StepLayer::Made(made) = layer
+            && let Some(blob) = self.imported_blob(made, &blob_key(diff_id, options)).await?
+        {
+            self.keep_blob(&blob_key(diff_id, options), &blob, diff_id).await?;
+            return Ok(blob);
+        }
         // A layer that has a blob already is compressed once more, which is worth telling.
         let again = match layer {
             StepLayer::Image(_) => true,
@@ -162,6 +170,7 @@ impl SolveContext {
 
     /// A layer with true times instead of at most the epoch, from the cache or rewritten.
     async fn retimed(&self, layer: &StepLayer, made: &MadeLayer, options: CompressOptions) -> Result<Layer> {
+        self.fetch_times(made).await?;
         let Some(times) = self.times(made.times.as_ref()) else {
             let message = "the times of the files of a cached layer are not known: build once without the cache, or \
                            leave `rewrite-timestamp=false` out";
@@ -235,7 +244,7 @@ fn complete(blob: Descriptor, diff_id: Digest, layer: &StepLayer) -> Result<Laye
 }
 
 /// The key of the record of a blob: what its bytes depend on.
-fn blob_key(diff_id: &Digest, options: CompressOptions) -> Digest {
+pub(super) fn blob_key(diff_id: &Digest, options: CompressOptions) -> Digest {
     let mut hasher = Hasher::sha256();
     hasher.update_field("hyper blob 1");
     hasher.update_field(diff_id.as_str());

@@ -7,6 +7,7 @@ use crate::cache::CacheRecord;
 use crate::digest::Hasher;
 use crate::media_type;
 use crate::progress::Task;
+use crate::reference::RepositoryName;
 use crate::source::LayerOrigin;
 use crate::store::{RegistryStoreExt as _, UploadOptions};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
@@ -25,11 +26,11 @@ impl SolveContext {
         futures::future::try_join_all(chain.down().map(|link| self.fetch_image(&link.layer))).await.map(drop)
     }
 
-    /// Fetches the blob of a layer of an image.
+    /// Fetches the blob of a layer of an image, or of a step whose result is another machine's.
     pub(super) async fn fetch_image(&self, layer: &StepLayer) -> Result<()> {
         match layer {
             StepLayer::Image(layer) => self.fetch_layer(layer).await,
-            StepLayer::Made(_) => Ok(()),
+            StepLayer::Made(made) => self.fetch_imported(made).await,
         }
     }
 
@@ -40,12 +41,26 @@ impl SolveContext {
         if media_type::is_non_distributable(&layer.blob.media_type) {
             return Ok(());
         }
-        let cell = {
-            let mut fetched = self.fetched_layers.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = (layer.repository.clone(), layer.blob.digest.clone());
-            Arc::clone(fetched.entry(key).or_default())
-        };
+        let cell = self.fetch_of(&layer.repository, &layer.blob.digest);
         cell.get_or_try_init(|| self.fetch_once(layer, origin)).await.map(drop)
+    }
+
+    /// Fetches the layer of a step whose result is another machine's.
+    pub(super) async fn fetch_made(&self, layer: &StepLayer) -> Result<()> {
+        match layer {
+            StepLayer::Made(made) => self.fetch_imported(made).await,
+            StepLayer::Image(_) => Ok(()),
+        }
+    }
+
+    /// What makes sure that a blob is fetched once.
+    pub(super) fn fetch_of(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Arc<tokio::sync::OnceCell<()>> {
+        let mut fetched = self.fetched_layers.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(fetched.entry((repository.clone(), digest.clone())).or_default())
     }
 
     async fn fetch_once(&self, layer: &Layer, origin: &LayerOrigin) -> Result<()> {

@@ -146,7 +146,7 @@ impl SolveContext {
         self.index_folder.join(diff_id.hex())
     }
 
-    fn save_index(&self, diff_id: &Digest, index: &LayerIndex) -> Result<()> {
+    pub(super) fn save_index(&self, diff_id: &Digest, index: &LayerIndex) -> Result<()> {
         let path = self.index_path(diff_id);
         tempfile::NamedTempFile::new_in(&self.index_folder)
             .and_then(|mut staged| {
@@ -166,37 +166,53 @@ impl SolveContext {
         let path = self.index_path(diff_id);
         let index = match std::fs::read(&path).ok().and_then(|bytes| LayerIndex::from_bytes(&bytes).ok()) {
             Some(index) => index,
-            None => {
-                let reader = self.open_layer(layer).await?;
-                let index = blocking(move || crate::layer::scan(reader)).await?;
-                self.save_index(diff_id, &index)?;
-                index
-            }
+            None => match self.imports.index(diff_id).await {
+                Some(index) => index,
+                None => self.make_index(layer).await?,
+            },
         };
         let index = Arc::new(index);
         self.indexes.lock().await.insert(diff_id.clone(), Arc::clone(&index));
         Ok(index)
     }
 
-    /// The layers of images that have no index.
-    async fn unknown<'a>(&self, chain: &'a Chain) -> Vec<&'a Layer> {
-        let known = self.indexes.lock().await;
-        let is_unknown = |layer: &&Layer| {
-            layer.origin.is_some()
-                && !known.contains_key(&layer.diff_id)
-                && !self.index_path(&layer.diff_id).exists()
-        };
-        let of_image = |link: &'a Link| match &*link.layer {
-            StepLayer::Image(layer) => Some(layer),
-            StepLayer::Made(_) => None,
-        };
-        chain.down().filter_map(of_image).filter(is_unknown).collect()
+    /// Reads a layer for its index, and keeps it.
+    async fn make_index(&self, layer: &StepLayer) -> Result<LayerIndex> {
+        let reader = self.open_layer(layer).await?;
+        let index = blocking(move || crate::layer::scan(reader)).await?;
+        self.save_index(layer.diff_id(), &index)?;
+        Ok(index)
+    }
+
+    /// The layers of other machines that have no index, each with its blob.
+    async fn unknown<'a>(&self, chain: &'a Chain) -> Vec<(&'a StepLayer, RepositoryName, Digest)> {
+        let mut unknown = Vec::new();
+        for link in chain.down() {
+            let (repository, blob) = match &*link.layer {
+                StepLayer::Image(Layer { origin: Some(_), repository, blob, .. }) => {
+                    (repository.clone(), blob.digest.clone())
+                }
+                StepLayer::Made(made) => match &made.imported {
+                    Some(imported) => (made.record().repository, imported.record.layer.digest.clone()),
+                    None => continue,
+                },
+                StepLayer::Image(_) => continue,
+            };
+            let diff_id = link.layer.diff_id();
+            if !self.indexes.lock().await.contains_key(diff_id)
+                && !self.index_path(diff_id).exists()
+                && self.imports.index_blob(diff_id).await.is_none()
+            {
+                unknown.push((&*link.layer, repository, blob));
+            }
+        }
+        unknown
     }
 
     /// Whether a layer of the chain has no index, so that its blob may have to be pulled.
     pub(super) async fn has_unknown(&self, chain: &Chain) -> bool {
-        for layer in self.unknown(chain).await {
-            if !matches!(self.store.has_blob(&layer.repository, &layer.blob.digest).await, Ok(true)) {
+        for (_, repository, blob) in self.unknown(chain).await {
+            if !matches!(self.store.has_blob(&repository, &blob).await, Ok(true)) {
                 return true;
             }
         }
@@ -206,7 +222,7 @@ impl SolveContext {
     /// Brings the layers of a chain that have no index yet, all at once.
     async fn fetch_unknown(&self, chain: &Chain) -> Result<()> {
         let unknown = self.unknown(chain).await;
-        futures::future::try_join_all(unknown.into_iter().map(|layer| self.fetch_layer(layer)))
+        futures::future::try_join_all(unknown.into_iter().map(|(layer, ..)| self.fetch_image(layer)))
             .await
             .map(drop)
     }
@@ -250,7 +266,12 @@ impl SolveContext {
         let mut paths = Vec::new();
         for link in chain.links() {
             self.index(&link.layer).await?;
-            paths.push(self.index_path(link.layer.diff_id()));
+            let path = self.index_path(link.layer.diff_id());
+            if !path.exists() {
+                // The index is that of a cache of another machine, which is not kept.
+                self.make_index(&link.layer).await?;
+            }
+            paths.push(path);
         }
         Ok(paths)
     }
@@ -337,6 +358,9 @@ impl SolveContext {
         let mut files = files_name(chain, times);
         if self.snapshotter.share(parent, &name, &files).await? {
             return Ok((name, None));
+        }
+        if let StepLayer::Made(made) = layer {
+            self.fetch_times(made).await?;
         }
         let table = if times.is_some() { self.times(layer.times()) } else { None };
         if times.is_some() && table.is_none() {

@@ -78,7 +78,7 @@ impl SolveContext {
         self.write_record(made).await
     }
 
-    async fn write_record(&self, made: &MadeLayer) -> Result<()> {
+    pub(super) async fn write_record(&self, made: &MadeLayer) -> Result<()> {
         if self.damage.has_lost() {
             // The step may have read a damaged snapshot, so its result is not kept.
             return Ok(());
@@ -104,6 +104,7 @@ impl SolveContext {
         if let Some(tar) = made.tar() {
             return Ok(Box::new(tar));
         }
+        self.fetch_imported(made).await?;
         let record = made.record();
         for blob in made.blob.get().into_iter().chain(&record.layer) {
             if self.store.has_blob(&record.repository, &blob.digest).await? {

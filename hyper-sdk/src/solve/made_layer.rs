@@ -3,9 +3,9 @@
 use super::sink::{Tar, TarReader};
 use super::value::LayerTimes;
 use crate::Digest;
-use crate::cache::CacheRecord;
+use crate::cache::{CacheRecord, Imported};
 use crate::oci::Descriptor;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// When the blob of a step's layer is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +29,10 @@ pub(crate) struct MadeLayer {
     pub(super) keys: Vec<Digest>,
     /// The blob in the compression of the build.
     pub(super) blob: tokio::sync::OnceCell<Descriptor>,
+    /// The record of another machine that it comes from.
+    pub(super) imported: Option<Arc<Imported>>,
+    /// Whether its true times and its blob were fetched from there.
+    pub(super) fetched: [tokio::sync::OnceCell<()>; 2],
     state: Mutex<State>,
 }
 
@@ -53,7 +57,7 @@ impl MadeLayer {
     ) -> Self {
         let (diff_id, blob) = (record.diff_id.clone(), tokio::sync::OnceCell::new());
         let state = Mutex::new(State { record, tar, is_kept: false });
-        Self { diff_id, times, time, keys, blob, state }
+        Self { diff_id, times, time, keys, blob, imported: None, fetched: Default::default(), state }
     }
 
     /// The layer of a record in the cache.
@@ -66,6 +70,17 @@ impl MadeLayer {
         let made = Self::new(record, times, keys, time, None);
         made.state().is_kept = true;
         made
+    }
+
+    /// The layer of a record of another machine. The cache of this one does not have it yet.
+    pub(super) fn imported(
+        record: CacheRecord,
+        times: Option<LayerTimes>,
+        keys: Vec<Digest>,
+        time: BlobTime,
+        imported: Arc<Imported>,
+    ) -> Self {
+        Self { imported: Some(imported), ..Self::cached(record, times, keys, time) }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

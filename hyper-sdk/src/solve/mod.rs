@@ -21,6 +21,7 @@ mod exec;
 mod fetch_layers;
 mod files;
 mod files_out;
+mod imported;
 mod layers;
 mod made;
 mod made_layer;
@@ -29,6 +30,7 @@ mod on_error;
 mod options;
 mod plan;
 mod retime;
+mod shared;
 mod sink;
 mod step;
 mod task_log;
@@ -244,7 +246,7 @@ impl Solver {
     /// The steps that are skipped when no output needs the result: copies directly onto an image that nothing else uses.
     fn optional(&self) -> HashSet<VertexId> {
         let mut optional = HashSet::new();
-        if self.needs != Needs::Nothing {
+        if self.needs != Needs::Nothing || self.context.results.is_some() {
             return optional;
         }
         let mut users: HashMap<VertexId, usize> = HashMap::new();
@@ -289,6 +291,7 @@ impl Solver {
             };
             match step {
                 Ok((value, report)) => {
+                    context.keep_result(&value);
                     if let Some(report) = report {
                         outcomes.reports.lock().unwrap_or_else(PoisonError::into_inner).insert(id, report);
                     }

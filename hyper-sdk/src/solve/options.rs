@@ -2,7 +2,7 @@
 
 use super::on_error::OnError;
 use crate::Digest;
-use crate::cache::SharedCache;
+use crate::cache::{Imports, SharedCache};
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes, StepLimits};
 use crate::layer::copy::StatCache;
 use crate::media_type::Compression;
@@ -98,6 +98,10 @@ pub(crate) struct SolverOptions {
     pub on_error_in: Option<Digest>,
     /// The damaged blobs of the store that were found.
     pub damage: Damage,
+    /// The caches of other machines.
+    pub imports: Imports,
+    /// Whether the results of all steps are kept, for a cache that other machines import.
+    pub keeps_results: bool,
     /// The receiver of events.
     pub progress: Progress,
 }

@@ -158,6 +158,7 @@ impl SolveContext {
                 return Ok(Some(StepLayer::Made(made)));
             }
         }
-        Ok(None)
+        let imported = self.find_imported(keys, || planned, BlobTime::OnDemand).await?;
+        Ok(imported.map(StepLayer::Made))
     }
 }

@@ -7,7 +7,7 @@ use super::options::{EpochChoice, SolverBackends, SolverOptions};
 use super::sink::{LAYERS_REPOSITORY, Target};
 use super::value::{Layer, LayerTimes, Planned};
 use super::{Failed, PendingResult, StepReport};
-use crate::cache::{CacheRecord, SharedCache};
+use crate::cache::{CacheRecord, Imports, SharedCache};
 use crate::digest::Hasher;
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes};
 use crate::graph::{Graph, MountKind, Op, SourceOp, Vertex, VertexId};
@@ -77,6 +77,10 @@ pub(crate) struct SolveContext {
     pub(super) secrets: BTreeMap<String, SecretBytes>,
     pub(super) after_failure: AfterFailure,
     pub(super) damage: Damage,
+    /// The caches of other machines.
+    pub(super) imports: Imports,
+    /// The results of vertices, when they are kept for a cache that other machines import.
+    pub(super) results: Option<Mutex<Vec<Chain>>>,
     pub(super) progress: Progress,
     /// How many commands run at once.
     pub(super) commands: tokio::sync::Semaphore,
@@ -152,6 +156,8 @@ impl SolveContext {
             secrets: options.secrets,
             after_failure: AfterFailure::new(options.on_error, options.on_error_in),
             damage: options.damage,
+            imports: options.imports,
+            results: options.keeps_results.then(Mutex::default),
             progress: options.progress,
             commands: tokio::sync::Semaphore::new(options.parallel.unwrap_or(processors.max(4))),
             pulls: tokio::sync::Semaphore::new(PULLS),
@@ -333,7 +339,9 @@ impl SolveContext {
             let layer = MadeLayer::cached(record, times, keys.digests.clone(), time);
             return Ok(Some(Arc::new(StepLayer::Made(layer))));
         }
-        Ok(None)
+        let planned = &mut keys.planned;
+        let layer = self.find_imported(&keys.digests, || planned.take(), time).await?;
+        Ok(layer.map(|layer| Arc::new(StepLayer::Made(layer))))
     }
 
     /// Whether the files of a record and their times still exist: in a blob, or in a snapshot.

@@ -1,5 +1,6 @@
 //! The arguments of `hyperbuild build`.
 
+use super::cache_arguments::CacheArgs;
 use super::call::{Call, Method};
 use super::limits::LimitArgs;
 use super::on_error::Reaction;
@@ -55,6 +56,8 @@ pub(crate) struct BuildArgs {
     /// Runs every step of these stages, and ignores the cache for them
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     pub(crate) no_cache_filter: Vec<String>,
+    #[command(flatten)]
+    pub(crate) caches: CacheArgs,
     /// Asks registries for base images, even when the local store has them
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pub(crate) pull: bool,

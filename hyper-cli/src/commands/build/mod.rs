@@ -2,6 +2,7 @@
 
 mod again;
 mod arguments;
+mod cache_arguments;
 mod call;
 mod check;
 mod limits;

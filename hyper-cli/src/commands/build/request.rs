@@ -81,6 +81,8 @@ pub(in crate::commands) fn complete(
     if let Some(epoch) = &args.source_date_epoch {
         request.epoch = epoch.parse().map_err(wrong("source-date-epoch"))?;
     }
+    request.cache_from = text::cache_from(&args.caches.cache_from).map_err(wrong("cache-from:"))?;
+    request.cache_to = text::cache_to(&args.caches.cache_to).map_err(wrong("cache-to:"))?;
     request.target.clone_from(&args.target);
     request.no_cache = args.no_cache;
     request.no_cache_filter.clone_from(&args.no_cache_filter);

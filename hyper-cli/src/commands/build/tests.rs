@@ -126,7 +126,7 @@ fn push_and_load_are_outputs() {
 fn errors_name_the_wrong_or_unsupported_flag() {
     for (arguments, text) in [
         (&["--push"][..], "needs a name"),
-        (&["--cache-from", "type=gha"], "--cache-from is not supported yet"),
+        (&["--cache-from", "type=gha"], "--cache-from: type=gha is not supported yet"),
         (&["--ssh", "default"], "SSH_AUTH_SOCK"),
         (&["--ssh", "a=/nowhere/at/all"], "/nowhere/at/all"),
         (&["--sbom=true"], "--sbom is not supported yet"),

@@ -53,8 +53,8 @@ pub(crate) fn lower<'a>(
 /// # Errors
 /// [`crate::ErrorKind::Unsupported`] when the build argument BUILDKIT_SYNTAX names another frontend.
 pub(crate) fn notes(file: &Dockerfile, options: &FrontendOptions) -> Result<Vec<String>> {
-    let mut notes = arguments_for_the_builder(options)?;
-    notes.extend(unused(file, options));
+    check_arguments(options)?;
+    let mut notes = unused(file, options);
     notes.extend(unknown_platforms(file, options));
     Ok(notes)
 }
@@ -78,8 +78,8 @@ fn unknown_platforms(file: &Dockerfile, options: &FrontendOptions) -> BTreeSet<S
         .collect()
 }
 
-/// The warnings about build arguments for the builder that have no effect.
-fn arguments_for_the_builder(options: &FrontendOptions) -> Result<Vec<String>> {
+/// Refuses a build argument that names another frontend.
+fn check_arguments(options: &FrontendOptions) -> Result<()> {
     if let Some(image) = options.build_args.get("BUILDKIT_SYNTAX").filter(|image| !image.is_empty()) {
         let parsed = parse(&format!("# syntax={image}\n"), "BUILDKIT_SYNTAX", options);
         if let Some(error) = parsed.diagnostics.iter().find(|d| d.code == UNSUPPORTED_SYNTAX) {
@@ -89,11 +89,7 @@ fn arguments_for_the_builder(options: &FrontendOptions) -> Result<Vec<String>> {
             )));
         }
     }
-    let name = "BUILDKIT_INLINE_CACHE";
-    let value = options.build_args.get(name);
-    let is_set = value.is_some_and(|value| crate::dockerfile::parse_bool(value).unwrap_or(!value.is_empty()));
-    let what = "is not supported yet: the cache is not written into the image";
-    Ok(is_set.then(|| format!("the build argument {name} {what}")).into_iter().collect())
+    Ok(())
 }
 
 /// Parses a Dockerfile. `name` is its name in messages. When the text asks for an unknown frontend, the help of the error

@@ -1,0 +1,110 @@
+//! Writes the caches that a request asks for, after its outputs.
+
+use super::cache_options::{CacheMode, CacheTarget, CacheTo};
+use super::{BuildRequest, LocalBuilder, Output, OutputKind};
+use crate::cache::Imports;
+use crate::dockerfile::parse_bool;
+use crate::layer::CompressOptions;
+use crate::progress::Progress;
+use crate::reference::Reference;
+use crate::solve::{Chain, SolveContext};
+use crate::source::ClientFactory;
+use crate::store::SharedStore;
+use crate::{Error, Result};
+
+/// The build argument that asks for records in the image.
+const INLINE: &str = "BUILDKIT_INLINE_CACHE";
+
+impl BuildRequest {
+    /// Whether images get the records of their steps.
+    pub(super) fn caches_inline(&self) -> bool {
+        let argument = self.build_args.get(INLINE);
+        argument.is_some_and(|value| parse_bool(value).unwrap_or(!value.is_empty())) || self.asks_for_inline()
+    }
+
+    fn asks_for_inline(&self) -> bool {
+        self.cache_to.iter().any(|cache| cache.target == CacheTarget::Inline)
+    }
+
+    /// Checks what the caches ask for.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] for records in an image when no output is one, [`crate::ErrorKind::Unsupported`] when
+    /// its layers are others than those of the steps.
+    pub(super) fn check_caches(&self) -> Result<()> {
+        if self.asks_for_inline() && !self.outputs.iter().any(Output::has_image) {
+            return Err(Error::invalid(
+                "type=inline writes the cache into the image, and no output is an image: add one, or use \
+                 type=registry or type=local",
+            ));
+        }
+        let changes =
+            |output: &&Output| output.has_image() && (output.image.estargz || output.image.keep_times);
+        if self.caches_inline() && self.outputs.iter().any(|output| changes(&output)) {
+            return Err(Error::unsupported(
+                "a cache in an image whose layers are written anew is not supported: leave out `compression=estargz` \
+                 and `rewrite-timestamp=false`, or use type=registry or type=local",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether another cache than the image gets results.
+    pub(super) fn shares_results(&self) -> bool {
+        self.cache_to.iter().any(|cache| cache.target != CacheTarget::Inline)
+    }
+}
+
+impl LocalBuilder {
+    /// The caches of other machines that a request names. They are read when the cache of this one lacks a step.
+    pub(super) fn imports(&self, request: &BuildRequest, progress: &Progress) -> Imports {
+        Imports::new(request.cache_from.clone(), self.options.clients.clone(), request.built_for(), progress)
+    }
+}
+
+/// What is needed to write caches.
+#[derive(Debug)]
+pub(super) struct CacheExport<'a> {
+    pub(super) request: &'a BuildRequest,
+    pub(super) context: &'a SolveContext,
+    pub(super) store: &'a SharedStore,
+    pub(super) clients: &'a ClientFactory,
+    pub(super) imports: &'a Imports,
+    pub(super) progress: &'a Progress,
+}
+
+impl CacheExport<'_> {
+    /// Writes every cache of the request, one after the other.
+    ///
+    /// # Errors
+    /// Those of the destinations, unless the request ignores them.
+    pub(super) async fn run(&self, chain: &Chain) -> Result<()> {
+        for cache in &self.request.cache_to {
+            let CacheTarget::Place(_) = &cache.target else { continue };
+            let task = self.progress.start(format!("export cache to {cache}"), None);
+            match self.export(cache, chain).await {
+                Err(e) if cache.ignore_error => {
+                    task.warn(format!("the cache {cache} was not written: {e}"));
+                    task.done();
+                }
+                done => task.end_with(done.map_err(|e| e.with_op("export cache")))?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn export(&self, cache: &CacheTo, chain: &Chain) -> Result<()> {
+        let CacheTarget::Place(place) = &cache.target else { return Ok(()) };
+        let chain = (cache.mode == CacheMode::Min).then_some(chain);
+        let compress = cache
+            .compression
+            .map(|(compression, level)| CompressOptions { level, ..CompressOptions::new(compression) });
+        let shared = self.context.shared(chain, compress).await?;
+        let pushes = |output: &&Output| matches!(&output.kind, OutputKind::Image(store) if store.push);
+        let pushed = self.request.outputs.iter().filter(pushes);
+        let siblings: Vec<Reference> =
+            pushed.flat_map(|output| output.names(self.request)).cloned().collect();
+        let of = (self.store, self.imports);
+        shared.export(place, &siblings, of, self.clients, self.progress).await
+    }
+}

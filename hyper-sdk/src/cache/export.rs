@@ -1,0 +1,311 @@
+//! Writes a shared cache: an artifact at a registry, or in an OCI image layout.
+//!
+//! # Invariants
+//! - What the destination has is not sent again. When it has this very cache, nothing is sent.
+//! - The tag moves last: until then the destination has the cache that it had before.
+
+use super::CachePlace;
+use super::import::{Imports, SharedBlob};
+use super::shared_records::{ARTIFACT, INDEX, MAX_UNPACKED, RECORDS, SharedRecords, TIMES};
+use crate::client::{
+    ClientCapabilities, PushOptions, RegistryClient, RemoteImage, SharedClient, copy_known, verified,
+};
+use crate::layout::{ImageLayout, LayoutWriter, REF_NAME, blob_path, blocking};
+use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
+use crate::progress::{Event, Progress};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::source::ClientFactory;
+use crate::store::{BlobReader, ByteRange, Listing, Page, SharedStore};
+use crate::{Digest, Error, ErrorKind, Result, media_type};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The largest manifest that registries take, in bytes.
+const MAX_MANIFEST: usize = 4 << 20;
+/// How small tables and indexes are compressed.
+const LEVEL: i32 = 3;
+
+/// Where the bytes of a blob are.
+#[derive(Clone, Debug)]
+pub(crate) enum SharedContent {
+    /// In memory.
+    Bytes(Bytes),
+    /// In the store.
+    Stored(RepositoryName),
+    /// In a cache that the build imported.
+    Imported(Box<SharedBlob>),
+}
+
+/// What is exported: records, and the blobs that they name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CacheBundle {
+    pub(crate) records: SharedRecords,
+    blobs: BTreeMap<Digest, (Descriptor, SharedContent)>,
+}
+
+impl CacheBundle {
+    /// Adds a blob.
+    pub(crate) fn add(&mut self, blob: &Descriptor, content: SharedContent) {
+        self.blobs.entry(blob.digest.clone()).or_insert_with(|| (blob.clone(), content));
+    }
+
+    /// Adds the index of a layer.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when it cannot be compressed.
+    pub(crate) fn add_index(&mut self, diff_id: &Digest, index: &[u8]) -> Result<()> {
+        if let Some(blob) = self.add_packed(INDEX, index)? {
+            self.records.indexes.push((diff_id.clone(), blob));
+        }
+        Ok(())
+    }
+
+    /// Adds a table of times, and returns its blob; `None` for one that is too large.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when it cannot be compressed.
+    pub(crate) fn add_times(&mut self, table: &[u8]) -> Result<Option<Descriptor>> {
+        self.add_packed(TIMES, table)
+    }
+
+    fn add_packed(&mut self, media_type: &str, bytes: &[u8]) -> Result<Option<Descriptor>> {
+        if bytes.len() as u64 > MAX_UNPACKED {
+            return Ok(None);
+        }
+        let packed = Bytes::from(zstd::bulk::compress(bytes, LEVEL).map_err(Error::from)?);
+        let blob = Descriptor::of(media_type, &packed);
+        self.add(&blob, SharedContent::Bytes(packed));
+        Ok(Some(blob))
+    }
+
+    /// The artifact. Equal caches give an equal one.
+    fn artifact(&self, store: &SharedStore, imports: &Imports) -> Result<CacheArtifact> {
+        let mut records = self.records.clone();
+        records.records.sort_by(|a, b| a.keys.cmp(&b.keys));
+        records.indexes.sort_by(|a, b| a.0.cmp(&b.0));
+        let records = Bytes::from(records.to_bytes()?);
+        let config = Descriptor::of(RECORDS, &records);
+        let layers = self.blobs.values().map(|(blob, _)| blob.clone()).collect();
+        let mut manifest = ImageManifest::new(config.clone(), layers);
+        manifest.artifact_type = Some(ARTIFACT.to_owned());
+        let bytes = manifest.to_bytes();
+        if bytes.len() > MAX_MANIFEST {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                "the cache has too many layers: export it with mode=min",
+            )
+            .with_context("limit", MAX_MANIFEST));
+        }
+        let manifest = Manifest::parse(bytes, media_type::OCI_MANIFEST)?;
+        let mut blobs = self.blobs.clone();
+        blobs.insert(config.digest.clone(), (config, SharedContent::Bytes(records)));
+        Ok(CacheArtifact { manifest, blobs, store: Arc::clone(store), imports: imports.clone() })
+    }
+
+    /// Writes the cache to a place. `siblings` are repositories of registries that may have the layers.
+    ///
+    /// # Errors
+    /// Those of the destination; [`ErrorKind::TooLarge`] for more records than a registry keeps.
+    pub(crate) async fn export(
+        &self,
+        place: &CachePlace,
+        siblings: &[crate::Reference],
+        (store, imports): (&SharedStore, &Imports),
+        clients: &ClientFactory,
+        progress: &Progress,
+    ) -> Result<()> {
+        let artifact = self.artifact(store, imports)?;
+        match place {
+            CachePlace::Layout { folder, tag, .. } => {
+                artifact.write_layout(folder, tag, &imports.lost_layers()).await
+            }
+            CachePlace::Registry { reference, .. } => {
+                let mount_from = siblings.iter().filter(|name| name.host() == reference.host());
+                let mount_from: Vec<RepositoryName> = mount_from
+                    .map(|name| name.repository().clone())
+                    .filter(|name| name != reference.repository())
+                    .collect();
+                let open = place.open(clients, progress).await?;
+                artifact.push(&open.client, &open.repository, &open.reference, mount_from, progress).await
+            }
+        }
+    }
+}
+
+/// A cache that is ready to be sent: a client to copy from.
+#[derive(Clone, Debug)]
+struct CacheArtifact {
+    manifest: Manifest,
+    blobs: BTreeMap<Digest, (Descriptor, SharedContent)>,
+    store: SharedStore,
+    imports: Imports,
+}
+
+impl CacheArtifact {
+    async fn push(
+        self,
+        client: &SharedClient,
+        repository: &RepositoryName,
+        reference: &ManifestReference,
+        mount_from: Vec<RepositoryName>,
+        progress: &Progress,
+    ) -> Result<()> {
+        // What the cache before this one has is there.
+        let before = match client.get_manifest(repository, reference).await {
+            Ok(before) if before.digest() == self.manifest.digest() => return Ok(()),
+            Ok(before) => before.image().map(|image| image.layers.clone()).unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        let lost = self.imports.lost_layers();
+        let known: HashSet<Digest> =
+            before.into_iter().map(|blob| blob.digest).filter(|digest| !lost.contains(digest)).collect();
+        let own = ManifestReference::Digest(self.manifest.digest().clone());
+        let source: SharedClient = Arc::new(self);
+        let from = RemoteImage::new(&source, repository, &own);
+        let to = RemoteImage::new(client, repository, reference);
+        // It is no image that the build made.
+        let progress = progress.filter(|event| !matches!(event, Event::Result { .. }));
+        let options = PushOptions { progress, mount_from, ..PushOptions::default() };
+        match copy_known(&from, &to, &options, known).await {
+            // The registry has lost a blob.
+            Err(e) if matches!(e.kind(), ErrorKind::ManifestBlobUnknown | ErrorKind::ManifestInvalid) => {
+                copy_known(&from, &to, &options, HashSet::new()).await.map(drop)
+            }
+            done => done.map(drop),
+        }
+    }
+
+    /// Writes the artifact into a layout, whose other tags stay.
+    async fn write_layout(&self, folder: &Path, tag: &Tag, lost: &HashSet<Digest>) -> Result<()> {
+        let layout = ImageLayout::in_folder(folder);
+        let mut index = match blocking(move || layout.index()).await {
+            Ok(index) => index,
+            Err(e) if e.kind() == ErrorKind::NotFound => ImageIndex::new(Vec::new()),
+            Err(e) => return Err(e),
+        };
+        let is_ours =
+            |entry: &Descriptor| entry.annotations.get(REF_NAME).is_some_and(|name| name == tag.as_str());
+        let mut entry = self.manifest.descriptor();
+        entry.artifact_type = Some(ARTIFACT.to_owned());
+        entry.annotations.insert(REF_NAME.to_owned(), tag.as_str().to_owned());
+        index.manifests.retain(|entry| !is_ours(entry));
+        index.manifests.push(entry);
+        let mut writer = LayoutWriter::new(&index);
+        writer.add_bytes(self.manifest.digest(), self.manifest.bytes().clone());
+        for (blob, content) in self.blobs.values() {
+            let path = folder.join(blob_path(&blob.digest));
+            let is_there = std::fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() == blob.size);
+            if is_there && !lost.contains(&blob.digest) {
+                continue;
+            }
+            match content {
+                SharedContent::Bytes(bytes) => writer.add_bytes(&blob.digest, bytes.clone()),
+                // Opened when it is written: a cache has many layers.
+                _ => {
+                    let (source, of) = (self.clone(), blob.clone());
+                    let stream = futures::stream::once(async move { source.open(&of).await })
+                        .flat_map(|opened| match opened {
+                            Ok(reader) => reader.stream,
+                            Err(e) => futures::stream::iter([Err(e)]).boxed(),
+                        })
+                        .boxed();
+                    writer.add_blob(
+                        &blob.digest,
+                        BlobReader { size: blob.size, offset: 0, length: blob.size, stream },
+                    );
+                }
+            }
+        }
+        writer.write_folder(folder).await
+    }
+
+    async fn open(&self, blob: &Descriptor) -> Result<BlobReader> {
+        let Some((_, content)) = self.blobs.get(&blob.digest) else {
+            return Err(Error::new(ErrorKind::BlobUnknown, "the cache has no such blob")
+                .with_context("digest", &blob.digest));
+        };
+        let reader = match content {
+            SharedContent::Bytes(bytes) => {
+                let stream = futures::stream::iter([Ok(bytes.clone())]).boxed();
+                BlobReader { size: blob.size, offset: 0, length: blob.size, stream }
+            }
+            SharedContent::Stored(repository) => self.store.get_blob(repository, &blob.digest, None).await?,
+            SharedContent::Imported(shared) => self.imports.open(shared).await?,
+        };
+        Ok(verified(reader, &blob.digest))
+    }
+}
+
+impl fmt::Display for CacheArtifact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cache {}", self.manifest.digest().short())
+    }
+}
+
+#[async_trait]
+impl RegistryClient for CacheArtifact {
+    fn capabilities(&self) -> ClientCapabilities {
+        ClientCapabilities::PULL
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn get_manifest(&self, _: &RepositoryName, reference: &ManifestReference) -> Result<Manifest> {
+        match reference {
+            ManifestReference::Digest(digest) if digest == self.manifest.digest() => {
+                Ok(self.manifest.clone())
+            }
+            other => Err(Error::new(ErrorKind::ManifestUnknown, "the cache has another digest")
+                .with_context("reference", other)),
+        }
+    }
+
+    async fn stat_blob(&self, _: &RepositoryName, digest: &Digest) -> Result<Option<u64>> {
+        Ok(self.blobs.get(digest).map(|(blob, _)| blob.size))
+    }
+
+    async fn get_blob(
+        &self,
+        _: &RepositoryName,
+        digest: &Digest,
+        range: Option<ByteRange>,
+    ) -> Result<BlobReader> {
+        let size = self.blobs.get(digest).map(|(blob, _)| blob.size).unwrap_or_default();
+        let Some(range) = range else {
+            return self.open(&Descriptor::new("", digest.clone(), size)).await;
+        };
+        match self.blobs.get(digest).map(|(_, content)| content) {
+            Some(SharedContent::Stored(repository)) => {
+                self.store.get_blob(repository, digest, Some(range)).await
+            }
+            Some(SharedContent::Bytes(bytes)) => {
+                let (offset, length) = range.resolve(size)?;
+                let part = bytes.slice(offset as usize..(offset + length) as usize);
+                Ok(BlobReader { size, offset, length, stream: futures::stream::iter([Ok(part)]).boxed() })
+            }
+            Some(SharedContent::Imported(shared)) => self.imports.open_part(shared, range).await,
+            None => Err(Error::new(ErrorKind::BlobUnknown, "the cache has no such blob")
+                .with_context("digest", digest)),
+        }
+    }
+
+    async fn list_tags(&self, _: &RepositoryName, _: Page) -> Result<Listing<Tag>> {
+        Ok(Listing { items: Vec::new(), more: false })
+    }
+
+    async fn list_referrers(
+        &self,
+        _: &RepositoryName,
+        _: &Digest,
+        _: Option<&str>,
+    ) -> Result<Vec<Descriptor>> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,381 @@
+//! Shared caches that a build reads.
+//!
+//! ```text
+//!   the first step that the cache of this machine does not have ─▶ the manifest and the records of every cache
+//!   a key that depends on files                                 ─▶ the index of a layer
+//!   a step or an output that needs the files                    ─▶ the layer and its true times
+//! ```
+//!
+//! # Invariants
+//! - A cache that cannot be read is a warning, and its records are missing. So is a record whose layer cannot be had: it
+//!   is lost, and the build begins anew without it.
+//! - What was fetched has the digest that the manifest names, and at most the bytes of a limit.
+//! - An index is used in this build alone: it is not kept with those that this machine made.
+
+use super::CachePlace;
+use super::place::OpenPlace;
+use super::shared_records::{
+    ARTIFACT, MAX_SHARED_RECORDS, MAX_UNPACKED, RECORDS, SharedRecord, SharedRecords,
+};
+use crate::client::{RegistryClientExt as _, choose};
+use crate::layer::{LayerIndex, TimesTable};
+use crate::oci::{Descriptor, ImageConfig, Manifest};
+use crate::platform::Platform;
+use crate::progress::Progress;
+use crate::source::ClientFactory;
+use crate::store::{BlobReader, ByteRange, MAX_CONFIG};
+use crate::{Digest, Error, ErrorKind, Result};
+use bytes::Bytes;
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::io::Read as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::OnceCell;
+
+/// The most bytes of an index or of a table of times, compressed.
+const MAX_PACKED: u64 = 64 << 20;
+/// How deep indexes of an image may be nested.
+const MAX_DEPTH: usize = 4;
+
+/// The shared caches of one build. Clones share what was read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Imports(Option<Arc<Inner>>);
+
+struct Inner {
+    places: Vec<CachePlace>,
+    clients: ClientFactory,
+    platform: Platform,
+    progress: Progress,
+    loaded: OnceCell<Loaded>,
+    lost: Mutex<Lost>,
+}
+
+#[derive(Debug, Default)]
+struct Lost {
+    /// The caches that do not answer any more.
+    caches: HashSet<usize>,
+    /// The blobs of layers that cannot be had.
+    layers: HashSet<Digest>,
+    /// Whether something was lost since somebody asked.
+    more: bool,
+}
+
+#[derive(Debug, Default)]
+struct Loaded {
+    caches: Vec<Option<OpenPlace>>,
+    records: HashMap<Digest, Arc<Imported>>,
+    /// By diff ID.
+    indexes: HashMap<Digest, SharedBlob>,
+}
+
+/// A record of a shared cache.
+#[derive(Debug)]
+pub(crate) struct Imported {
+    cache: usize,
+    pub(crate) record: SharedRecord,
+}
+
+/// A blob of a shared cache.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedBlob {
+    cache: usize,
+    pub(crate) blob: Descriptor,
+}
+
+impl Imported {
+    /// The layer as a blob.
+    pub(crate) fn layer(&self) -> SharedBlob {
+        SharedBlob { cache: self.cache, blob: self.record.layer.clone() }
+    }
+
+    /// The table of the true times as a blob.
+    pub(crate) fn times(&self) -> Option<SharedBlob> {
+        let (_, blob) = self.record.times.as_ref()?;
+        Some(SharedBlob { cache: self.cache, blob: blob.clone() })
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("places", &self.places)
+            .field("lost", &self.lost)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Imports {
+    /// Shared caches; of two with one key the first counts. Nothing is read before something is looked up.
+    pub(crate) fn new(
+        places: Vec<CachePlace>,
+        clients: ClientFactory,
+        platform: Platform,
+        progress: &Progress,
+    ) -> Self {
+        let progress = progress.clone();
+        let (loaded, lost) = (OnceCell::new(), Mutex::default());
+        let is_empty = places.is_empty();
+        let inner = Inner { places, clients, platform, progress, loaded, lost };
+        Self((!is_empty).then(|| Arc::new(inner)))
+    }
+
+    /// The record of a key.
+    pub(crate) async fn get(&self, key: &Digest) -> Option<Arc<Imported>> {
+        let inner = self.0.as_ref()?;
+        let found = inner.loaded().await.records.get(key)?;
+        let lost = inner.lost();
+        let is_lost = lost.caches.contains(&found.cache) || lost.layers.contains(&found.record.layer.digest);
+        (!is_lost).then(|| Arc::clone(found))
+    }
+
+    /// The blob of the index of a layer.
+    pub(crate) async fn index_blob(&self, diff_id: &Digest) -> Option<SharedBlob> {
+        let inner = self.0.as_ref()?;
+        let found = inner.loaded().await.indexes.get(diff_id)?;
+        (!inner.lost().caches.contains(&found.cache)).then(|| found.clone())
+    }
+
+    /// The index of a layer; `None` when no cache has one that can be read.
+    pub(crate) async fn index(&self, diff_id: &Digest) -> Option<LayerIndex> {
+        let (inner, blob) = (self.0.as_ref()?, self.index_blob(diff_id).await?);
+        let read = async { LayerIndex::from_bytes(&self.unpacked(&blob).await?) };
+        match read.await {
+            Ok(index) => Some(index),
+            Err(e) => {
+                inner.progress.warn(format!(
+                    "the cache {} has no usable index of the layer {}, which is fetched: {}",
+                    inner.places[blob.cache],
+                    diff_id.short(),
+                    reason(&e)
+                ));
+                None
+            }
+        }
+    }
+
+    /// The table of the true times of a record.
+    ///
+    /// # Errors
+    /// Those of the cache; [`ErrorKind::DigestInvalid`] for another table than the record names.
+    pub(crate) async fn times(&self, imported: &Imported) -> Result<Option<TimesTable>> {
+        let Some((name, blob)) = imported.record.times.as_ref().zip(imported.times()) else {
+            return Ok(None);
+        };
+        let table = TimesTable::from_bytes(&self.unpacked(&blob).await?)?;
+        if *table.digest() != name.0 {
+            return Err(Error::new(
+                ErrorKind::DigestInvalid,
+                "a table of times has another digest than its record says",
+            ));
+        }
+        Ok(Some(table))
+    }
+
+    /// Opens a blob. The caller checks its bytes.
+    ///
+    /// # Errors
+    /// Those of the cache; [`ErrorKind::SizeInvalid`] when it has another size than the manifest says.
+    pub(crate) async fn open(&self, shared: &SharedBlob) -> Result<BlobReader> {
+        let place = self.place(shared).await?;
+        let reader = place.client.get_blob(&place.repository, &shared.blob.digest, None).await?;
+        if reader.size != shared.blob.size {
+            return Err(Error::new(
+                ErrorKind::SizeInvalid,
+                "a blob of the cache has another size than its manifest says",
+            )
+            .with_context("digest", &shared.blob.digest));
+        }
+        Ok(reader)
+    }
+
+    /// Opens a part of a blob.
+    ///
+    /// # Errors
+    /// Those of the cache.
+    pub(super) async fn open_part(&self, shared: &SharedBlob, range: ByteRange) -> Result<BlobReader> {
+        let place = self.place(shared).await?;
+        place.client.get_blob(&place.repository, &shared.blob.digest, Some(range)).await
+    }
+
+    async fn place(&self, shared: &SharedBlob) -> Result<&OpenPlace> {
+        let gone = || Error::internal("a blob of a cache that was not read");
+        let inner = self.0.as_ref().ok_or_else(gone)?;
+        inner.loaded().await.caches.get(shared.cache).and_then(Option::as_ref).ok_or_else(gone)
+    }
+
+    /// A small blob, unpacked.
+    async fn unpacked(&self, shared: &SharedBlob) -> Result<Vec<u8>> {
+        let too_large = || {
+            Error::new(ErrorKind::TooLarge, "an index or a table of times of the cache is too large")
+                .with_context("digest", &shared.blob.digest)
+        };
+        if shared.blob.size > MAX_PACKED {
+            return Err(too_large());
+        }
+        let place = self.place(shared).await?;
+        let packed = place.client.read_blob(&place.repository, &shared.blob.digest, shared.blob.size).await?;
+        let bytes = tokio::task::spawn_blocking(move || unpack(&packed)).await;
+        let bytes = bytes.map_err(|e| Error::internal("unpacking panicked").with_source(e))?;
+        let damaged = |e| {
+            Error::new(ErrorKind::Corrupt, "an index or a table of times of the cache is damaged")
+                .with_context("digest", &shared.blob.digest)
+                .with_source(e)
+        };
+        bytes.map_err(damaged)?.ok_or_else(too_large)
+    }
+
+    /// Notes that a layer cannot be had, and warns. When its cache does not answer, the whole cache is left.
+    pub(crate) fn lose(&self, imported: &Imported, error: &Error) {
+        let Some(inner) = &self.0 else { return };
+        let is_of_layer = matches!(
+            error.kind(),
+            ErrorKind::BlobUnknown
+                | ErrorKind::NotFound
+                | ErrorKind::DigestInvalid
+                | ErrorKind::SizeInvalid
+                | ErrorKind::TooLarge
+                | ErrorKind::Corrupt
+                | ErrorKind::Invalid
+                | ErrorKind::Unsupported
+        );
+        let place = &inner.places[imported.cache];
+        {
+            let mut lost = inner.lost();
+            lost.more = true;
+            let is_new = match is_of_layer {
+                true => lost.layers.insert(imported.record.layer.digest.clone()),
+                false => lost.caches.insert(imported.cache),
+            };
+            if !is_new {
+                return;
+            }
+        }
+        let what = match is_of_layer {
+            true => format!("has no usable layer {}", imported.record.layer.digest.short()),
+            false => "cannot be read any more".to_owned(),
+        };
+        inner.progress.warn(format!("the cache {place} {what}: steps run in place of it: {}", reason(error)));
+    }
+
+    /// Whether something was lost since the last call.
+    pub(crate) fn take_losses(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| std::mem::take(&mut inner.lost().more))
+    }
+
+    /// Leaves all caches.
+    pub(crate) fn leave(&self) {
+        if let Some(inner) = &self.0 {
+            inner.lost().caches.extend(0..inner.places.len());
+        }
+    }
+
+    /// The digests that a cache was found not to have, or not as they should be.
+    pub(crate) fn lost_layers(&self) -> HashSet<Digest> {
+        self.0.as_ref().map(|inner| inner.lost().layers.clone()).unwrap_or_default()
+    }
+}
+
+impl Inner {
+    fn lost(&self) -> std::sync::MutexGuard<'_, Lost> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The records of all caches, read once and at once.
+    async fn loaded(&self) -> &Loaded {
+        let load = async || {
+            let caches = self.places.iter().map(|place| self.load(place));
+            let mut loaded = Loaded::default();
+            for (cache, read) in futures::future::join_all(caches).await.into_iter().enumerate() {
+                let (open, records) = read.unzip();
+                loaded.caches.push(open);
+                let SharedRecords { records, indexes } = records.unwrap_or_default();
+                for record in records {
+                    let imported = Arc::new(Imported { cache, record });
+                    for key in &imported.record.keys {
+                        loaded.records.entry(key.clone()).or_insert_with(|| Arc::clone(&imported));
+                    }
+                }
+                for (diff_id, blob) in indexes {
+                    loaded.indexes.entry(diff_id).or_insert(SharedBlob { cache, blob });
+                }
+            }
+            loaded
+        };
+        self.loaded.get_or_init(load).await
+    }
+
+    async fn load(&self, place: &CachePlace) -> Option<(OpenPlace, SharedRecords)> {
+        let task = self.progress.start(format!("import cache {place}"), None);
+        let read = async {
+            let open = place.open(&self.clients, &self.progress).await?;
+            let records = read(&open, &self.platform).await?;
+            Ok((open, records))
+        };
+        match read.await {
+            Ok(read) => {
+                task.done();
+                Some(read)
+            }
+            Err(e) => {
+                task.warn(format!("the cache {place} is not used: {}", reason(&e)));
+                task.done();
+                None
+            }
+        }
+    }
+}
+
+/// Reads the records of an artifact, or those of an image.
+async fn read(open: &OpenPlace, platform: &Platform) -> Result<SharedRecords> {
+    let OpenPlace { client, repository, reference } = open;
+    let mut manifest: Manifest = client.get_manifest(repository, reference).await?;
+    for _ in 0..MAX_DEPTH {
+        let Some(index) = manifest.index() else { break };
+        let entry = choose(&index.manifests, platform)?;
+        manifest = client.get_manifest(repository, &entry.digest.into()).await?;
+    }
+    let Some(image) = manifest.image() else {
+        return Err(Error::invalid("the indexes of the image are nested too deep"));
+    };
+    let config = &image.config;
+    if config.media_type == RECORDS {
+        let bytes = client.read_blob(repository, &config.digest, MAX_SHARED_RECORDS).await?;
+        return SharedRecords::parse(&bytes, &image.layers);
+    }
+    let not_a_cache =
+        |why: &str| Err(Error::unsupported(format!("it is not a cache of this program: {why}")));
+    match config.media_type.as_str() {
+        crate::media_type::OCI_CONFIG | crate::media_type::DOCKER_CONFIG => {
+            let config: Bytes = client.read_blob(repository, &config.digest, MAX_CONFIG).await?;
+            match SharedRecords::of_image(&ImageConfig::parse(&config)?, &image.layers)? {
+                Some(records) => Ok(records),
+                None => not_a_cache(
+                    "the image has no records, which a build with a cache of `type=inline` writes into it",
+                ),
+            }
+        }
+        other if image.artifact_type.as_deref() == Some(ARTIFACT) => {
+            not_a_cache(&format!("its records are of another version (`{}`)", other.escape_debug()))
+        }
+        other => not_a_cache(&format!("its config is of the type `{}`", other.escape_debug())),
+    }
+}
+
+/// Unpacks bytes up to the limit; `None` above it.
+fn unpack(packed: &[u8]) -> std::io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    let decoder = zstd::stream::read::Decoder::new(packed)?;
+    decoder.take(MAX_UNPACKED + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= MAX_UNPACKED).then_some(bytes))
+}
+
+/// An error and its causes in one line.
+fn reason(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
