@@ -9,32 +9,11 @@ import sys
 
 import hyper_sdk
 
-INDEX = "application/vnd.oci.image.index.v1+json"
-
 
 def main(folder: str, name: str, *platforms: str) -> None:
     hyper = hyper_sdk.Hyper()
-    entries: list[hyper_sdk.Descriptor] = []
-    for platform in platforms:
-        system, architecture, *variant = platform.split("/")
-        tag = f"{name}-{platform.replace('/', '-')}"
-        hyper.build(folder, platform=platform, tags=tag)
-        pushed = hyper.push(tag)
-        print(f"pushed {platform} {pushed.digest}")
-        described: hyper_sdk.Platform = {"os": system, "architecture": architecture}
-        if variant:
-            described["variant"] = variant[0]
-        entries.append(
-            {
-                "mediaType": pushed.media_type,
-                "digest": pushed.digest,
-                "size": pushed.size,
-                "platform": described,
-            }
-        )
-    index: hyper_sdk.Manifest = {"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}
-    put = hyper.put_manifest(name, index, remote=True)
-    print(f"pushed {name} {put.digest}")
+    built = hyper.build(folder, platform=platforms, tags=name, outputs="type=image,push=true")
+    print(f"pushed {name} {built.digest}")
 
 
 if __name__ == "__main__":

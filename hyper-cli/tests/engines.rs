@@ -208,4 +208,7 @@ fn an_image_with_an_index_is_loaded_as_one_image() {
     let output = load(&place, "e.sock", &["-t", "app:1", "--build-arg=BUILDKIT_MULTI_PLATFORM=1"]);
     assert!(output.status.success(), "{}", told(&output));
     assert_eq!(blobs(&engine.archive(0)), 3);
+    let output = load(&place, "e.sock", &["--platform=linux/amd64,linux/arm64"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told(&output).contains("--load: an engine takes the image of one platform"), "{}", told(&output));
 }

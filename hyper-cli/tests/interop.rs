@@ -245,6 +245,9 @@ fn a_real_registry_takes_an_image() {
         place.write("context/file", "content\n");
         let digest = place.built(DOCKERFILE, &["-t", &name, "--push"]).digest;
         assert_eq!(Place::new().ok(&["pull", &name]), digest);
+        let both = ["--platform=linux/amd64,linux/arm64", "-t", &name, "--push"];
+        let index = place.built("FROM scratch\nCOPY file /\n", &both).digest;
+        assert_eq!(Place::new().ok(&["pull", "--all-platforms", &name]), index);
     });
     server.kill().unwrap();
     server.wait().unwrap();

@@ -41,6 +41,7 @@ mod on_error;
 mod output_attributes;
 mod outputs;
 mod peers;
+mod platforms;
 mod program;
 mod registries;
 mod remote;

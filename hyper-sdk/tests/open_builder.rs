@@ -179,7 +179,7 @@ async fn a_dry_run_has_the_plan_and_runs_nothing() {
     let output = dry.build(request.clone(), &Progress::none()).await.unwrap();
     assert_eq!(cached(&output.steps), [true, true]);
     let plan = dry.plan(request, &Progress::none()).await.unwrap();
-    assert_eq!(plan.graph.vertex(plan.root).name, "two");
+    assert_eq!(plan.graph.vertex(plan.roots[0]).name, "two");
     assert_eq!(plan.steps[2].inputs, [plan.steps[1].address.clone()]);
 }
 

@@ -108,7 +108,7 @@ macro_rules! class {
                     secrets: Table<SecretArgument>,
                     ssh: Table<Option<PathBuf>>,
                     target: Option<String>,
-                    platform: Option<String>,
+                    platform: Option<Several<String>>,
                     outputs: Option<Several<OutputArgument>>,
                     cache_from: Several<String>,
                     cache_to: Several<String>,
@@ -168,7 +168,7 @@ macro_rules! class {
                     build_args: Table<Option<String>>,
                     build_contexts: Table<ContextArgument>,
                     target: Option<String>,
-                    platform: Option<String>,
+                    platform: Option<Several<String>>,
                 ) -> PyResult<Bound<'py, PyAny>> {
                     let arguments = DockerfileArguments {
                         context, file, dockerfile, build_args, build_contexts, target, platform,

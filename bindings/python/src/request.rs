@@ -74,7 +74,7 @@ pub(crate) struct DockerfileArguments {
     pub(crate) build_args: Table<Option<String>>,
     pub(crate) build_contexts: Table<ContextArgument>,
     pub(crate) target: Option<String>,
-    pub(crate) platform: Option<String>,
+    pub(crate) platform: Option<Several<String>>,
 }
 
 /// Everything that `build` and `plan` take besides the callback.
@@ -192,7 +192,7 @@ impl DockerfileArguments {
             };
             request.named_contexts.insert(name.to_ascii_lowercase(), context);
         }
-        request.platform = self.platform.as_deref().map(text::platform).transpose()?;
+        request.platforms = text::platforms(self.platform.map(|several| several.0).unwrap_or_default())?;
         let build_args = self.build_args.0.iter().map(|(name, value)| match value {
             Some(value) => pair(name, value),
             None => Ok(name.clone()),

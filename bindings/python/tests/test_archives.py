@@ -76,6 +76,18 @@ def test_archives_of_builds_and_of_docker(
         other.remove("app:1")
 
 
+def test_a_build_for_several_platforms_is_an_index(hyper: hyper_sdk.Hyper) -> None:
+    text = "FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\n"
+    built = hyper.build(dockerfile=text, platform=["linux/amd64", "linux/arm64"], tags="app:1")
+    (image,) = hyper.images()
+    assert (image.digest, image.platforms) == (built.digest, ("linux/amd64", "linux/arm64"))
+    assert built.config_digest is None
+    for arch in ("amd64", "arm64"):
+        config = hyper.inspect("app:1", platform=f"linux/{arch}").config
+        assert config is not None and config["config"]["Labels"] == {"arch": arch}
+    assert hyper.build(dockerfile=text, platform="linux/amd64, linux/arm64").digest == built.digest
+
+
 def test_images_keep_their_platforms(hyper: hyper_sdk.Hyper, other: hyper_sdk.Hyper) -> None:
     for platform in ("linux/amd64", "linux/arm64"):
         built = hyper.build(dockerfile="FROM scratch\n", platform=platform, tags=f"app:{platform[6:]}")

@@ -29,8 +29,8 @@ def test_kinds_have_base_classes(hyper: hyper_sdk.Hyper, context: pathlib.Path, 
     with pytest.raises(hyper_sdk.ManifestUnknownError) as unknown:
         hyper.inspect("localhost:5000/none:1")
     assert isinstance(unknown.value, hyper_sdk.NotFoundError)
-    with pytest.raises(hyper_sdk.UnsupportedError, match="several platforms"):
-        hyper.build(context, platform="linux/amd64,linux/arm64")
+    with pytest.raises(hyper_sdk.InvalidError, match="type=docker holds the image of one platform"):
+        hyper.build(context, platform=["linux/amd64", "linux/arm64"], outputs="type=docker,dest=a.tar")
     with pytest.raises(hyper_sdk.InvalidError, match="not both"):
         hyper.build(context, file="x", dockerfile="FROM scratch")
     with pytest.raises(hyper_sdk.HyperError):

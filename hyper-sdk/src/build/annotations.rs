@@ -140,10 +140,10 @@ impl PlacedAnnotations {
         self.0.iter().any(|(place, _, _)| place.part.is_of_index())
     }
 
-    /// The first place that names another platform than this.
-    pub(crate) fn other_platform(&self, platform: &Platform) -> Option<&AnnotationPlace> {
-        let other =
-            |place: &&AnnotationPlace| place.platform.as_ref().is_some_and(|named| !named.matches(platform));
+    /// The first place that names another platform than these.
+    pub(crate) fn other_platform(&self, platforms: &[Platform]) -> Option<&AnnotationPlace> {
+        let is_known = |named: &Platform| platforms.iter().any(|platform| named.matches(platform));
+        let other = |place: &&AnnotationPlace| place.platform.as_ref().is_some_and(|named| !is_known(named));
         self.0.iter().map(|(place, _, _)| place).find(other)
     }
 }
@@ -193,7 +193,8 @@ mod tests {
         assert_eq!(of("linux/amd64"), r#"{"a": "amd64", "b": "last"}"#);
         assert_eq!(of("linux/arm64"), r#"{"a": "any", "b": "last", "c": "arm64"}"#);
         assert!(!all.need_index());
-        let here = "linux/amd64".parse().unwrap();
+        let here: Vec<Platform> = vec!["linux/amd64".parse().unwrap()];
+        assert!(all.other_platform(&[here[0].clone(), "linux/arm64".parse().unwrap()]).is_none());
         assert_eq!(all.other_platform(&here).unwrap().to_string(), "manifest[linux/arm64]");
         all.add("index".parse().unwrap(), "e", "");
         assert!(all.need_index());

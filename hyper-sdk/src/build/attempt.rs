@@ -6,18 +6,22 @@ use super::epoch;
 use super::exec_step::exec_in;
 use super::export::{BuildResult, Exported, Outputs, describe, reject_windows_files};
 use super::exporters::Exporters;
+use super::foreign;
 use super::local::Engine;
+use super::platforms::{Merged, PlatformTarget};
 use super::resolver::BuildResolver;
 use super::{BuildOutput, BuildRequest, DockerfileFrontend, LocalBuilder, Output};
 use crate::cache::Imports;
 use crate::exec::Devices;
-use crate::frontend::{HistoryStep, Lowered, SharedFrontend};
+use crate::frontend::{Lowered, SharedFrontend};
 use crate::graph::{Graph, VertexId};
 use crate::layer::copy::StatCache;
-use crate::oci::ImageConfig;
+use crate::platform::Platform;
 use crate::progress::{Event, Progress};
 use crate::reference::Reference;
-use crate::solve::{Needs, Solved, Solver, SolverBackends, SolverOptions, StepReport, StepResult, blocking};
+use crate::solve::{
+    Chain, Needs, Solved, Solver, SolverBackends, SolverOptions, StepReport, StepResult, blocking,
+};
 use crate::source::Sources;
 use crate::store::damage::Damage;
 use crate::{Error, Result};
@@ -36,9 +40,8 @@ pub(super) struct Prepared {
     /// Keeps the folder of a context that was fetched.
     _main: MainContext,
     pub(super) graph: Arc<Graph>,
-    pub(super) root: VertexId,
-    config: ImageConfig,
-    history: Vec<HistoryStep>,
+    pub(super) roots: Vec<VertexId>,
+    targets: Vec<PlatformTarget>,
     pub(super) solver: Solver,
     stat_cache: Arc<StatCache>,
     stat_path: PathBuf,
@@ -59,10 +62,16 @@ impl LocalBuilder {
             let (request, main, contexts) = self.load_context(request, progress).await?;
             let sources = self.sources(&request, &main, &contexts, damage, progress);
             let lowered = match given {
-                Some(lowered) => lowered.clone(),
+                Some(lowered) => {
+                    let platform = request.only_platform("a graph")?.unwrap_or_else(Platform::host);
+                    vec![(platform, lowered.clone())]
+                }
                 None => self.lower(&request, &main, &sources, progress).await?,
             };
-            reject_windows_files(&request, &lowered.config)?;
+            for (_, lowered) in &lowered {
+                reject_windows_files(&request, &lowered.config)?;
+            }
+            let lowered = Merged::new(lowered)?;
             sources.open_local().await?;
             let stat_path = self.options.root.join("stat-cache");
             let load = {
@@ -89,17 +98,19 @@ impl LocalBuilder {
             };
             let exporters =
                 Exporters { clients: self.options.clients.clone(), others: self.options.exporters.clone() };
-            let Lowered { mut graph, mut root, config, history, .. } = lowered;
+            let mut roots = lowered.roots();
+            let Merged { mut graph, targets, .. } = lowered;
             let mut on_error_in = None;
             if let Some(step) = &request.exec_in {
-                root = exec_in(&mut graph, root, step)?;
+                let root = exec_in(&mut graph, &roots, step)?;
                 // The step itself, which may fail.
                 let step = graph.vertex(root).inputs.first();
                 on_error_in = step.map(|step| graph.vertex(*step).address().clone());
+                roots = vec![root];
             }
             let options = SolverOptions {
                 epoch,
-                needs: needs(&request, &exporters)?,
+                needs: needs(&request, &exporters, targets.len())?,
                 stat_cache: stat_cache.clone(),
                 resolv_conf: self.options.resolv_conf.clone(),
                 parallel: self.options.parallel,
@@ -111,14 +122,17 @@ impl LocalBuilder {
                 ..solver_options(&request)?
             };
             let graph = Arc::new(graph);
-            let solver = Solver::new(Arc::clone(&graph), root, backends, options);
+            let solver = Solver::new(Arc::clone(&graph), roots.clone(), backends, options);
+            // Another executor may run anything.
+            if engine.sandbox.is_some() && self.options.executor.is_none() {
+                foreign::check(&graph, &roots, &solver, progress).await?;
+            }
             Ok(Prepared {
                 request,
                 _main: main,
                 graph,
-                root,
-                config,
-                history,
+                roots,
+                targets,
                 solver,
                 stat_cache,
                 stat_path,
@@ -136,23 +150,24 @@ impl LocalBuilder {
         progress: &Progress,
     ) -> Result<BuildOutput> {
         let prepared = self.prepare(request, given, (damage, imports), progress).await?;
-        let Prepared { request, config, history, solver, stat_cache, stat_path, exporters, _main, .. } =
-            prepared;
+        let Prepared { request, targets, solver, stat_cache, stat_path, exporters, _main, .. } = prepared;
         let solved = solver.solve().await;
         stat_cache.prune(STAT_CACHE.0, STAT_CACHE.1);
         // The hashes are worth keeping even when the build failed.
         let saved = stat_cache.save(&stat_path);
-        let Solved { value, steps, epoch } = solved?;
+        let Solved { values, steps, epoch } = solved?;
         saved?;
-        let chain = match value {
-            StepResult::Chain(chain) => chain,
-            StepResult::Unmade => {
-                solver.context().settle().await?;
-                return Ok(without_result(&request, steps, epoch, progress));
+        let mut results = Vec::new();
+        for (target, value) in targets.into_iter().zip(values) {
+            match value {
+                StepResult::Chain(chain) => results.push(BuildResult { target, chain, epoch }),
+                StepResult::Unmade => {
+                    solver.context().settle().await?;
+                    return Ok(without_result(&request, steps, epoch, progress));
+                }
+                StepResult::Folder(_) => return Err(Error::internal("a target that is a folder")),
             }
-            StepResult::Folder(_) => return Err(Error::internal("a target that is a folder")),
-        };
-        let result = BuildResult { config, history, chain, epoch };
+        }
         let outputs = Outputs {
             request: &request,
             store: &self.options.store,
@@ -160,7 +175,7 @@ impl LocalBuilder {
             context: solver.context(),
             progress,
         };
-        let mut exported = outputs.run(&result).boxed().await;
+        let mut exported = outputs.run(&results).boxed().await;
         if exported.is_ok() && request.shares_results() {
             let caches = CacheExport {
                 request: &request,
@@ -170,7 +185,8 @@ impl LocalBuilder {
                 imports,
                 progress,
             };
-            exported = caches.run(&result.chain).boxed().await.and(exported);
+            let chains: Vec<Chain> = results.iter().map(|result| result.chain.clone()).collect();
+            exported = caches.run(&chains).boxed().await.and(exported);
         }
         // What nothing has unpacked is worth keeping even when an output failed.
         let settled = solver.context().settle().await;
@@ -184,29 +200,47 @@ impl LocalBuilder {
             });
         }
         let (image, config) = image.unzip();
-        Ok(BuildOutput { image, config, steps, tags: names, epoch })
+        Ok(BuildOutput { image, config: config.flatten(), steps, tags: names, epoch })
     }
 
-    /// Parses and lowers the text of the request. Warnings go to the progress.
+    /// Parses and lowers the text of the request for each of its platforms. Warnings go to the progress.
     async fn lower(
         &self,
         request: &BuildRequest,
         main: &MainContext,
         sources: &Sources,
         progress: &Progress,
-    ) -> Result<Lowered> {
+    ) -> Result<Vec<(Platform, Lowered)>> {
         let resolver = BuildResolver { sources: sources.clone(), main_time: main.time };
-        let options = self.frontend_options(request);
         let frontend = match self.frontend(request, &main.text)? {
             Some((_, frontend)) => Arc::clone(frontend),
             None => Arc::new(DockerfileFrontend),
         };
         let name = main.name.display().to_string();
-        let mut warnings = Vec::new();
-        let lowered = frontend.lower(&name, &main.text, &options, &resolver, &mut warnings).await;
+        let one = request.asked_platforms().into_iter().map(async |platform| {
+            let options = self.frontend_options(request, platform);
+            let mut warnings = Vec::new();
+            let lowered = frontend.lower(&name, &main.text, &options, &resolver, &mut warnings).await;
+            (lowered, warnings)
+        });
+        let all = futures::future::join_all(one).await;
+        let (mut lowered, mut warnings) = (Vec::new(), Vec::new());
+        for (outcome, of_one) in all {
+            lowered.push(outcome);
+            for warning in of_one {
+                if !warnings.contains(&warning) {
+                    warnings.push(warning);
+                }
+            }
+        }
         warnings.extend(unused_tags(request));
         warnings.into_iter().for_each(|warning| progress.warn(warning));
-        lowered
+        request
+            .built_for()
+            .into_iter()
+            .zip(lowered)
+            .map(|(platform, lowered)| Ok((platform, lowered?)))
+            .collect()
     }
 
     /// The frontend of a text, with its name; `None` for a Dockerfile. The request names it, else the build argument
@@ -235,11 +269,21 @@ impl LocalBuilder {
 }
 
 /// What the outputs of a request need.
-fn needs(request: &BuildRequest, exporters: &Exporters) -> Result<Needs> {
+///
+/// # Errors
+/// [`crate::ErrorKind::Unsupported`] for an exporter that does not write images of several platforms, when there are several.
+fn needs(request: &BuildRequest, exporters: &Exporters, platforms: usize) -> Result<Needs> {
     let mut needs = Needs::Nothing;
     for output in &request.outputs {
-        match exporters.get(output)? {
-            Some(exporter) if exporter.needs_blobs() => return Ok(Needs::Blobs),
+        let exporter = exporters.get(output)?;
+        if platforms > 1 && exporter.as_ref().is_some_and(|exporter| !exporter.takes_platforms()) {
+            return Err(Error::unsupported(format!(
+                "the output {} takes the image of one platform, and the build is for {platforms}",
+                describe(&output.kind)
+            )));
+        }
+        match exporter {
+            Some(exporter) if exporter.needs_blobs() => needs = Needs::Blobs,
             Some(_) if output.makes_image() => needs = needs.max(Needs::Layers),
             Some(_) => needs = needs.max(Needs::Files),
             None => {}

@@ -78,11 +78,11 @@ impl CacheExport<'_> {
     ///
     /// # Errors
     /// Those of the destinations, unless the request ignores them.
-    pub(super) async fn run(&self, chain: &Chain) -> Result<()> {
+    pub(super) async fn run(&self, chains: &[Chain]) -> Result<()> {
         for cache in &self.request.cache_to {
             let CacheTarget::Place(_) = &cache.target else { continue };
             let task = self.progress.start(format!("export cache to {cache}"), None);
-            match self.export(cache, chain).await {
+            match self.export(cache, chains).await {
                 Err(e) if cache.ignore_error => {
                     task.warn(format!("the cache {cache} was not written: {e}"));
                     task.done();
@@ -93,13 +93,13 @@ impl CacheExport<'_> {
         Ok(())
     }
 
-    async fn export(&self, cache: &CacheTo, chain: &Chain) -> Result<()> {
+    async fn export(&self, cache: &CacheTo, chains: &[Chain]) -> Result<()> {
         let CacheTarget::Place(place) = &cache.target else { return Ok(()) };
-        let chain = (cache.mode == CacheMode::Min).then_some(chain);
+        let chains = (cache.mode == CacheMode::Min).then_some(chains);
         let compress = cache
             .compression
             .map(|(compression, level)| CompressOptions { level, ..CompressOptions::new(compression) });
-        let shared = self.context.shared(chain, compress).await?;
+        let shared = self.context.shared(chains, compress).await?;
         let pushes = |output: &&Output| matches!(&output.kind, OutputKind::Image(store) if store.push);
         let pushed = self.request.outputs.iter().filter(pushes);
         let siblings: Vec<Reference> =

@@ -69,6 +69,31 @@ impl Checked {
         Ok(Self { file, diagnostics, findings, unresolved: Vec::new(), options: check })
     }
 
+    /// Adds what the check of the same file for another platform found, unless it is here already.
+    pub(super) fn join(&mut self, other: Self) {
+        let is_same = |a: &Diagnostic, b: &Diagnostic| {
+            (a.code, a.span.start, &a.message) == (b.code, b.span.start, &b.message)
+        };
+        for diagnostic in other.diagnostics {
+            if !self.diagnostics.iter().any(|known| is_same(known, &diagnostic)) {
+                self.diagnostics.push(diagnostic);
+            }
+        }
+        for finding in other.findings {
+            let new = finding.diagnostic();
+            if !self.findings.iter().any(|known| is_same(&known.diagnostic(), &new)) {
+                self.findings.push(finding);
+            }
+        }
+        for error in other.unresolved {
+            if !self.unresolved.iter().any(|known| known.to_string() == error.to_string()) {
+                self.unresolved.push(error);
+            }
+        }
+        self.diagnostics.sort_by_key(|d| d.span.start);
+        self.findings.sort_by_key(|finding| finding.span.start);
+    }
+
     /// Whether the file can be built.
     pub fn is_valid(&self) -> bool {
         !self.diagnostics.iter().any(Diagnostic::is_error)

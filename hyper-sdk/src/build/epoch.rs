@@ -1,9 +1,10 @@
 //! Decides the epoch of a build: the value of SOURCE_DATE_EPOCH, or a time of the files and images.
 
 use super::EpochPolicy;
+use super::platforms::Merged;
 use crate::Result;
 use crate::clock::{Clock, parse_rfc3339};
-use crate::frontend::{EpochOf, Lowered, Resolved};
+use crate::frontend::{EpochOf, Resolved};
 use crate::graph::{FileAction, Graph, MountKind, Op, SourceOp, VertexId};
 use crate::layer::copy::{CopySpec, PatternList, SourceRoot, newest_mtime};
 use crate::solve::{EpochChoice, blocking, threads};
@@ -37,7 +38,7 @@ pub(super) async fn time_of(object: EpochOf, main: Option<i64>, sources: &Source
 /// nothing: the solver adds the times of what it fetches later.
 pub(super) async fn decide(
     policy: EpochPolicy,
-    lowered: &Lowered,
+    lowered: &Merged,
     main: Option<i64>,
     sources: &Sources,
     clock: &dyn Clock,
@@ -54,7 +55,7 @@ pub(super) async fn decide(
         return Ok(EpochChoice::Known(seconds));
     }
     let folders = local_folders(lowered, sources).await?;
-    let used = used(&lowered.graph, lowered.root, &folders)?;
+    let used = used(&lowered.graph, &lowered.roots(), &folders)?;
     let main = sources.main_folder().map(ToOwned::to_owned);
     let otherwise = lowered.newest_base.unwrap_or(0);
     blocking(move || {
@@ -74,9 +75,9 @@ pub(super) async fn decide(
 }
 
 /// The folders of this machine that the graph uses, by their vertices.
-async fn local_folders(lowered: &Lowered, sources: &Sources) -> Result<BTreeMap<VertexId, Arc<SourceRoot>>> {
+async fn local_folders(lowered: &Merged, sources: &Sources) -> Result<BTreeMap<VertexId, Arc<SourceRoot>>> {
     let mut folders = BTreeMap::new();
-    for id in lowered.graph.reachable(lowered.root) {
+    for id in lowered.graph.reachable(&lowered.roots()) {
         if let Op::Source(op @ SourceOp::Folder { .. }) = &lowered.graph.vertex(id).op
             && !sources.is_remote(op)
             // A missing folder fails in its step.
@@ -92,11 +93,11 @@ async fn local_folders(lowered: &Lowered, sources: &Sources) -> Result<BTreeMap<
 /// The files of the folders that the graph reads.
 fn used(
     graph: &Graph,
-    root: VertexId,
+    roots: &[VertexId],
     folders: &BTreeMap<VertexId, Arc<SourceRoot>>,
 ) -> Result<Vec<(Arc<SourceRoot>, CopySpec)>> {
     let mut used = Vec::new();
-    for id in graph.reachable(root) {
+    for id in graph.reachable(roots) {
         let vertex = graph.vertex(id);
         let folder = |input: usize| folders.get(vertex.inputs.get(input)?).cloned();
         match &vertex.op {

@@ -8,10 +8,10 @@ use crate::{Error, ErrorKind, Result};
 /// the command, which is the new root.
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] when no RUN step that `root` needs has such a name, and [`ErrorKind::Invalid`] when several have.
-pub(super) fn exec_in(graph: &mut Graph, root: VertexId, step: &str) -> Result<VertexId> {
+/// [`ErrorKind::NotFound`] when no RUN step that `roots` need has such a name, and [`ErrorKind::Invalid`] when several have.
+pub(super) fn exec_in(graph: &mut Graph, roots: &[VertexId], step: &str) -> Result<VertexId> {
     let steps = || {
-        let needed = graph.reachable(root).into_iter();
+        let needed = graph.reachable(roots).into_iter();
         needed.filter(|at| matches!(graph.vertex(*at).op, Op::Exec(_)))
     };
     let exact: Vec<VertexId> = steps().filter(|at| graph.vertex(*at).name == step).collect();
@@ -63,7 +63,7 @@ mod tests {
         }
         let base_of = |step: &str| {
             let mut graph = graph.clone();
-            let made = exec_in(&mut graph, at, step)?;
+            let made = exec_in(&mut graph, &[at], step)?;
             let vertex = graph.vertex(made);
             assert!(vertex.name.starts_with("exec in "), "{}", vertex.name);
             Ok::<_, Error>(graph.vertex(vertex.inputs[0]).name.clone())

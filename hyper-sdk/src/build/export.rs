@@ -1,10 +1,10 @@
 //! Writes the result of a build to its outputs.
 
 use super::exporters::Exporters;
+use super::platforms::PlatformTarget;
 use super::{AnnotatedPart, BuildRequest, Destination, Output, OutputKind, StoreOptions};
 use crate::cache::SharedRecords;
 use crate::export::{BuiltImage, Export};
-use crate::frontend::HistoryStep;
 use crate::layer::CompressOptions;
 use crate::oci::{Descriptor, ImageConfig};
 use crate::progress::Progress;
@@ -14,11 +14,10 @@ use crate::store::SharedStore;
 use crate::{Digest, Error, Result};
 use std::collections::BTreeMap;
 
-/// The result of a build, before it is written as an image or as files.
+/// The result of a build for one platform, before it is written as an image or as files.
 #[derive(Debug)]
 pub(super) struct BuildResult {
-    pub(super) config: ImageConfig,
-    pub(super) history: Vec<HistoryStep>,
+    pub(super) target: PlatformTarget,
     pub(super) chain: Chain,
     pub(super) epoch: i64,
 }
@@ -26,8 +25,9 @@ pub(super) struct BuildResult {
 /// What the outputs wrote.
 #[derive(Debug)]
 pub(super) struct Exported {
-    /// The first image that was written, with the digest of its config. Files alone are no image.
-    pub(super) image: Option<(Descriptor, Digest)>,
+    /// The first image that was written, with the digest of its config unless it is for several platforms. Files alone are
+    /// no image.
+    pub(super) image: Option<(Descriptor, Option<Digest>)>,
     /// The names of the images.
     pub(super) names: Vec<String>,
 }
@@ -44,18 +44,19 @@ pub(super) struct Outputs<'a> {
 
 impl Outputs<'_> {
     /// Writes every output, one after the other.
-    pub(super) async fn run(&self, result: &BuildResult) -> Result<Exported> {
+    pub(super) async fn run(&self, results: &[BuildResult]) -> Result<Exported> {
         let (mut first, mut names) = (None, Vec::new());
         let mut of_exporter = None;
         for output in &self.request.outputs {
             let task = self.progress.start(format!("export {}", describe(&output.kind)), None);
-            let image = match self.image(result, output).await {
+            let image = match self.images(results, output).await {
                 Ok(image) => image,
                 Err(e) => return task.end_with(Err(e)),
             };
-            task.end_with(self.export(output, &image, &result.chain).await)?;
-            let described =
-                output.makes_image().then(|| (image.descriptor(), image.config_descriptor().digest));
+            let chains: Vec<&Chain> = results.iter().map(|result| &result.chain).collect();
+            task.end_with(self.export(output, &image, &chains).await)?;
+            let config = || image.others.is_empty().then(|| image.config_descriptor().digest);
+            let described = output.makes_image().then(|| (image.descriptor(), config()));
             if !output.has_image() {
                 of_exporter = of_exporter.or(described);
                 continue;
@@ -70,7 +71,37 @@ impl Outputs<'_> {
         Ok(Exported { image: first.or(of_exporter), names })
     }
 
-    /// The image as an output asks for it.
+    /// The image as an output asks for it: with several platforms, an index of one image for each.
+    async fn images(&self, results: &[BuildResult], output: &Output) -> Result<BuiltImage> {
+        let mut images = Vec::new();
+        for result in results {
+            images.push(self.image(result, output).await?);
+        }
+        let Some(last) = images.pop() else { return Err(Error::internal("a build without a result")) };
+        if images.is_empty() {
+            return self.with_own_index(last, output);
+        }
+        images.push(last);
+        let all = self.request.annotations_of(output);
+        // These parts are for all platforms.
+        let of = |part| all.for_part(part, &results[0].target.platform);
+        BuiltImage::of_platforms(images, of(AnnotatedPart::Index), of(AnnotatedPart::IndexDescriptor))
+    }
+
+    /// The image of the only platform, with an index over it when one is asked for.
+    fn with_own_index(&self, image: BuiltImage, output: &Output) -> Result<BuiltImage> {
+        let all = self.request.annotations_of(output);
+        let platform = &self.request.built_for()[0];
+        let of = |part| all.for_part(part, platform);
+        // An engine takes one image.
+        let of_one = matches!(output.kind, OutputKind::Load(_)) || output.image.docker_types;
+        match !of_one && (all.need_index() || output.has_image() && self.request.wants_index()?) {
+            true => image.with_index(of(AnnotatedPart::Index), of(AnnotatedPart::IndexDescriptor)),
+            false => Ok(image),
+        }
+    }
+
+    /// The image of one platform as an output asks for it.
     async fn image(&self, result: &BuildResult, output: &Output) -> Result<BuiltImage> {
         let wanted = &output.image;
         let compress = CompressOptions { level: wanted.level, ..CompressOptions::new(wanted.compression) };
@@ -88,11 +119,10 @@ impl Outputs<'_> {
         if self.exporters.get(output)?.is_some_and(|exporter| exporter.needs_blobs()) {
             self.context.fetch_chain(&chain).await?;
         }
-        let platform = self.request.built_for();
         let all = self.request.annotations_of(output);
-        let of = |part| all.for_part(part, &platform);
+        let of = |part| all.for_part(part, &result.target.platform);
         let annotations = of(AnnotatedPart::Manifest);
-        let (mut config, history) = (result.config.clone(), &result.history);
+        let (mut config, history) = (result.target.config.clone(), &result.target.history);
         if self.request.caches_inline() && output.has_image() {
             let blobs = chain.layers().iter().map(|(layer, _)| layer.blob.clone());
             let records = self.context.inline_records(&result.chain, blobs, compress);
@@ -100,15 +130,7 @@ impl Outputs<'_> {
         }
         let mut image = BuiltImage::new(config, history, chain, result.epoch, annotations)?;
         image.descriptor_annotations = of(AnnotatedPart::ManifestDescriptor);
-        if wanted.docker_types {
-            return image.with_docker_types();
-        }
-        // An engine takes one image.
-        let of_one = matches!(output.kind, OutputKind::Load(_));
-        match !of_one && (all.need_index() || output.has_image() && self.request.wants_index()?) {
-            true => image.with_index(of(AnnotatedPart::Index), of(AnnotatedPart::IndexDescriptor)),
-            false => Ok(image),
-        }
+        if wanted.docker_types { image.with_docker_types() } else { Ok(image) }
     }
 
     /// The names that an output gives its image, as they are reported.
@@ -134,7 +156,7 @@ impl Outputs<'_> {
         reported
     }
 
-    async fn export(&self, output: &Output, image: &BuiltImage, chain: &Chain) -> Result<()> {
+    async fn export(&self, output: &Output, image: &BuiltImage, chains: &[&Chain]) -> Result<()> {
         let none = BTreeMap::new();
         let attributes = match &output.kind {
             OutputKind::Other { attributes, .. } => attributes,
@@ -147,7 +169,7 @@ impl Outputs<'_> {
             store: self.store,
             progress: self.progress,
             layers: self.context,
-            chain,
+            chains,
         };
         match self.exporters.get(output)? {
             Some(exporter) => exporter.export(export).await,

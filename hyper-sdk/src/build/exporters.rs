@@ -51,6 +51,15 @@ impl Exporters {
     }
 }
 
+/// Says that an exporter writes images of several platforms.
+macro_rules! takes_platforms {
+    () => {
+        fn takes_platforms(&self) -> bool {
+            true
+        }
+    };
+}
+
 /// Keeps an image in the local store and pushes it.
 #[derive(Debug)]
 struct KeepImage {
@@ -60,6 +69,8 @@ struct KeepImage {
 
 #[async_trait]
 impl Exporter for KeepImage {
+    takes_platforms!();
+
     fn needs_blobs(&self) -> bool {
         true
     }
@@ -117,6 +128,10 @@ struct Archive {
 
 #[async_trait]
 impl Exporter for Archive {
+    fn takes_platforms(&self) -> bool {
+        self.kind == ArchiveKind::Oci
+    }
+
     fn needs_blobs(&self) -> bool {
         true
     }
@@ -153,13 +168,19 @@ struct TarFile {
 
 #[async_trait]
 impl Exporter for TarFile {
+    takes_platforms!();
+
     fn needs_blobs(&self) -> bool {
         false
     }
 
     async fn export(&self, export: Export<'_>) -> Result<()> {
-        let below = folder_of(self.files, export.image)?;
-        export_tar(export.files().await?, &self.path, below.as_deref(), export.image.epoch).await
+        let mut folders = Vec::new();
+        for image in export.image.platforms() {
+            folders.push(folder_of(self.files, export.image, image)?);
+        }
+        let trees = export.platforms().map(async |export| export.files().await);
+        export_tar(trees, &folders, &self.path, export.image.epoch).await
     }
 }
 
@@ -172,11 +193,26 @@ struct Files {
 
 #[async_trait]
 impl Exporter for Files {
+    takes_platforms!();
+
     fn needs_blobs(&self) -> bool {
         false
     }
 
     async fn export(&self, export: Export<'_>) -> Result<()> {
+        let mut delete = self.files.delete;
+        for one in export.platforms() {
+            let below = folder_of(self.files, export.image, one.image)?;
+            self.one(&one, below.as_deref(), delete).await?;
+            // The first one has removed everything else.
+            delete = false;
+        }
+        Ok(())
+    }
+}
+
+impl Files {
+    async fn one(&self, export: &Export<'_>, below: Option<&str>, delete: bool) -> Result<()> {
         let (tar, foreign) = export.files_and_foreign_owner().await?;
         if let Some(ForeignOwner { path, uid, gid }) = foreign {
             export.progress.warn(format!(
@@ -184,17 +220,16 @@ impl Exporter for Files {
                  an output of `type=tar` keeps their owners"
             ));
         }
-        let below = folder_of(self.files, export.image)?;
-        for device in export_folder(tar, &self.folder, below.as_deref(), self.files.delete).await? {
+        for device in export_folder(tar, &self.folder, below, delete).await? {
             export.progress.warn(format!("the device `{device}` was left out: only root can create it"));
         }
         Ok(())
     }
 }
 
-/// The name of the folder for the files of an output with `platform-split`.
-fn folder_of(files: FileOptions, image: &BuiltImage) -> Result<Option<String>> {
-    if !files.split {
+/// The name of the folder for the files of one of the images of an output: with several, each has its own.
+fn folder_of(files: FileOptions, all: &BuiltImage, image: &BuiltImage) -> Result<Option<String>> {
+    if !files.split.unwrap_or(!all.others.is_empty()) {
         return Ok(None);
     }
     let platform = ImageConfig::parse(&image.config)?.platform();

@@ -2,15 +2,21 @@
 
 use super::{BuildRequest, LocalBuilder, NamedContext};
 use crate::frontend::FrontendOptions;
+use crate::platform::Platform;
 use std::collections::BTreeMap;
 
 impl LocalBuilder {
-    pub(super) fn frontend_options(&self, request: &BuildRequest) -> FrontendOptions {
+    /// The options for one of the platforms of a request; `None` is that of this machine.
+    pub(super) fn frontend_options(
+        &self,
+        request: &BuildRequest,
+        platform: Option<Platform>,
+    ) -> FrontendOptions {
         FrontendOptions {
             build_args: request.build_args.clone(),
             aliases: aliases(request),
             target: request.target.clone(),
-            platform: request.platform.clone(),
+            platform,
             labels: request.labels.clone(),
             no_cache: request.no_cache,
             no_cache_filter: request.no_cache_filter.clone(),

@@ -1,16 +1,14 @@
 //! The builder of this machine: frontend, solver and exporters in this process, commands in its sandbox.
 
-use super::check::{Checked, check_dockerfile};
 use super::contexts::{Contexts, MainContext};
 use super::destinations::{Destinations, is_stream};
 use super::emptied_folders;
 use super::leftovers;
 use super::options::LocalBuilderOptions;
-use super::resolver::BuildResolver;
 use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities};
 use crate::cache::{DiskCache, SharedCache};
 use crate::exec::{Executor, Identity, NativeExecutor};
-use crate::frontend::{Lowered, dockerfile};
+use crate::frontend::Lowered;
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::sandbox::{Isolation, Place, Rung, Sandbox, SandboxOptions};
@@ -84,7 +82,7 @@ pub(super) struct Engine {
     pub(super) snapshotter: SharedSnapshotter,
     /// Warnings about the sandbox.
     pub(super) notes: Vec<String>,
-    sandbox: Option<Sandbox>,
+    pub(super) sandbox: Option<Sandbox>,
     /// The snapshotter, when it is that of this machine.
     local: Option<LocalSnapshotter>,
     snapshots: Rung,
@@ -244,65 +242,6 @@ impl LocalBuilder {
     ) -> Result<(BuildRequest, MainContext)> {
         let (request, main, _) = self.load_context(request, progress).await?;
         Ok((main.apply(request), main))
-    }
-
-    /// Checks the Dockerfile of a request: its errors, and the findings of the linter. Nothing is built. Base images are
-    /// looked up, without their layers.
-    ///
-    /// # Errors
-    /// Those of fetching the context, [`crate::ErrorKind::NotFound`] when it has no Dockerfile, and those of
-    /// [`check_dockerfile`].
-    pub async fn check(&self, request: BuildRequest, progress: &Progress) -> Result<Checked> {
-        let _use = Use::begin(&self.options.root, UseKind::Work).await?;
-        let (request, main, contexts) = self.load_context(request, progress).await?;
-        let sources = self.sources(&request, &main, &contexts, &Damage::default(), progress);
-        let resolver = BuildResolver { sources, main_time: main.time };
-        self.expect_dockerfile(&request, &main)?;
-        let options = self.frontend_options(&request);
-        let name = main.name.display().to_string();
-        check_dockerfile(&name, &main.text, &options, main.ignore(&request), &resolver).await
-    }
-
-    /// The arguments, secrets and caches of the target of a request. Nothing but the context is fetched.
-    ///
-    /// # Errors
-    /// Those of fetching the context, the errors of the file, and [`crate::ErrorKind::NotFound`] for an unknown target.
-    pub async fn outline(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Outline> {
-        let _use = Use::begin(&self.options.root, UseKind::Work).await?;
-        let (request, main, _) = self.load_context(request, progress).await?;
-        self.expect_dockerfile(&request, &main)?;
-        let options = self.frontend_options(&request);
-        let (file, _) =
-            dockerfile::parse(&main.text, &main.name.display().to_string(), &options).into_result()?;
-        dockerfile::outline(&file, &options)
-    }
-
-    /// The stages of the Dockerfile of a request.
-    ///
-    /// # Errors
-    /// Those of fetching the context, and the errors of the file.
-    pub async fn targets(&self, request: BuildRequest, progress: &Progress) -> Result<dockerfile::Targets> {
-        let _use = Use::begin(&self.options.root, UseKind::Work).await?;
-        let (request, main, _) = self.load_context(request, progress).await?;
-        self.expect_dockerfile(&request, &main)?;
-        let options = self.frontend_options(&request);
-        let (file, _) =
-            dockerfile::parse(&main.text, &main.name.display().to_string(), &options).into_result()?;
-        Ok(dockerfile::targets(&file))
-    }
-
-    /// Rejects a text for another frontend than that of Dockerfiles.
-    fn expect_dockerfile(&self, request: &BuildRequest, main: &MainContext) -> Result<()> {
-        match self.frontend(request, &main.text)? {
-            None => Ok(()),
-            Some((name, _)) => {
-                let file = main.name.display();
-                let message = format!(
-                    "{file} is for the frontend `{name}`: only Dockerfiles can be checked and listed"
-                );
-                Err(Error::unsupported(message))
-            }
-        }
     }
 
     pub(super) fn sources(

@@ -22,6 +22,7 @@ mod exec_step;
 mod export;
 mod exporters;
 mod fix;
+mod foreign;
 mod frontend_options;
 mod leftovers;
 mod limits_text;
@@ -31,6 +32,8 @@ mod output;
 mod output_check;
 mod output_text;
 mod plan;
+mod platforms;
+mod questions;
 mod request;
 mod resolver;
 #[cfg(test)]

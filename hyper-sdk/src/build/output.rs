@@ -70,8 +70,8 @@ pub struct ImageOptions {
 /// How files are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileOptions {
-    /// Whether the files are in a folder named after the platform.
-    pub split: bool,
+    /// Whether the files are in a folder named after the platform; without, when the build is for several platforms.
+    pub split: Option<bool>,
     /// Whether everything else in the folder is removed.
     pub delete: bool,
 }

@@ -15,6 +15,11 @@ impl Output {
     }
 }
 
+/// The platforms, for people.
+fn shown(platforms: &[Platform]) -> String {
+    platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// The build argument that asks for an index.
 const MULTI_PLATFORM: &str = "BUILDKIT_MULTI_PLATFORM";
 
@@ -32,7 +37,8 @@ impl BuildRequest {
             return Err(Error::invalid("only one output can go to standard output"));
         }
         self.check_caches()?;
-        let (platform, wants_index) = (self.built_for(), self.wants_index()?);
+        let (platforms, wants_index) = (self.built_for(), self.wants_index()?);
+        self.check_platforms(&platforms)?;
         for output in self.outputs.iter().filter(|output| output.has_image()) {
             let names = output.names(self);
             if let Some(name) = names.iter().find(|name| name.digest().is_some()) {
@@ -56,9 +62,10 @@ impl BuildRequest {
                 }
             }
             let (image, annotations) = (&output.image, self.annotations_of(output));
-            if let Some(place) = annotations.other_platform(&platform) {
+            if let Some(place) = annotations.other_platform(&platforms) {
                 return Err(Error::invalid(format!(
-                    "an annotation for `{place}` is for a platform that is not built: the build is for {platform}"
+                    "an annotation for `{place}` is for a platform that is not built: the build is for {}",
+                    shown(&platforms)
                 )));
             }
             if annotations.need_index() && matches!(output.kind, OutputKind::Docker(_)) {
@@ -91,6 +98,49 @@ impl BuildRequest {
         self.epoch_policy().map(drop)
     }
 
+    /// Rejects outputs of a build for several platforms that can hold only one.
+    fn check_platforms(&self, platforms: &[Platform]) -> Result<()> {
+        if platforms.len() < 2 {
+            return Ok(());
+        }
+        let value = self.build_args.get(MULTI_PLATFORM).filter(|value| !value.is_empty());
+        if value.is_some() && !self.wants_index()? {
+            return Err(Error::invalid(format!(
+                "the build argument {MULTI_PLATFORM} asks for no index, and a build for several platforms makes one: \
+                 leave it out, or build for one platform"
+            )));
+        }
+        let folder = |platform: &Platform| platform.to_string().replace('/', "_");
+        for output in &self.outputs {
+            let one = match &output.kind {
+                OutputKind::Docker(_) => "the archive of type=docker holds the image of one platform",
+                OutputKind::Load(_) => "an engine takes the image of one platform",
+                _ if output.has_files() && output.files.split == Some(false) => {
+                    "`platform-split=false` writes the files of one platform"
+                }
+                _ => "",
+            };
+            let instead = match &output.kind {
+                OutputKind::Docker(_) => "use type=oci",
+                OutputKind::Load(_) => "keep the index in the local store",
+                _ => "leave it out, so that each platform has its own folder",
+            };
+            if !one.is_empty() {
+                return Err(Error::invalid(format!(
+                    "{one}, and the build is for {}: build for one platform, or {instead}",
+                    shown(platforms)
+                )));
+            }
+            let mut folders: Vec<String> = platforms.iter().map(folder).collect();
+            folders.sort();
+            folders.dedup();
+            if output.has_files() && folders.len() < platforms.len() {
+                return Err(Error::invalid("the files of two platforms would be in a folder of one name"));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a build argument asks for an index over the image, as a build for several platforms has it.
     ///
     /// # Errors
@@ -115,11 +165,6 @@ impl BuildRequest {
         }
         all.extend(output.image.annotations.clone());
         all
-    }
-
-    /// The platform that the build is for.
-    pub(super) fn built_for(&self) -> Platform {
-        self.platform.clone().unwrap_or_else(Platform::host)
     }
 
     /// The epoch policy of the request and its outputs.
@@ -204,6 +249,34 @@ mod tests {
             let told = request.check_outputs().err().map(|e| e.to_string());
             assert_eq!(told.is_some(), text.is_some(), "{output} {value}: {told:?}");
             assert!(told.unwrap_or_default().contains(text.unwrap_or_default()), "{output} {value}");
+        }
+        for (output, text) in [
+            (
+                "type=docker,dest=a",
+                Some(
+                    "type=docker holds the image of one platform, and the build is for linux/amd64, linux/arm64: build for one platform, or use type=oci",
+                ),
+            ),
+            (
+                "type=local,dest=a,platform-split=false",
+                Some("`platform-split=false` writes the files of one"),
+            ),
+            ("type=tar,dest=a,platform-split=false", Some("`platform-split=false` writes the files of one")),
+            ("type=oci,dest=a,annotation[linux/arm64].a=b", None),
+            (
+                "type=oci,dest=a,annotation[linux/s390x].a=b",
+                Some("the build is for linux/amd64, linux/arm64"),
+            ),
+            ("type=oci,dest=a,oci-mediatypes=false", None),
+            ("type=local,dest=a,mode=delete", None),
+        ] {
+            let mut request = request(&[output]);
+            request.platforms = ["linux/amd64", "linux/arm64"].map(|name| name.parse().unwrap()).into();
+            let told = request.check_outputs().err().map(|e| e.to_string());
+            assert_eq!(told.is_some(), text.is_some(), "{output}: {told:?}");
+            assert!(told.unwrap_or_default().contains(text.unwrap_or_default()), "{output}");
+            request.build_args.insert(MULTI_PLATFORM.to_owned(), "0".to_owned());
+            assert!(request.check_outputs().is_err(), "{output}");
         }
         let mut named = request(&["type=cacheonly"]);
         named.tags = vec![format!("a@sha256:{}", "0".repeat(64)).parse().unwrap()];

@@ -286,7 +286,7 @@ impl Fields {
             return Err(Error::unsupported(format!("`{key}` has no meaning for type={name}")));
         }
         let files = FileOptions {
-            split: self.is_on("platform-split")?,
+            split: self.switch("platform-split")?,
             delete: match self.text("mode").map(|mode| mode.trim().to_ascii_lowercase()).as_deref() {
                 // Other files in the folder stay.
                 None | Some("copy") => false,
@@ -415,13 +415,13 @@ mod tests {
     #[test]
     fn files_take_options() {
         for (value, split, delete) in [
-            ("out", false, false),
-            ("type=local,dest=out,platform-split=true", true, false),
-            ("type=tar,platform-split=1", true, false),
-            ("type=tar,platform-split=false", false, false),
-            ("type=local,dest=out,mode=delete", false, true),
-            ("type=local,dest=out,mode=Delete,platform-split", true, true),
-            ("type=local,dest=out,mode=", false, false),
+            ("out", None, false),
+            ("type=local,dest=out,platform-split=true", Some(true), false),
+            ("type=tar,platform-split=1", Some(true), false),
+            ("type=tar,platform-split=false", Some(false), false),
+            ("type=local,dest=out,mode=delete", None, true),
+            ("type=local,dest=out,mode=Delete,platform-split", Some(true), true),
+            ("type=local,dest=out,mode=", None, false),
         ] {
             let value = value.replace("split,", "split=,");
             let value = value.strip_suffix("split").map_or(value.clone(), |start| format!("{start}split="));

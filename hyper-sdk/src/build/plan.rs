@@ -23,9 +23,9 @@ pub struct BuildPlan {
     /// The graph.
     #[serde(skip)]
     pub graph: Arc<Graph>,
-    /// The vertex whose result is the root file system of the image.
+    /// The vertices whose results are the root file systems of the images, one for each platform.
     #[serde(skip)]
-    pub root: VertexId,
+    pub roots: Vec<VertexId>,
 }
 
 impl LocalBuilder {
@@ -71,7 +71,7 @@ impl LocalBuilder {
         let imports = self.imports(&request, progress);
         let prepared = self.prepare(request, given, (&Damage::default(), &imports), progress).await?;
         let steps = prepared.solver.plan().await?;
-        Ok(BuildPlan { steps, names, graph: prepared.graph, root: prepared.root })
+        Ok(BuildPlan { steps, names, graph: prepared.graph, roots: prepared.roots })
     }
 }
 

@@ -61,8 +61,9 @@ pub struct BuildRequest {
     pub annotations: PlacedAnnotations,
     /// The stage to build, by name or number; without, the last one.
     pub target: Option<String>,
-    /// The platform to build for; without, that of the host.
-    pub platform: Option<Platform>,
+    /// The platforms to build for; without, that of the host. With several, each counts once, and the image is an index of
+    /// one image for each, in this order.
+    pub platforms: Vec<Platform>,
     /// The names of the image in every output that has no names.
     pub tags: Vec<Reference>,
     /// The outputs.
@@ -122,7 +123,7 @@ impl BuildRequest {
             labels: BTreeMap::new(),
             annotations: PlacedAnnotations::default(),
             target: None,
-            platform: None,
+            platforms: Vec::new(),
             tags: Vec::new(),
             outputs: vec![Output::store()],
             cache_from: Vec::new(),
@@ -281,10 +282,10 @@ fn find_dockerfile(context: &Path, file: Option<&Path>) -> Result<PathBuf> {
 /// The result of a build.
 #[derive(Clone, Debug, Serialize)]
 pub struct BuildOutput {
-    /// The manifest of the image; `None` when no output is an image, as with files alone. Outputs with other compression,
+    /// The manifest of the image, or its index when it is for several platforms; `None` when no output is an image, as with files alone. Outputs with other compression,
     /// media types or annotations have other manifests: this is the one of the first.
     pub image: Option<Descriptor>,
-    /// The digest of the image's config: Docker's image ID.
+    /// The digest of the image's config: Docker's image ID. `None` for an index of several platforms, too.
     pub config: Option<Digest>,
     /// The steps in the order of the Dockerfile.
     pub steps: Vec<StepReport>,

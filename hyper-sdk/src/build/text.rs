@@ -10,7 +10,7 @@
 //!   hosts           NAME:ADDRESS or NAME=ADDRESS, an IPv6 address with or without brackets, or `host-gateway`
 //!   cache_from      NAME, or type=registry|local with attributes
 //!   cache_to        type=registry|local|inline with attributes
-//!   platform        OS[(VERSION)]/ARCH[/VARIANT]
+//!   platforms       OS[(VERSION)]/ARCH[/VARIANT] or `local`, several with commas between
 //!   ulimits         NAME=SOFT[:HARD]
 //!   shm_size        bytes, or a number with a unit
 //! ```
@@ -279,17 +279,35 @@ pub fn hosts<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec<(S
     texts.into_iter().map(one).collect()
 }
 
-/// The platform of a build.
+/// One platform, of an image that is shown, pulled or saved.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] for what is not a platform; [`crate::ErrorKind::Unsupported`] for several.
+/// [`crate::ErrorKind::Invalid`] for what is not a platform, and for several.
 pub fn platform(text: &str) -> Result<Platform> {
     if text.contains(',') {
-        return Err(Error::unsupported(format!(
-            "`{text}`: a build for several platforms is not supported yet: build them one by one"
-        )));
+        return Err(wrong(text, "expected one platform, such as linux/amd64"));
     }
     text.parse()
+}
+
+/// The platforms of a build, in their order and each once. `local` is that of this machine.
+///
+/// # Errors
+/// [`crate::ErrorKind::Invalid`] for what is not a platform.
+pub fn platforms<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec<Platform>> {
+    let mut platforms: Vec<Platform> = Vec::new();
+    for text in texts {
+        for part in text.as_ref().split(',').map(str::trim) {
+            let platform = match part.eq_ignore_ascii_case("local") {
+                true => Platform::host(),
+                false => part.parse()?,
+            };
+            if !platforms.contains(&platform) {
+                platforms.push(platform);
+            }
+        }
+    }
+    Ok(platforms)
 }
 
 impl FromStr for EpochPolicy {
@@ -492,7 +510,22 @@ mod tests {
         assert_eq!("now".parse::<EpochPolicy>().unwrap(), EpochPolicy::Now);
         assert!(fails("tomorrow", "tomorrow".parse::<EpochPolicy>()).contains("`tomorrow`"));
         assert_eq!(platform("linux/arm64").unwrap().to_string(), "linux/arm64");
-        assert_eq!(platform("linux/amd64,linux/arm64").unwrap_err().kind(), ErrorKind::Unsupported);
+        assert!(
+            fails("linux/amd64,linux/arm64", platform("linux/amd64,linux/arm64")).contains("one platform")
+        );
+        let shown = |texts: &[&str]| -> String {
+            let all: Vec<String> = platforms(texts).unwrap().iter().map(ToString::to_string).collect();
+            all.join(" ")
+        };
+        assert_eq!(
+            shown(&["linux/arm64/v8, linux/amd64", "arm64", "linux/arm"]),
+            "linux/arm64 linux/amd64 linux/arm/v7"
+        );
+        assert_eq!(shown(&["local", "LOCAL"]), Platform::host().to_string());
+        assert_eq!(shown(&[]), "");
+        for text in ["linux/amd64,", "", "linux/amd64,foo"] {
+            assert_eq!(platforms([text]).unwrap_err().kind(), ErrorKind::Invalid, "{text}");
+        }
         assert_eq!("none".parse::<Network>().unwrap(), Network::None);
         assert_eq!("default".parse::<Network>().unwrap(), Network::Host);
         assert_eq!("bridge".parse::<Network>().unwrap_err().kind(), ErrorKind::Unsupported);

@@ -44,7 +44,8 @@ pub(crate) struct Imports(Option<Arc<Inner>>);
 struct Inner {
     places: Vec<CachePlace>,
     clients: ClientFactory,
-    platform: Platform,
+    /// Those of which images are read.
+    platforms: Vec<Platform>,
     progress: Progress,
     loaded: OnceCell<Loaded>,
     lost: Mutex<Lost>,
@@ -109,13 +110,13 @@ impl Imports {
     pub(crate) fn new(
         places: Vec<CachePlace>,
         clients: ClientFactory,
-        platform: Platform,
+        platforms: Vec<Platform>,
         progress: &Progress,
     ) -> Self {
         let progress = progress.clone();
         let (loaded, lost) = (OnceCell::new(), Mutex::default());
         let is_empty = places.is_empty();
-        let inner = Inner { places, clients, platform, progress, loaded, lost };
+        let inner = Inner { places, clients, platforms, progress, loaded, lost };
         Self((!is_empty).then(|| Arc::new(inner)))
     }
 
@@ -308,8 +309,25 @@ impl Inner {
         let task = self.progress.start(format!("import cache {place}"), None);
         let read = async {
             let open = place.open(&self.clients, &self.progress).await?;
-            let records = read(&open, &self.platform).await?;
-            Ok((open, records))
+            let (mut all, mut missing) = (None::<SharedRecords>, None);
+            for platform in &self.platforms {
+                match (read(&open, platform).await, &mut all) {
+                    // An image of one platform, or what is for all.
+                    (Ok(records), Some(all)) if *all == records => {}
+                    (Ok(records), Some(all)) => {
+                        all.records.extend(records.records);
+                        all.indexes.extend(records.indexes);
+                    }
+                    (Ok(records), None) => all = Some(records),
+                    (Err(e), _) => missing = missing.or(Some(e)),
+                }
+            }
+            match (all, missing) {
+                (Some(records), _) => Ok((open, records)),
+                (None, missing) => {
+                    Err(missing.unwrap_or_else(|| Error::internal("a build without a platform")))
+                }
+            }
         };
         match read.await {
             Ok(read) => {

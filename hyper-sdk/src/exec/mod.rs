@@ -26,6 +26,7 @@ pub mod conformance;
 mod describe;
 mod device_guard;
 mod devices;
+mod foreign;
 mod insecure_devices;
 mod limits;
 mod mask;
@@ -47,6 +48,7 @@ mod unisolated;
 pub use crate::sandbox::{HelperCommand, Identity, Isolation, RootFs, SandboxOptions};
 pub use devices::DevicePermissions;
 pub(crate) use devices::Devices;
+pub(crate) use foreign::{Runs, runs};
 pub use limits::{StepLimits, Ulimit, UlimitKind};
 pub use native::{NativeExecutor, helper_main, init};
 pub use spec::{

@@ -61,11 +61,13 @@ pub(super) async fn layout_of(
     if kind == ArchiveKind::Docker {
         layout.add_file("manifest.json", docker_manifest(image, names));
     }
-    for manifest in image.index.iter().chain([&image.manifest]) {
+    for manifest in image.index.iter().chain(image.platforms().map(|image| &image.manifest)) {
         layout.add_bytes(manifest.digest(), manifest.bytes().clone());
     }
-    layout.add_bytes(&image.config_descriptor().digest, image.config.clone());
-    for (layer, _) in image.chain.layers().iter().skip(known) {
+    for image in image.platforms() {
+        layout.add_bytes(&image.config_descriptor().digest, image.config.clone());
+    }
+    for (layer, _) in image.platforms().flat_map(|image| image.chain.layers().iter().skip(known)) {
         if !layout.has_blob(&layer.blob.digest) {
             let blob = store.get_blob(&layer.repository, &layer.blob.digest, None).await?;
             layout.add_blob(&layer.blob.digest, verified(blob, &layer.blob.digest));

@@ -1,13 +1,13 @@
 //! The trait of exporters, and its argument.
 
 use super::BuiltImage;
-use crate::Result;
 use crate::client::verify::verified;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::snapshot::TarStream;
 use crate::solve::{Chain, ForeignOwner, Layer, SolveContext};
 use crate::store::{BlobReader, SharedStore};
+use crate::{Error, Result};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -53,6 +53,12 @@ pub trait Exporter: Debug + Send + Sync + 'static {
     /// # Errors
     /// Those of the destination; [`crate::ErrorKind::Invalid`] for invalid attributes.
     async fn export(&self, export: Export<'_>) -> Result<()>;
+
+    /// Whether it writes images of several platforms ([`BuiltImage::others`]). A build for several is refused before it begins
+    /// when an exporter of its outputs does not.
+    fn takes_platforms(&self) -> bool {
+        false
+    }
 }
 
 /// The result of a build, as an exporter gets it.
@@ -69,12 +75,18 @@ pub struct Export<'a> {
     /// The receiver of progress events.
     pub progress: &'a Progress,
     pub(crate) layers: &'a SolveContext,
-    /// The root file system as the steps made it.
-    pub(crate) chain: &'a Chain,
+    /// The root file systems as the steps made them: that of the image, and those of its `others`.
+    pub(crate) chains: &'a [&'a Chain],
 }
 
 impl Export<'_> {
-    /// The root file system as one tar archive. Its times are whole seconds, and none is later than the time of the
+    /// What is exported for each platform, as if it were all. Of the annotations and of the index, the image keeps its own.
+    pub fn platforms(&self) -> impl Iterator<Item = Export<'_>> {
+        let one = |(image, chain)| Export { image, chains: std::slice::from_ref(chain), ..*self };
+        self.image.platforms().zip(self.chains).map(one)
+    }
+
+    /// The root file system of the image, without those of its `others`, as one tar archive. Its times are whole seconds, and none is later than the time of the
     /// image.
     ///
     /// # Errors
@@ -85,7 +97,8 @@ impl Export<'_> {
 
     /// Like [`Export::files`], with the first path whose owner this user cannot set.
     pub(crate) async fn files_and_foreign_owner(&self) -> Result<(TarStream, Option<ForeignOwner>)> {
-        self.layers.export(self.chain).await
+        let [chain, ..] = self.chains else { return Err(Error::internal("an image without files")) };
+        self.layers.export(chain).await
     }
 
     /// The blob of a layer of the image, pulled if necessary. The stream ends with an error when the bytes do not match
@@ -99,9 +112,12 @@ impl Export<'_> {
         Ok(verified(blob, &layer.blob.digest))
     }
 
-    /// Unpacks the image into the snapshots of the builder.
+    /// Unpacks the images into the snapshots of the builder.
     pub(crate) async fn unpack(&self) -> Result<()> {
-        let layers = self.image.chain.layers().iter().map(|(layer, _)| layer.clone());
-        self.layers.unpack(&Chain::of_layers(layers)).await.map(drop)
+        for image in self.image.platforms() {
+            let layers = image.chain.layers().iter().map(|(layer, _)| layer.clone());
+            self.layers.unpack(&Chain::of_layers(layers)).await?;
+        }
+        Ok(())
     }
 }

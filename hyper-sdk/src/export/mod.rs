@@ -47,6 +47,8 @@ pub struct BuiltImage {
     pub chain: LayerChain,
     /// The time of the image, in seconds since 1970.
     pub epoch: i64,
+    /// The images of the other platforms of a build for several: the index names this one first, and then these.
+    pub others: Vec<BuiltImage>,
 }
 
 impl BuiltImage {
@@ -100,7 +102,37 @@ impl BuiltImage {
         manifest.annotations = annotations;
         let manifest = Manifest::parse(manifest.to_bytes(), media_type::OCI_MANIFEST)?;
         let (index, descriptor_annotations) = (None, Annotations::new());
-        Ok(Self { config, manifest, index, descriptor_annotations, chain, epoch })
+        let others = Vec::new();
+        Ok(Self { config, manifest, index, descriptor_annotations, chain, epoch, others })
+    }
+
+    /// One image for several platforms: an index of the images, in their order. The index has the annotations `of_index`, each
+    /// of its entries those of the descriptor of its image so far, and the descriptor of the index the annotations
+    /// `of_descriptor`. An index of images with Docker's media types has Docker's, too.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Internal`] without an image, and when the index cannot be read.
+    pub(crate) fn of_platforms(
+        images: Vec<Self>,
+        of_index: Annotations,
+        of_descriptor: Annotations,
+    ) -> Result<Self> {
+        let mut index = ImageIndex::new(images.iter().map(Self::descriptor).collect());
+        index.annotations = of_index;
+        let is_docker = images.iter().all(|image| image.manifest.media_type() == media_type::DOCKER_MANIFEST);
+        let media_type = if is_docker { media_type::DOCKER_MANIFEST_LIST } else { media_type::OCI_INDEX };
+        index.media_type = Some(media_type.to_owned());
+        let mut images = images.into_iter();
+        let Some(mut first) = images.next() else { return Err(Error::internal("an index of no image")) };
+        first.index = Some(Manifest::parse(index.to_bytes(), media_type)?);
+        first.descriptor_annotations = of_descriptor;
+        first.others = images.collect();
+        Ok(first)
+    }
+
+    /// The images of all platforms: this one and the others.
+    pub fn platforms(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(&self.others)
     }
 
     /// The same image with Docker's media types.
@@ -171,8 +203,8 @@ impl BuiltImage {
         repository: &RepositoryName,
         tags: Vec<Tag>,
     ) -> Result<Descriptor> {
-        let elsewhere: BTreeMap<_, _> =
-            self.chain.layers().iter().map(|(l, _)| (&l.blob.digest, l)).collect();
+        let layers = self.platforms().flat_map(|image| image.chain.layers());
+        let elsewhere: BTreeMap<_, _> = layers.map(|(l, _)| (&l.blob.digest, l)).collect();
         let mut mounts = Vec::new();
         for layer in elsewhere.into_values() {
             if layer.repository != *repository {
@@ -181,11 +213,15 @@ impl BuiltImage {
         }
         // In parallel, so that the store can commit them together.
         future::try_join_all(mounts).await?;
-        store.put_bytes(repository, media_type::OCI_CONFIG, self.config.clone()).await?;
+        for image in self.platforms() {
+            store.put_bytes(repository, media_type::OCI_CONFIG, image.config.clone()).await?;
+        }
         let Some(index) = &self.index else {
             return store.put_manifest(repository, PutManifest::new(self.manifest.clone(), tags)).await;
         };
-        store.put_manifest(repository, PutManifest::new(self.manifest.clone(), Vec::new())).await?;
+        for image in self.platforms() {
+            store.put_manifest(repository, PutManifest::new(image.manifest.clone(), Vec::new())).await?;
+        }
         store.put_manifest(repository, PutManifest::new(index.clone(), tags)).await
     }
 }

@@ -8,38 +8,65 @@ use crate::snapshot::TarStream;
 use crate::solve::blocking;
 use crate::{Error, Result};
 use std::path::Path;
+use tokio::sync::mpsc;
 
-/// Writes a root file system as a tar file. With `below`, everything is in a folder of that name with the time `epoch`.
+/// Writes root file systems as one tar file, one after the other. Each is in the folder of `folders` that has its place, with
+/// the time `epoch`; the only one may be in none.
 ///
 /// # Errors
-/// Those of the stream, and [`crate::ErrorKind::Io`] with the path.
+/// Those of the streams, and [`crate::ErrorKind::Io`] with the path.
 pub(crate) async fn export_tar(
-    mut tar: TarStream,
+    trees: impl Iterator<Item = impl Future<Output = Result<TarStream>>>,
+    folders: &[Option<String>],
     destination: &Path,
-    below: Option<&str>,
     epoch: i64,
 ) -> Result<()> {
-    let (destination, below) = (destination.to_owned(), below.map(LayerPath::new).transpose()?);
-    blocking(move || {
-        write_atomically(&destination, |mut file| match below {
-            None => std::io::copy(&mut tar, &mut file).map(|_| ()),
-            Some(folder) => write_below(tar, &folder, epoch, file).map_err(std::io::Error::other),
+    let destination = destination.to_owned();
+    let mut below = Vec::new();
+    for folder in folders {
+        below.extend(folder.as_deref().map(LayerPath::new).transpose()?);
+    }
+    // The next tree is made while one is written.
+    let (sender, mut receiver) = mpsc::channel::<Result<TarStream>>(1);
+    let send = async move {
+        for tree in trees {
+            let made = tree.await;
+            let is_last = made.is_err();
+            // The receiver is gone when it could not write.
+            if sender.send(made).await.is_err() || is_last {
+                break;
+            }
+        }
+    };
+    let write = blocking(move || {
+        let mut next =
+            || receiver.blocking_recv().unwrap_or_else(|| Err(Error::internal("a tree is missing")));
+        write_atomically(&destination, |mut file| match below.as_slice() {
+            [] => std::io::copy(&mut next().map_err(std::io::Error::other)?, &mut file).map(|_| ()),
+            folders => write_below(&mut next, folders, epoch, file).map_err(std::io::Error::other),
         })
-    })
-    .await
+    });
+    tokio::join!(send, write).1
 }
 
-/// Writes an archive with all entries in a folder.
-fn write_below(tar: TarStream, folder: &LayerPath, epoch: i64, file: std::fs::File) -> Result<()> {
+/// Writes archives into one, the entries of each in a folder.
+fn write_below(
+    mut next: impl FnMut() -> Result<TarStream>,
+    folders: &[LayerPath],
+    epoch: i64,
+    file: std::fs::File,
+) -> Result<()> {
     let mut writer = LayerWriter::new(std::io::BufWriter::with_capacity(1 << 20, file), None);
-    let mut top = Entry::directory(folder.clone(), 0o755);
-    top.mtime = epoch;
-    writer.append(&top, None)?;
-    let mut reader = LayerReader::new(tar);
-    while let Some(mut entry) = reader.next_entry()? {
-        if !entry.path.is_root() {
-            entry.move_below(folder)?;
-            writer.append(&entry, Some(&mut reader))?;
+    for folder in folders {
+        let mut top = Entry::directory(folder.clone(), 0o755);
+        top.mtime = epoch;
+        writer.append(&top, None)?;
+        let mut reader = LayerReader::new(next()?);
+        while let Some(mut entry) = reader.next_entry()? {
+            if !entry.path.is_root() {
+                entry.move_below(folder)?;
+                writer.append(&entry, Some(&mut reader))?;
+            }
         }
     }
     writer.finish().map(drop)

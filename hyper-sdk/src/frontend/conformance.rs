@@ -121,8 +121,8 @@ fn address(lowered: &Lowered) -> (Digest, Vec<u8>) {
 pub async fn a_text_becomes_a_graph(fixture: FrontendFixture) {
     for text in [&fixture.text, &fixture.other] {
         let lowered = lower(&fixture, text).await;
-        assert!(lowered.graph.reachable(lowered.root).contains(&lowered.root));
-        for id in lowered.graph.reachable(lowered.root) {
+        assert!(lowered.graph.reachable(&[lowered.root]).contains(&lowered.root));
+        for id in lowered.graph.reachable(&[lowered.root]) {
             assert!(!lowered.graph.vertex(id).name.trim().is_empty(), "a step has no name");
         }
     }

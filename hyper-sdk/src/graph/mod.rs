@@ -20,6 +20,7 @@ pub use op::{
 
 use crate::Digest;
 use crate::digest::Hasher;
+use crate::platform::Platform;
 use std::collections::HashMap;
 
 /// The place of a vertex in its graph.
@@ -46,6 +47,8 @@ pub struct Vertex {
     pub no_cache: bool,
     /// Its place in the text, such as `Dockerfile:3`, when it is known. Not part of the address.
     pub origin: Option<String>,
+    /// The platform of the files that a command runs in, when it is known. Not part of the address.
+    pub platform: Option<Platform>,
     address: Digest,
 }
 
@@ -67,7 +70,7 @@ impl Vertex {
 /// let step = graph.add(make(), vec![base], "make");
 /// // Equal vertices are one.
 /// assert_eq!(graph.add(make(), vec![base], "make again"), step);
-/// assert_eq!(graph.reachable(step), [base, step]);
+/// assert_eq!(graph.reachable(&[step]), [base, step]);
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
@@ -97,8 +100,49 @@ impl Graph {
         }
         let id = VertexId(self.vertices.len());
         self.by_address.insert(address.clone(), id);
-        self.vertices.push(Vertex { op, inputs, name: name.into(), no_cache: false, origin: None, address });
+        let name = name.into();
+        self.vertices.push(Vertex {
+            op,
+            inputs,
+            name,
+            no_cache: false,
+            origin: None,
+            platform: None,
+            address,
+        });
         id
+    }
+
+    /// Adds the vertices of another graph that `root` needs, and returns the place of `root` in this one. Vertices that this
+    /// graph has already are not added again: one of them that must not come from the cache stays so.
+    pub fn include(&mut self, other: &Graph, root: VertexId) -> VertexId {
+        let mut places: HashMap<VertexId, VertexId> = HashMap::new();
+        for id in other.reachable(&[root]) {
+            let vertex = other.vertex(id);
+            let inputs = vertex.inputs.iter().map(|input| places[input]).collect();
+            let place = self.add(vertex.op.clone(), inputs, vertex.name.as_str());
+            if vertex.no_cache {
+                self.set_no_cache(place);
+            }
+            if let Some(origin) = &vertex.origin {
+                self.set_origin(place, origin.clone());
+            }
+            if let Some(platform) = &vertex.platform {
+                self.set_platform(place, platform.clone());
+            }
+            places.insert(id, place);
+        }
+        places[&root]
+    }
+
+    /// Sets the platform of the files that a command runs in, unless it is set.
+    pub fn set_platform(&mut self, id: VertexId, platform: Platform) {
+        self.vertices[id.0].platform.get_or_insert(platform);
+    }
+
+    /// Gives a vertex another name.
+    pub fn rename(&mut self, id: VertexId, name: String) {
+        self.vertices[id.0].name = name;
     }
 
     /// Makes the solver run this vertex even when its result is cached.
@@ -121,18 +165,20 @@ impl Graph {
         &self.vertices
     }
 
-    /// The vertices that `root` needs, itself included, in topological order.
-    pub fn reachable(&self, root: VertexId) -> Vec<VertexId> {
+    /// The vertices that `roots` need, themselves included, in topological order.
+    pub fn reachable(&self, roots: &[VertexId]) -> Vec<VertexId> {
         let mut needed = vec![false; self.vertices.len()];
-        needed[root.0] = true;
-        for at in (0..=root.0).rev() {
+        for root in roots {
+            needed[root.0] = true;
+        }
+        for at in (0..needed.len()).rev() {
             if needed[at] {
                 for input in &self.vertices[at].inputs {
                     needed[input.0] = true;
                 }
             }
         }
-        (0..=root.0).filter(|at| needed[*at]).map(VertexId).collect()
+        (0..needed.len()).filter(|at| needed[*at]).map(VertexId).collect()
     }
 }
 
@@ -165,7 +211,29 @@ mod tests {
         let b = graph.add(image("b"), vec![], "");
         let c = graph.add(run("x"), vec![a], "");
         graph.add(run("y"), vec![b], "");
-        assert_eq!(graph.reachable(c), [a, c]);
+        assert_eq!(graph.reachable(&[c]), [a, c]);
+        assert_eq!(graph.reachable(&[c, b]), [a, b, c]);
+    }
+
+    #[test]
+    fn the_vertices_of_another_graph_are_added_once() {
+        let mut graph = Graph::new();
+        let a = graph.add(image("a"), vec![], "a");
+        let x = graph.add(run("x"), vec![a], "x");
+        let mut other = Graph::new();
+        other.add(image("unused"), vec![], "unused");
+        let b = other.add(image("b"), vec![], "b");
+        let a = other.add(image("a"), vec![], "a");
+        let again = other.add(run("x"), vec![a], "x");
+        other.set_no_cache(again);
+        other.set_origin(again, "Dockerfile:2".into());
+        let y = other.add(run("y"), vec![b, again], "y");
+        let place = graph.include(&other, y);
+        assert_eq!(graph.vertices().len(), 4);
+        assert_eq!(graph.vertex(place).address(), other.vertex(y).address());
+        assert_eq!(graph.vertex(place).inputs[1], x);
+        assert!(graph.vertex(x).no_cache);
+        assert_eq!(graph.vertex(x).origin.as_deref(), Some("Dockerfile:2"));
     }
 
     #[test]

@@ -85,8 +85,8 @@ pub struct StepReport {
 /// The result of a graph.
 #[derive(Debug)]
 pub(crate) struct Solved {
-    /// The result of the root.
-    pub value: StepResult,
+    /// The results of the roots, in their order.
+    pub values: Vec<StepResult>,
     /// The steps, in the order of the graph.
     pub steps: Vec<StepReport>,
     /// The epoch of the result, in seconds since 1970.
@@ -103,7 +103,7 @@ type PendingResult = Shared<BoxFuture<'static, std::result::Result<StepResult, F
 #[derive(Debug)]
 pub(crate) struct Solver {
     graph: Arc<Graph>,
-    root: VertexId,
+    roots: Vec<VertexId>,
     context: Arc<SolveContext>,
     needs: Needs,
     /// The steps whose layers an output needs.
@@ -125,17 +125,17 @@ impl Outcomes {
 }
 
 impl Solver {
-    /// A solver of a vertex of a graph.
+    /// A solver of vertices of a graph.
     pub(crate) fn new(
         graph: Arc<Graph>,
-        root: VertexId,
+        roots: Vec<VertexId>,
         backends: SolverBackends,
         options: SolverOptions,
     ) -> Self {
         let needs = options.needs;
-        let context = Arc::new(SolveContext::new(&graph, root, backends, options));
-        let published = if needs >= Needs::Layers { published(&graph, root) } else { HashMap::new() };
-        Self { graph, root, context, needs, published }
+        let context = Arc::new(SolveContext::new(&graph, &roots, backends, options));
+        let published = if needs >= Needs::Layers { published(&graph, &roots) } else { HashMap::new() };
+        Self { graph, roots, context, needs, published }
     }
 
     /// The context of the steps, which exporters use.
@@ -143,7 +143,7 @@ impl Solver {
         &self.context
     }
 
-    /// Solves the root and everything that it needs. Independent vertices run concurrently.
+    /// Solves the roots and everything that they need. Independent vertices run concurrently.
     ///
     /// # Errors
     /// The first error of a step. The other steps are stopped.
@@ -153,7 +153,7 @@ impl Solver {
         let optional = self.optional();
         // A vertex waits for results, not for the vertices that make them: the graph can be deep.
         let mut steps = FuturesUnordered::new();
-        for id in self.graph.reachable(self.root) {
+        for id in self.graph.reachable(&self.roots) {
             let (sender, result) = oneshot::channel();
             let step = self.vertex(id, optional.contains(&id), &solving, &outcomes);
             steps.push(step.map(|result| drop(sender.send(result))));
@@ -170,7 +170,7 @@ impl Solver {
             Ok(())
         };
         let result = futures::future::try_join5(
-            solving[&self.root].clone(),
+            futures::future::try_join_all(self.roots.iter().map(|root| solving[root].clone())),
             steps,
             self.fetch_base(&solving, &outcomes),
             async { self.context.epoch().await.map_err(|e| outcomes.fail(e)) },
@@ -180,8 +180,8 @@ impl Solver {
         let error = outcomes.error.lock().unwrap_or_else(PoisonError::into_inner).take();
         let reports = std::mem::take(&mut *outcomes.reports.lock().unwrap_or_else(PoisonError::into_inner));
         match result {
-            Ok((value, (), (), epoch, ())) => {
-                Ok(Solved { value, steps: reports.into_values().collect(), epoch })
+            Ok((values, (), (), epoch, ())) => {
+                Ok(Solved { values, steps: reports.into_values().collect(), epoch })
             }
             Err(Failed) => Err(error.unwrap_or_else(|| Error::internal("a build failed without an error"))),
         }
@@ -193,7 +193,7 @@ impl Solver {
         solving.iter().filter(|(id, _)| is_fetched(id)).map(|(_, solving)| solving.clone()).collect()
     }
 
-    /// Fetches the blobs of the root's base image while steps run, when an output needs them.
+    /// Fetches the blobs of the roots' base images while steps run, when an output needs them.
     async fn fetch_base(
         &self,
         solving: &HashMap<VertexId, PendingResult>,
@@ -202,14 +202,19 @@ impl Solver {
         if self.needs != Needs::Blobs {
             return Ok(());
         }
-        let mut base = self.root;
-        while let Some(below) = self.graph.vertex(base).inputs.first() {
-            base = *below;
-        }
-        match solving[&base].clone().await? {
-            StepResult::Chain(chain) => self.context.fetch_images(&chain).await.map_err(|e| outcomes.fail(e)),
-            StepResult::Folder(_) | StepResult::Unmade => Ok(()),
-        }
+        let fetch = self.roots.iter().map(async |root| {
+            let mut base = *root;
+            while let Some(below) = self.graph.vertex(base).inputs.first() {
+                base = *below;
+            }
+            match solving[&base].clone().await? {
+                StepResult::Chain(chain) => {
+                    self.context.fetch_images(&chain).await.map_err(|e| outcomes.fail(e))
+                }
+                StepResult::Folder(_) | StepResult::Unmade => Ok(()),
+            }
+        });
+        futures::future::try_join_all(fetch).await.map(drop)
     }
 
     /// Makes the blobs of layers that outputs need, while steps run. Ends after the last step.
@@ -245,20 +250,25 @@ impl Solver {
 
     /// The steps that are skipped when no output needs the result: copies directly onto an image that nothing else uses.
     fn optional(&self) -> HashSet<VertexId> {
-        let mut optional = HashSet::new();
         if self.needs != Needs::Nothing || self.context.results.is_some() {
-            return optional;
+            return HashSet::new();
         }
         let mut users: HashMap<VertexId, usize> = HashMap::new();
-        for id in self.graph.reachable(self.root) {
+        for id in self.graph.reachable(&self.roots) {
             for input in &self.graph.vertex(id).inputs {
                 *users.entry(*input).or_default() += 1;
             }
         }
-        let mut at = self.root;
+        self.roots.iter().flat_map(|root| self.optional_below(*root, &users)).collect()
+    }
+
+    /// The steps of one root that are skipped.
+    fn optional_below(&self, root: VertexId, users: &HashMap<VertexId, usize>) -> HashSet<VertexId> {
+        let mut optional = HashSet::new();
+        let mut at = root;
         loop {
             let vertex = self.graph.vertex(at);
-            let limit = usize::from(at != self.root);
+            let limit = usize::from(at != root);
             match (&vertex.op, vertex.inputs.first()) {
                 (Op::File(_), Some(below)) if users.get(&at).copied().unwrap_or_default() == limit => {
                     optional.insert(at);
@@ -304,8 +314,22 @@ impl Solver {
     }
 }
 
-/// The steps of the root's own stage, and when their blobs are made.
-fn published(graph: &Graph, root: VertexId) -> HashMap<VertexId, BlobTime> {
+/// The steps of the roots' own stages, and when their blobs are made.
+fn published(graph: &Graph, roots: &[VertexId]) -> HashMap<VertexId, BlobTime> {
+    let mut times = HashMap::new();
+    for root in roots {
+        for (at, time) in published_below(graph, *root) {
+            let known = times.entry(at).or_insert(time);
+            // A command of one root would wait for a blob that another one has at once.
+            if time == BlobTime::Later {
+                *known = time;
+            }
+        }
+    }
+    times
+}
+
+fn published_below(graph: &Graph, root: VertexId) -> HashMap<VertexId, BlobTime> {
     let (mut times, mut at) = (HashMap::new(), root);
     let mut is_below_a_command = false;
     loop {

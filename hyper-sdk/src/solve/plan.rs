@@ -56,7 +56,7 @@ impl Solver {
         Box::pin(async move {
             let mut values: HashMap<VertexId, StepResult> = HashMap::new();
             let mut steps = Vec::new();
-            for id in self.graph.reachable(self.root) {
+            for id in self.graph.reachable(&self.roots) {
                 let vertex = self.graph.vertex(id);
                 let inputs: Vec<StepResult> = vertex
                     .inputs

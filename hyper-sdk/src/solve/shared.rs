@@ -23,18 +23,18 @@ impl SolveContext {
         }
     }
 
-    /// The records of a chain, or without one of all steps, with their blobs. `compress` is how layers are compressed;
+    /// The records of chains, or without any of all steps, with their blobs. `compress` is how layers are compressed;
     /// without, as the build does it, and a layer that another machine made stays as it is.
     ///
     /// # Errors
     /// Those of making blobs and of the store.
     pub(crate) async fn shared(
         &self,
-        chain: Option<&Chain>,
+        chains: Option<&[Chain]>,
         compress: Option<CompressOptions>,
     ) -> Result<CacheBundle> {
-        let chains = match (chain, &self.results) {
-            (Some(chain), _) => vec![chain.clone()],
+        let chains = match (chains, &self.results) {
+            (Some(chains), _) => chains.to_vec(),
             (None, Some(results)) => results.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             (None, None) => Vec::new(),
         };

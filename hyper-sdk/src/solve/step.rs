@@ -115,12 +115,12 @@ impl From<Vec<Digest>> for Keys {
 impl SolveContext {
     pub(super) fn new(
         graph: &Graph,
-        root: VertexId,
+        roots: &[VertexId],
         backends: SolverBackends,
         options: SolverOptions,
     ) -> Self {
         let SolverBackends { store, snapshotter, executor, cache, sources, folder } = backends;
-        let has_caches = graph.reachable(root).into_iter().any(|at| {
+        let has_caches = graph.reachable(roots).into_iter().any(|at| {
             let Op::Exec(exec) = &graph.vertex(at).op else { return false };
             exec.mounts.iter().any(|mount| matches!(mount.kind, MountKind::Cache { .. }))
         });

@@ -104,7 +104,7 @@ impl Fixture {
             sources,
             folder: self.folder.path().to_owned(),
         };
-        Solver::new(Arc::new(graph.clone()), root, backends, self.options.clone()).solve().await
+        Solver::new(Arc::new(graph.clone()), vec![root], backends, self.options.clone()).solve().await
     }
 
     /// The blobs of layers that steps made.
@@ -120,7 +120,7 @@ impl Fixture {
 
     /// The files of the topmost layer of a result.
     async fn files(&self, solved: &Solved) -> BTreeMap<String, String> {
-        let StepResult::Chain(chain) = &solved.value else { panic!("{:?}", solved.value) };
+        let StepResult::Chain(chain) = &solved.values[0] else { panic!("{:?}", solved.values) };
         let StepLayer::Made(made) = &*chain.top().unwrap().layer else { panic!("{chain:?}") };
         let record = made.record();
         let digest = record.layer.expect("an output needs its blob").digest;
@@ -386,7 +386,7 @@ fn steps_cost_the_same_at_any_depth() {
         let solving =
             async { tokio::time::timeout(Duration::from_secs(300), fixture.solve(&graph, at)).await };
         let solved = runtime.block_on(solving).expect("steps cost more the deeper they stand").unwrap();
-        let StepResult::Chain(chain) = &solved.value else { panic!("{:?}", solved.value) };
+        let StepResult::Chain(chain) = &solved.values[0] else { panic!("{:?}", solved.values) };
         assert_eq!(chain.depth(), 3000);
     };
     std::thread::Builder::new().stack_size(2 << 20).spawn(solve).unwrap().join().unwrap();

@@ -70,7 +70,7 @@ class Hyper:
         secrets: Mapping[str, str | _Bytes] = ...,
         ssh: Mapping[str, _Path | None] = ...,
         target: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
         outputs: _Output | Sequence[_Output] | None = None,
         cache_from: str | Sequence[str] = ...,
         cache_to: str | Sequence[str] = ...,
@@ -101,7 +101,7 @@ class Hyper:
         secrets: Mapping[str, str | _Bytes] = ...,
         ssh: Mapping[str, _Path | None] = ...,
         target: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
         outputs: _Output | Sequence[_Output] | None = None,
         cache_from: str | Sequence[str] = ...,
         cache_to: str | Sequence[str] = ...,
@@ -126,7 +126,7 @@ class Hyper:
         build_args: Mapping[str, str | None] = ...,
         build_contexts: Mapping[str, _Context] = ...,
         target: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
     ) -> CheckResult: ...
     def outline(
         self,
@@ -137,7 +137,7 @@ class Hyper:
         build_args: Mapping[str, str | None] = ...,
         build_contexts: Mapping[str, _Context] = ...,
         target: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
     ) -> Outline: ...
     def targets(
         self,
@@ -148,7 +148,7 @@ class Hyper:
         build_args: Mapping[str, str | None] = ...,
         build_contexts: Mapping[str, _Context] = ...,
         target: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
     ) -> list[Target]: ...
     def push(
         self,
@@ -281,7 +281,7 @@ class AsyncHyper:
         secrets: Mapping[str, str | _Bytes] = ...,
         ssh: Mapping[str, _Path | None] = ...,
         target: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
         outputs: _Output | Sequence[_Output] | None = None,
         cache_from: str | Sequence[str] = ...,
         cache_to: str | Sequence[str] = ...,
@@ -312,7 +312,7 @@ class AsyncHyper:
         secrets: Mapping[str, str | _Bytes] = ...,
         ssh: Mapping[str, _Path | None] = ...,
         target: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
         outputs: _Output | Sequence[_Output] | None = None,
         cache_from: str | Sequence[str] = ...,
         cache_to: str | Sequence[str] = ...,
@@ -337,7 +337,7 @@ class AsyncHyper:
         build_args: Mapping[str, str | None] = ...,
         build_contexts: Mapping[str, _Context] = ...,
         target: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
     ) -> Coroutine[Any, Any, CheckResult]: ...
     def outline(
         self,
@@ -348,7 +348,7 @@ class AsyncHyper:
         build_args: Mapping[str, str | None] = ...,
         build_contexts: Mapping[str, _Context] = ...,
         target: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
     ) -> Coroutine[Any, Any, Outline]: ...
     def targets(
         self,
@@ -359,7 +359,7 @@ class AsyncHyper:
         build_args: Mapping[str, str | None] = ...,
         build_contexts: Mapping[str, _Context] = ...,
         target: str | None = None,
-        platform: str | None = None,
+        platform: str | Sequence[str] | None = None,
     ) -> Coroutine[Any, Any, list[Target]]: ...
     def push(
         self,

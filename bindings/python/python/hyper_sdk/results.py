@@ -28,7 +28,8 @@ class BuildResult:
 
     #: The digest of the image's manifest; `None` when no output is an image, as with files alone.
     digest: str | None
-    #: The digest of the image's config, which is Docker's image ID; `None` when no output is an image.
+    #: The digest of the image's config, which is Docker's image ID; `None` when no output is an image, and
+    #: for an index of several platforms.
     config_digest: str | None
     #: The names that the image was given, as `Hyper.images` shows them.
     tags: tuple[str, ...]

@@ -47,9 +47,12 @@ pub(crate) struct BuildArgs {
     /// Stage to build, by name or number; the last one without it
     #[arg(long, value_name = "STAGE")]
     pub(crate) target: Option<String>,
-    /// Platform to build for, as OS[(VERSION)]/ARCH[/VARIANT]; that of this machine without it
-    #[arg(long, value_name = "PLATFORM")]
-    pub(crate) platform: Option<String>,
+    /// Platform to build for, as OS[(VERSION)]/ARCH[/VARIANT] or `local`; several with commas between; may be repeated
+    ///
+    /// Without it, that of this machine. The image for several platforms is an index with one image for each; what they share
+    /// is built once.
+    #[arg(long = "platform", value_name = "PLATFORM")]
+    pub(crate) platforms: Vec<String>,
     /// Runs every step, and ignores the cache
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, hide_possible_values = true, hide_default_value = true, value_name = "BOOL")]
     pub(crate) no_cache: bool,

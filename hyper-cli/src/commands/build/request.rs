@@ -61,8 +61,12 @@ pub(in crate::commands) fn complete(
     }
     request.named_contexts =
         text::named_contexts(&args.build_contexts, &session.schemes()).map_err(wrong("build-context"))?;
-    request.platform =
-        args.platform.as_deref().map(text::platform).transpose().map_err(wrong("platform:"))?;
+    request.platforms = text::platforms(&args.platforms).map_err(wrong("platform:"))?;
+    if engine.is_some() && request.platforms.len() > 1 {
+        return Err(Failure::usage(
+            "--load: an engine takes the image of one platform: leave it out to keep the index in the local store",
+        ));
+    }
     request.network = args.network.into();
     request.isolation = args.isolation.into();
     request.limits = args.limits.limits()?;

@@ -81,7 +81,7 @@ fn flags_reach_the_request() {
     assert_eq!(request.build_args["FROM_ENV"], "value");
     assert_eq!(request.labels["k"], "v");
     assert_eq!(request.target.as_deref(), Some("t"));
-    assert_eq!(request.platform.unwrap().to_string(), "linux/arm64");
+    assert_eq!(request.platforms[0].to_string(), "linux/arm64");
     assert!(request.no_cache && request.pull && request.allow_insecure);
     assert!(request.allow_devices.names.contains_key("vendor.example/gpu=1"));
     assert_eq!(request.device_folders, [PathBuf::from("/cdi")]);
@@ -130,7 +130,8 @@ fn errors_name_the_wrong_or_unsupported_flag() {
         (&["--ssh", "default"], "SSH_AUTH_SOCK"),
         (&["--ssh", "a=/nowhere/at/all"], "/nowhere/at/all"),
         (&["--sbom=true"], "--sbom is not supported yet"),
-        (&["--platform", "linux/amd64,linux/arm64"], "several platforms is not supported yet"),
+        (&["--platform", "linux/amd64,foo"], "`foo` is not a platform"),
+        (&["--platform=linux/amd64", "--platform=linux/arm64", "-o=type=docker,dest=a"], "use type=oci"),
         (&["--allow", "device=a,as=b"], "`as=b`"),
         (&["--allow", "devices"], "--allow `devices`: expected security.insecure"),
         (&["-o", "-", "-o", "type=oci,dest=-"], "only one output"),

@@ -60,7 +60,7 @@ pub(super) async fn resolve(
     let (lowered, _) =
         Box::pin(Lowering::new(file, &options, resolver, LowerMode::Target).target(globals)).await;
     let lowered = lowered?;
-    let needed = lowered.graph.reachable(lowered.root).into_iter();
+    let needed = lowered.graph.reachable(&[lowered.root]).into_iter();
     let fetches = needed.filter_map(|id| match &lowered.graph.vertex(id).op {
         Op::Source(source @ (SourceOp::Web(_) | SourceOp::Git(_))) => Some(source.clone()),
         _ => None,

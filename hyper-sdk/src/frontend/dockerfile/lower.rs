@@ -288,7 +288,11 @@ impl<'a> Lowering<'a> {
                 self.bases.insert(index, config.clone());
                 config.config.on_build.clear();
                 let vertex = self.image_vertex(&resolved);
-                StageState::new(vertex, config)
+                let platform = config.platform();
+                let mut state = StageState::new(vertex, config);
+                let is_known = !platform.os.is_empty() && !platform.architecture.is_empty();
+                state.base_platform = Some(platform).filter(|_| is_known);
+                state
             }
         };
         let layers = onbuild.iter().chain(&stage.statements).filter(|s| changes_files(&s.instruction));
@@ -429,7 +433,11 @@ impl<'a> Lowering<'a> {
         let (stage, number, total) = &mut self.position;
         *number += 1;
         let name = format!("[{stage} {number}/{total}] {}", without_passwords(&statement.display()));
+        let runs = matches!(op, Op::Exec(_));
         let vertex = self.graph.add(op, inputs, name);
+        if let Some(platform) = state.base_platform.as_ref().filter(|_| runs) {
+            self.graph.set_platform(vertex, platform.clone());
+        }
         if self.no_cache {
             self.graph.set_no_cache(vertex);
         }

@@ -4,6 +4,7 @@ use super::windows;
 use crate::frontend::HistoryStep;
 use crate::graph::VertexId;
 use crate::oci::{ContainerConfig, ImageConfig};
+use crate::platform::Platform;
 
 /// The PATH of an image that has none.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -16,6 +17,9 @@ const UNSEEN_ARGUMENTS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBO
 pub(super) struct StageState {
     /// The root file system.
     pub(super) vertex: VertexId,
+    /// The platform of the image that the stage, or one below it, begins with. Without an image, it is not known whose
+    /// programs the files are.
+    pub(super) base_platform: Option<Platform>,
     /// The config of the image.
     pub(super) config: ImageConfig,
     /// History after that of the base image.
@@ -39,6 +43,7 @@ impl StageState {
         }
         let mut state = Self {
             vertex,
+            base_platform: None,
             config,
             history: Vec::new(),
             variables: Vec::new(),

@@ -28,7 +28,7 @@ pub struct BuildRecord {
     pub dockerfile: String,
     /// The stage that was asked for.
     pub target: Option<String>,
-    /// The platform that was asked for.
+    /// The platforms that were asked for, with commas between.
     pub platform: Option<String>,
     /// The names of the build arguments. Their values may be secrets.
     pub build_args: Vec<String>,
@@ -94,6 +94,12 @@ pub struct StepRecord {
     pub number: u64,
 }
 
+/// The platforms that were asked for.
+fn platforms(request: &BuildRequest) -> Option<String> {
+    let names: Vec<String> = request.platforms.iter().map(ToString::to_string).collect();
+    (!names.is_empty()).then(|| names.join(","))
+}
+
 impl BuildRecord {
     /// The record of a build that begins now.
     pub(super) fn of(request: &BuildRequest, log: Option<String>) -> Self {
@@ -112,7 +118,7 @@ impl BuildRecord {
             context,
             dockerfile: request.dockerfile_name.display().to_string(),
             target: request.target.clone(),
-            platform: request.platform.as_ref().map(ToString::to_string),
+            platform: platforms(request),
             build_args: request.build_args.keys().cloned().collect(),
             outputs: request.outputs.iter().map(crate::build::Output::describe).collect(),
             started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64),

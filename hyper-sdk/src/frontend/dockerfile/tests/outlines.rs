@@ -50,7 +50,7 @@ async fn a_named_context_can_be_scratch() {
     for text in ["FROM nothing\nCOPY a /\n", "FROM base AS nothing\nRUN x\nFROM nothing\nCOPY a /\n"] {
         let l = lowered(text).await;
         let sources: Vec<_> =
-            l.graph.reachable(l.root).into_iter().map(|id| &l.graph.vertex(id).op).collect();
+            l.graph.reachable(&[l.root]).into_iter().map(|id| &l.graph.vertex(id).op).collect();
         assert!(sources.contains(&&Op::Source(SourceOp::Scratch)), "{text}");
         assert!(!sources.iter().any(|op| matches!(op, Op::Source(SourceOp::Image { .. }))), "{text}");
     }
