@@ -83,7 +83,8 @@ impl Small {
         found.retain(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
             // A build that fails has a record too, under its own name and no other.
-            let is_record = name.ends_with(".json") && path.parent().is_some_and(|f| f.ends_with("history"));
+            let is_record = (name.ends_with(".json") || name.ends_with(".steps"))
+                && path.parent().is_some_and(|f| f.ends_with("history"));
             let holds_bytes = path.symlink_metadata().is_ok_and(|meta| meta.len() > 0);
             holds_bytes
                 && !is_record

@@ -56,6 +56,7 @@ mod support;
 mod times;
 mod unisolated;
 mod web;
+mod why;
 
 /// A file that is forgotten here would never run.
 #[test]

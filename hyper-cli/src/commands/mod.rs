@@ -21,6 +21,7 @@ mod rm;
 mod rules;
 pub(crate) mod serve;
 mod tag;
+mod why;
 
 use crate::args::{Format, TransportArgs};
 use crate::console::Console;
@@ -40,6 +41,7 @@ pub(crate) enum Command {
     Images(images::ImagesArgs),
     Inspect(inspect::InspectArgs),
     History(history::HistoryArgs),
+    Why(why::WhyArgs),
     Exec(exec::ExecArgs),
     Info(info::InfoArgs),
     Tag(tag::TagArgs),
@@ -80,6 +82,7 @@ impl Command {
             Self::Login(args) => args.transport.clone(),
             Self::Images(_)
             | Self::History(_)
+            | Self::Why(_)
             | Self::Exec(_)
             | Self::Info(_)
             | Self::Tag(_)
@@ -122,6 +125,7 @@ impl Command {
             Self::Images(args) => images::run(args, &session()?, &console).await,
             Self::Inspect(args) => inspect::run(args, &session()?, &console).await,
             Self::History(args) => history::run(args, &session()?, &console),
+            Self::Why(args) => why::run(&args, &session()?, &console),
             Self::Exec(args) => exec::run(args, &session()?, &console, line).await,
             Self::Info(args) => info::run(args, &session()?, &console).await,
             Self::Tag(args) => tag::run(args, &session()?).await,

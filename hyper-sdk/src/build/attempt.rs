@@ -119,6 +119,7 @@ impl LocalBuilder {
                 keeps_results: request.shares_results(),
                 progress: progress.clone(),
                 on_error_in,
+                recorder: request.recorder.clone(),
                 ..solver_options(&request)?
             };
             let graph = Arc::new(graph);

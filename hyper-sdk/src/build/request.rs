@@ -7,7 +7,7 @@ use crate::exec::{DevicePermissions, SecretBytes};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
-use crate::solve::{OnError, StepReport};
+use crate::solve::{OnError, StepRecorder, StepReport};
 use crate::source::ContextInput;
 use crate::{Digest, Error, ErrorKind, MissingInput, Result};
 use serde::Serialize;
@@ -107,6 +107,8 @@ pub struct BuildRequest {
     /// The RUN step in whose result the command of `on_error` is run, by its name or a part of it. The build then goes as far
     /// as this step, makes no output, and fails when the command has ended.
     pub exec_in: Option<String>,
+    /// Who keeps what the keys of the steps that run are made of, for the history: `session::Recording::steps`.
+    pub recorder: Option<StepRecorder>,
 }
 
 impl BuildRequest {
@@ -144,6 +146,7 @@ impl BuildRequest {
             epoch: EpochPolicy::Auto,
             on_error: None,
             exec_in: None,
+            recorder: None,
         }
     }
 

@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a case is a test: it fails by panicking")]
 #![allow(missing_docs, reason = "the name of a case is its description")]
 
-use crate::cache::{CacheEntry, CacheRecord, SharedCache};
+use crate::cache::{CacheEntry, CacheRecord, Origin, SharedCache};
 use crate::layer::FileTime;
 use crate::oci::Descriptor;
 use crate::{Digest, ErrorKind, RepositoryName, media_type};
@@ -86,6 +86,7 @@ fn record(text: &str) -> CacheRecord {
         times: Some(Digest::sha256(format!("times of {text}"))),
         made: Some(FileTime { seconds: -(text.len() as i64), nanoseconds: 999_999_999 }),
         snapshot: Some(Digest::sha256(format!("snapshot of {text}"))),
+        origin: Some(Origin { build: format!("build of {text}"), step: text.len() as u64 }),
     }
 }
 
@@ -100,7 +101,8 @@ pub async fn a_record_is_returned_unchanged(cache: SharedCache) {
 }
 
 pub async fn a_record_without_times_is_returned_unchanged(cache: SharedCache) {
-    let without = CacheRecord { layer: None, times: None, made: None, snapshot: None, ..record("one") };
+    let without =
+        CacheRecord { layer: None, times: None, made: None, snapshot: None, origin: None, ..record("one") };
     cache.put(&key("k"), &without).await.unwrap();
     assert_eq!(cache.get(&key("k")).await.unwrap(), Some(without));
 }

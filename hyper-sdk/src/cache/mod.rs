@@ -49,12 +49,32 @@ pub struct CacheRecord {
     /// The snapshot that has the layer's files, if there is one. With the index of the layer it gives its bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Digest>,
+    /// The step that made the layer, when the history has its build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// A step of a build in the history.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Origin {
+    /// The id of the build.
+    pub build: String,
+    /// The number of the step in its log, from 1.
+    pub step: u64,
 }
 
 impl CacheRecord {
     /// The record of a blob with this diff ID.
     pub fn of_blob(layer: Descriptor, diff_id: Digest, repository: RepositoryName) -> Self {
-        Self { layer: Some(layer), diff_id, repository, times: None, made: None, snapshot: None }
+        Self {
+            layer: Some(layer),
+            diff_id,
+            repository,
+            times: None,
+            made: None,
+            snapshot: None,
+            origin: None,
+        }
     }
 }
 

@@ -39,6 +39,7 @@ enum Fault {
     LosesTheTimes,
     LosesWhenItWasMade,
     LosesTheSnapshot,
+    LosesTheOrigin,
     RoundsTheTime,
     LosesAnnotations,
     ReadsOnce,
@@ -112,6 +113,7 @@ impl CacheStore for Faulty {
             Fault::LosesTheTimes => record.times = None,
             Fault::LosesWhenItWasMade => record.made = None,
             Fault::LosesTheSnapshot => record.snapshot = None,
+            Fault::LosesTheOrigin => record.origin = None,
             Fault::RoundsTheTime => {
                 if let Some(made) = &mut record.made {
                     made.nanoseconds = 0;
@@ -183,6 +185,7 @@ async fn the_suite_finds_every_fault() {
         LosesTheTimes by a_record_is_returned_unchanged;
         LosesWhenItWasMade by a_record_is_returned_unchanged;
         LosesTheSnapshot by a_record_is_returned_unchanged;
+        LosesTheOrigin by a_record_is_returned_unchanged;
         RoundsTheTime by a_record_is_returned_unchanged;
         LosesAnnotations by a_record_of_an_annotated_layer_is_returned_unchanged;
         ReadsOnce by a_record_is_returned_unchanged;

@@ -47,7 +47,9 @@ mod transfers;
 
 pub use archives::SaveOptions;
 pub use defaults::Defaults;
-pub use history::{BuildRecord, History, RecordOutcome, Recording, StepRecord};
+pub use history::{
+    BuildRecord, Change, FileChange, History, Reason, RecordOutcome, Recording, StepRecord, StepWhy, Why,
+};
 pub use images::{ImageDetails, ImageSummary, Location};
 pub use login::{Login, login_credentials};
 pub use options::SessionOptions;

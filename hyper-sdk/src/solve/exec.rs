@@ -95,7 +95,7 @@ impl SolveContext {
     }
 
     /// The devices of a command that are permitted and exist.
-    fn devices_of(&self, exec: &ExecOp) -> Result<Vec<String>> {
+    pub(super) fn devices_of(&self, exec: &ExecOp) -> Result<Vec<String>> {
         let mut names = Vec::new();
         for device in &exec.devices {
             names.extend(self.devices.grant(&device.name, device.required, &self.allow_devices)?);
@@ -161,7 +161,7 @@ impl SolveContext {
             spec.mounts.extend(self.mount(mount, caches.folder(at), inputs).await?);
         }
         // It may have waited long for a cache since the keys were made.
-        let keys_hold = self.still_hold(keys, vertex, base, inputs).await;
+        let keys_hold = self.still_hold(keys, vertex, base, inputs, None).await;
         let active = self.snapshotter.prepare(base_name.as_ref()).await?;
         let log = Arc::new(TaskLog::default());
         let again = self.after_failure.keep(vertex, &spec);
@@ -219,7 +219,7 @@ impl SolveContext {
 /// content, and so is the id of a cache and how it is shared.
 ///
 /// A shared cache that is named after its target keeps its id, so that another namespace of all caches gives another key.
-fn keyed(exec: &ExecOp, mounts: &[&Mount]) -> Op {
+pub(super) fn keyed(exec: &ExecOp, mounts: &[&Mount]) -> Op {
     let mut exec = exec.clone();
     exec.mounts = mounts.iter().map(|mount| (*mount).clone()).collect();
     for mount in &mut exec.mounts {

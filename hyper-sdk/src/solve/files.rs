@@ -3,6 +3,7 @@
 use super::chain::{Chain, StepResult, unmade};
 use super::exec::{input_value, threads};
 use super::layers::NewLayer;
+use super::record::FileLister;
 use super::sink::LayerSink;
 use super::sink::Target;
 use super::step::Keys;
@@ -28,7 +29,7 @@ impl SolveContext {
         op: &[u8],
         file: &FileOp,
         base: &Chain,
-        inputs: &[StepResult],
+        (inputs, list): (&[StepResult], Option<&Arc<FileLister>>),
     ) -> Result<Keys> {
         if !file.link {
             hasher.update_field(base.key());
@@ -43,11 +44,15 @@ impl SolveContext {
             hasher.update_field("folder");
             let (request, sources) = self.request(file, base, inputs).await?;
             let destination = self.destination(file, base).await?;
-            let stat_cache = Arc::clone(&self.stat_cache);
+            let (stat_cache, list) = (Arc::clone(&self.stat_cache), list.cloned());
             let (digest, planned) = blocking(move || {
                 let plan = request.plan(&*destination, &sources)?;
                 let planned = Planned { times: plan.times(), made: request.now };
-                Ok((plan.content_digest(&*stat_cache, threads())?, planned))
+                let digest = match list {
+                    Some(list) => list.digest(&plan, &*stat_cache, threads())?,
+                    None => plan.content_digest(&*stat_cache, threads())?,
+                };
+                Ok((digest, planned))
             })
             .await?;
             hasher.update_field(digest.as_str());
@@ -99,7 +104,7 @@ impl SolveContext {
     }
 
     /// The digest of the files of a stage that a COPY selects with plain paths.
-    async fn selected(&self, chain: &Chain, copy: &CopyAction) -> Result<Option<Digest>> {
+    pub(super) async fn selected(&self, chain: &Chain, copy: &CopyAction) -> Result<Option<Digest>> {
         if copy.parents || !copy.exclude.is_empty() {
             return Ok(None);
         }

@@ -29,6 +29,7 @@ mod mounts;
 mod on_error;
 mod options;
 mod plan;
+mod record;
 mod retime;
 mod shared;
 mod sink;
@@ -48,6 +49,10 @@ pub(crate) use made::remove_lost;
 pub use on_error::OnError;
 pub(crate) use options::{EpochChoice, Needs, SolverBackends, SolverOptions};
 pub use plan::{PlannedStep, StepState};
+pub(crate) use record::{
+    FORMAT, FileHash, FileList, Forced, Head, InputKind, KeyInput, RanStep, STEPS_SUFFIX,
+};
+pub use record::{KeyPart, StepRecorder};
 pub(crate) use sink::LAYERS_REPOSITORY;
 pub(crate) use step::{SOURCES_REPOSITORY, SolveContext};
 pub use value::{Layer, LayerChain, LayerTimes};
@@ -148,6 +153,14 @@ impl Solver {
     /// # Errors
     /// The first error of a step. The other steps are stopped.
     pub(crate) async fn solve(&self) -> Result<Solved> {
+        let solved = self.solve_steps().await;
+        if let Some((recorder, _)) = &self.context.recorder {
+            recorder.settle().await;
+        }
+        solved
+    }
+
+    async fn solve_steps(&self) -> Result<Solved> {
         let outcomes = Arc::new(Outcomes::default());
         let mut solving: HashMap<VertexId, PendingResult> = HashMap::new();
         let optional = self.optional();

@@ -1,6 +1,7 @@
 //! The backends and options of a solver.
 
 use super::on_error::OnError;
+use super::record::StepRecorder;
 use crate::Digest;
 use crate::cache::{Imports, SharedCache};
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes, StepLimits};
@@ -102,6 +103,8 @@ pub(crate) struct SolverOptions {
     pub imports: Imports,
     /// Whether the results of all steps are kept, for a cache that other machines import.
     pub keeps_results: bool,
+    /// Who keeps what the keys of steps that ran were made of.
+    pub recorder: Option<StepRecorder>,
     /// The receiver of events.
     pub progress: Progress,
 }

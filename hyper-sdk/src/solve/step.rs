@@ -4,6 +4,7 @@ use super::chain::{Chain, StepLayer, StepResult};
 use super::made_layer::{BlobTime, MadeLayer};
 use super::on_error::AfterFailure;
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
+use super::record::{Ended, FileLister, StepRecorder};
 use super::sink::{LAYERS_REPOSITORY, Target};
 use super::value::{Layer, LayerTimes, Planned};
 use super::{Failed, PendingResult, StepReport};
@@ -76,6 +77,8 @@ pub(crate) struct SolveContext {
     pub(super) ssh: BTreeMap<String, PathBuf>,
     pub(super) secrets: BTreeMap<String, SecretBytes>,
     pub(super) after_failure: AfterFailure,
+    /// Who keeps what keys were made of, and the graph, which has the names of steps.
+    pub(super) recorder: Option<(StepRecorder, Arc<Graph>)>,
     pub(super) damage: Damage,
     /// The caches of other machines.
     pub(super) imports: Imports,
@@ -114,7 +117,7 @@ impl From<Vec<Digest>> for Keys {
 
 impl SolveContext {
     pub(super) fn new(
-        graph: &Graph,
+        graph: &Arc<Graph>,
         roots: &[VertexId],
         backends: SolverBackends,
         options: SolverOptions,
@@ -155,6 +158,7 @@ impl SolveContext {
             ssh: options.ssh,
             secrets: options.secrets,
             after_failure: AfterFailure::new(options.on_error, options.on_error_in),
+            recorder: options.recorder.map(|recorder| (recorder, Arc::clone(graph))),
             damage: options.damage,
             imports: options.imports,
             results: options.keeps_results.then(Mutex::default),
@@ -213,12 +217,14 @@ impl SolveContext {
             && let Some(layer) = self.find(&mut keys, time).await?
         {
             self.blob_later(&layer).await;
+            self.note_origin(&layer, &task);
             let report = report(vertex, true, &task);
             task.cached();
             return Ok((StepResult::Chain(base.with(layer)), Some(report)));
         }
         // The files in the folders may change from here on.
         self.sources.forget_listings();
+        let listed = self.file_lister(vertex, inputs);
         let made = match &vertex.op {
             Op::Exec(exec) => {
                 let run = self.run(exec, (vertex, &keys.digests, time), base, inputs, &task).await;
@@ -226,12 +232,19 @@ impl SolveContext {
             }
             Op::File(file) => match self.files(file, base, inputs, file_target(time)).await {
                 Ok((layer, made)) => {
-                    Ok((layer, made, self.still_hold(&keys.digests, vertex, base, inputs).await))
+                    let hold = self.still_hold(&keys.digests, vertex, base, inputs, listed.as_ref()).await;
+                    Ok((layer, made, hold))
                 }
                 Err(e) => Err(e),
             },
             Op::Source(_) => Err(Error::internal("a source is not a step")),
         };
+        let kept = made.as_ref().is_ok_and(|(.., keys_hold)| *keys_hold);
+        let ended = Ended { vertex, task: task.id(), keys: &keys.digests, kept, failed: made.is_err() };
+        // What is full has no room for this either.
+        if !made.as_ref().is_err_and(|e| e.kind() == ErrorKind::StorageFull) {
+            self.record(ended, base, inputs, listed).await;
+        }
         let (new, made, keys_hold) = match made {
             Ok(made) => made,
             Err(e) => return failed(vertex, task, e),
@@ -246,12 +259,14 @@ impl SolveContext {
             },
             made,
             snapshot: new.snapshot,
+            origin: self.recorder.as_ref().map(|(recorder, _)| recorder.origin(task.id())),
         };
         let kept_under = if keys_hold { keys.digests } else { Vec::new() };
         let layer = MadeLayer::new(record, new.times, kept_under, time, new.tar);
         let layer = Arc::new(StepLayer::Made(layer));
         self.keep(&layer).await?;
         self.blob_later(&layer).await;
+        self.note_origin(&layer, &task);
         if !keys_hold {
             self.progress.warn(format!(
                 "files changed while `{}` read them: its result is not kept for later builds",
@@ -285,6 +300,17 @@ impl SolveContext {
 
     /// The keys of a step, best first: by the definition of what it uses, then by its content.
     pub(super) async fn keys(&self, vertex: &Vertex, base: &Chain, inputs: &[StepResult]) -> Result<Keys> {
+        self.listed_keys(vertex, base, inputs, None).await
+    }
+
+    /// [`SolveContext::keys`]. `files` gets the files of a context that they are made of.
+    pub(super) async fn listed_keys(
+        &self,
+        vertex: &Vertex,
+        base: &Chain,
+        inputs: &[StepResult],
+        files: Option<&Arc<FileLister>>,
+    ) -> Result<Keys> {
         let mut hasher = Hasher::sha256();
         // How blobs are compressed is not part of it: the layer is the same.
         hasher.update_field("hyper step 2");
@@ -293,7 +319,9 @@ impl SolveContext {
         }
         match &vertex.op {
             Op::Exec(exec) => Ok(self.exec_keys(hasher, exec, base, inputs).await?.into()),
-            Op::File(file) => self.file_keys(hasher, &vertex.op.to_bytes(), file, base, inputs).await,
+            Op::File(file) => {
+                self.file_keys(hasher, &vertex.op.to_bytes(), file, base, (inputs, files)).await
+            }
             Op::Source(_) => Ok(Vec::new().into()),
         }
     }
@@ -305,12 +333,23 @@ impl SolveContext {
         vertex: &Vertex,
         base: &Chain,
         inputs: &[StepResult],
+        files: Option<&Arc<FileLister>>,
     ) -> bool {
         // A fetched source is in its own folder, which nothing else writes.
         let uses_folders = inputs
             .iter()
             .any(|input| matches!(input, StepResult::Folder(root) if self.sources.may_change(root)));
-        !uses_folders || self.keys(vertex, base, inputs).await.is_ok_and(|now| now.digests == keys)
+        !uses_folders
+            || self.listed_keys(vertex, base, inputs, files).await.is_ok_and(|now| now.digests == keys)
+    }
+
+    /// Notes which step of which build made a layer, when the build is recorded.
+    fn note_origin(&self, layer: &StepLayer, task: &Task) {
+        if let (Some((recorder, _)), StepLayer::Made(made)) = (&self.recorder, layer)
+            && let Some(origin) = made.state().record.origin.clone()
+        {
+            recorder.note(task.id(), origin);
+        }
     }
 
     /// The cached layer of a key, when its files and its times still exist.

@@ -13,8 +13,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// How the name of what was taken away begins.
 const PREFIX: &str = ".removed-";
 /// The folders that a clean-up takes something from.
-const FOLDERS: [&str; 7] =
-    ["mounts", "sources/git", "sources/checkouts", "sources/web", "sources/images", "indexes", "logs"];
+const FOLDERS: [&str; 8] = [
+    "mounts",
+    "sources/git",
+    "sources/checkouts",
+    "sources/web",
+    "sources/images",
+    "indexes",
+    "logs",
+    "history",
+];
 
 /// Whether a name is that of something that a clean-up has taken away.
 pub(super) fn is_aside(name: &str) -> bool {

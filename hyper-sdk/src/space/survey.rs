@@ -6,7 +6,7 @@ use super::images::{Parts, parts_of, tagged, unkept};
 use super::{KindUsage, Space, SpaceItem, SpaceKind, SpaceUsage};
 use crate::cache::CacheEntry;
 use crate::reference::RepositoryName;
-use crate::solve::blocking;
+use crate::solve::{STEPS_SUFFIX, blocking};
 use crate::source::records_in;
 use crate::store::{Roots, base_repository, is_internal, local_reference};
 use crate::uses::{self, Closed};
@@ -442,6 +442,11 @@ fn folders(root: &Path, derived: &HashMap<String, SystemTime>) -> Vec<Found> {
     }
     for (path, name) in entries(root, "logs") {
         let item = SpaceItem::new(SpaceKind::Log, name, "log");
+        found.push(Found::new(item, modified(&path), Action::Paths(vec![path.clone()]), vec![path]));
+    }
+    for (path, name) in entries(root, "history").into_iter().filter(|(_, name)| name.ends_with(STEPS_SUFFIX))
+    {
+        let item = SpaceItem::new(SpaceKind::Log, name, "why the steps of a build ran");
         found.push(Found::new(item, modified(&path), Action::Paths(vec![path.clone()]), vec![path]));
     }
     found

@@ -273,6 +273,10 @@ async fn folders_go_by_the_use_of_their_markers() {
     std::fs::create_dir_all(at("logs")).unwrap();
     std::fs::write(at("indexes").join(Digest::sha256("one").hex()), "index").unwrap();
     std::fs::write(at("logs/build-1.log"), "log").unwrap();
+    std::fs::create_dir_all(at("history")).unwrap();
+    for name in ["a.steps", "a.json", "steps.key"] {
+        std::fs::write(at("history").join(name), "record").unwrap();
+    }
     // The folders are from yesterday, and one was used since.
     let yesterday = std::time::SystemTime::now() - Duration::from_secs(24 * 60 * 60);
     for folder in ["mounts/old", "mounts/new"] {
@@ -297,10 +301,12 @@ async fn folders_go_by_the_use_of_their_markers() {
     state.prune().await;
     assert!(!at("sources/web/old").exists() && !at("sources/checkouts/old").exists());
     assert!(at("sources/git/home").exists() && at("logs/build-1.log").exists());
+    assert!(at("history/a.steps").exists());
     assert_eq!(std::fs::read_dir(at("indexes")).unwrap().count(), 0);
     assert_eq!(std::fs::read_dir(at("mounts")).unwrap().count(), 0, "nothing is left aside");
     state.space.prune(&PruneOptions { all: true, ..PruneOptions::default() }).await.unwrap();
-    assert!(!at("logs/build-1.log").exists());
+    assert!(!at("logs/build-1.log").exists() && !at("history/a.steps").exists());
+    assert!(at("history/a.json").exists() && at("history/steps.key").exists());
 }
 
 /// A clean-up that was killed leaves what it had taken away.
@@ -312,14 +318,14 @@ async fn what_an_interrupted_clean_up_left_goes_with_the_next_and_is_no_item() {
     for left in left {
         std::fs::create_dir_all(at(left)).unwrap();
     }
-    for left in ["indexes", "sources/images", "logs"] {
+    for left in ["indexes", "sources/images", "logs", "history"] {
         std::fs::create_dir_all(at(left)).unwrap();
         std::fs::write(at(left).join(".removed-1-2-5"), "x").unwrap();
     }
     let usage = state.space.usage().await.unwrap();
     assert!(usage.items.iter().all(|item| !item.prunable), "{:?}", usage.items);
     assert!(state.prune().await.removed.is_empty());
-    for folder in ["mounts", "sources/git", "scratch", "indexes", "sources/images", "logs"] {
+    for folder in ["mounts", "sources/git", "scratch", "indexes", "sources/images", "logs", "history"] {
         assert_eq!(std::fs::read_dir(at(folder)).unwrap().count(), 0, "{folder}");
     }
 }

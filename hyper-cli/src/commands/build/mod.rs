@@ -130,6 +130,7 @@ async fn build(
     {
         recording.set_arguments(arguments, folder);
     }
+    request.recorder = recording.as_ref().map(Recording::steps);
     let progress = match &recording {
         Some(recording) => recording.progress(renderer.progress()),
         None => renderer.progress().clone(),

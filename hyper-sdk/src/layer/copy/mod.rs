@@ -49,7 +49,7 @@ use metadata::Metadata;
 pub(crate) use newest_mtime::newest_mtime;
 use pattern::ParentMatch;
 pub use pattern::PatternList;
-pub(crate) use plan::Plan;
+pub(crate) use plan::{DigestedEntry, Plan};
 pub(crate) use planner::Planner;
 pub use request::{CopyRequest, CopyStep};
 pub(crate) use request::{index_of, tree_of};

@@ -52,6 +52,21 @@ pub(crate) struct Plan {
     pub(super) entries: Vec<PlannedEntry>,
 }
 
+/// An entry of a plan with what its part of the digest is made of, for who lists it.
+pub(crate) struct DigestedEntry<'a> {
+    /// The entry.
+    pub entry: &'a Entry,
+    /// The path of the file in its source, when it has content from there.
+    pub source: Option<Vec<u8>>,
+    /// Whether the source was fetched.
+    pub is_fetched: bool,
+    /// The SHA-256 of the content, and the capability of the file.
+    pub hashed: Option<(&'a [u8; 32], &'a [u8])>,
+}
+
+/// Receives the entries that a digest is made of.
+type EntryList<'a> = &'a mut dyn FnMut(DigestedEntry<'_>);
+
 /// How many files are hashed before their digests are used.
 const HASHED_AT_ONCE: usize = 8192;
 
@@ -128,28 +143,59 @@ impl Plan {
     /// # Errors
     /// Those of reading the files.
     pub(crate) fn content_digest(&self, hasher: &dyn FileHasher, threads: usize) -> Result<Digest> {
+        self.listed_digest(hasher, threads, None)
+    }
+
+    /// [`Plan::content_digest`]. `list` gets each entry that it is made of.
+    ///
+    /// # Errors
+    /// Those of reading the files.
+    pub(crate) fn listed_digest(
+        &self,
+        hasher: &dyn FileHasher,
+        threads: usize,
+        list: Option<EntryList<'_>>,
+    ) -> Result<Digest> {
         let mut digest = Hasher::sha256();
-        self.add_to(&mut digest, hasher, threads)?;
+        self.add_to(&mut digest, hasher, threads, list)?;
         Ok(digest.finish())
     }
 
-    pub(super) fn add_to(&self, digest: &mut Hasher, hasher: &dyn FileHasher, threads: usize) -> Result<()> {
+    pub(super) fn add_to(
+        &self,
+        digest: &mut Hasher,
+        hasher: &dyn FileHasher,
+        threads: usize,
+        mut list: Option<EntryList<'_>>,
+    ) -> Result<()> {
         digest.update((self.entries.len() as u64).to_le_bytes());
         for part in self.entries.chunks(HASHED_AT_ONCE) {
-            add_entries(part, digest, hasher, threads)?;
+            let hashed = hash_files(part, hasher, threads)?;
+            add_entries(part, &hashed, digest);
+            if let Some(list) = &mut list {
+                part.iter()
+                    .zip(&hashed)
+                    .for_each(|(planned, hashed)| list(planned.digested(hashed.as_ref())));
+            }
         }
         Ok(())
     }
 }
 
+impl PlannedEntry {
+    fn digested<'a>(&'a self, hashed: Option<&'a FileDigest>) -> DigestedEntry<'a> {
+        let (source, is_fetched) = match &self.content {
+            Content::Source { root, file } => (Some(file.path()), root.fetched().is_some()),
+            _ => (None, false),
+        };
+        let parts =
+            |hashed: &'a FileDigest| (&hashed.sha256, hashed.capability.as_deref().unwrap_or_default());
+        DigestedEntry { entry: &self.entry, source, is_fetched, hashed: hashed.map(parts) }
+    }
+}
+
 /// Adds some of the entries to a digest.
-fn add_entries(
-    entries: &[PlannedEntry],
-    digest: &mut Hasher,
-    hasher: &dyn FileHasher,
-    threads: usize,
-) -> Result<()> {
-    let hashed = hash_files(entries, hasher, threads)?;
+fn add_entries(entries: &[PlannedEntry], hashed: &[Option<FileDigest>], digest: &mut Hasher) {
     for (PlannedEntry { entry, .. }, hashed) in entries.iter().zip(hashed) {
         digest.update_field(entry.path.as_bytes());
         digest.update_field(entry.kind.name());
@@ -176,7 +222,6 @@ fn add_entries(
             digest.update_field(hashed.capability.as_deref().unwrap_or_default());
         }
     }
-    Ok(())
 }
 
 /// The digest of every file, in order; `None` for an entry without content.

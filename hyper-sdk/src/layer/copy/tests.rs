@@ -63,7 +63,7 @@ fn content_digest(
         };
         let mut planner = Planner::new(&EmptyDestination, FileTime::of(0));
         planner.copy(root, &spec)?;
-        planner.finish().add_to(&mut digest, hasher, threads)?;
+        planner.finish().add_to(&mut digest, hasher, threads, None)?;
     }
     Ok(digest.finish())
 }

@@ -7,18 +7,22 @@
 //! # Invariants
 //! - A record has no value of a build argument, no secret and no password of an address. The names of steps are those that
 //!   the build shows.
-//! - The newest records stay, up to 100 of them, and their logs up to 1 GiB together.
+//! - The newest records stay, up to 100 of them, and their logs up to 1 GiB together. What the keys of steps were made of
+//!   (`ID.steps`, written by [`crate::solve::StepRecorder`]) stays longer, as results of steps do.
 //! - The record of a build whose process was killed says that it was interrupted: nobody holds its lock.
 
 mod record;
 mod recording;
+mod why;
 
 pub use record::{BuildRecord, RecordOutcome, StepRecord};
 pub use recording::Recording;
+pub use why::{Change, FileChange, Reason, StepWhy, Why};
 
 use super::Session;
 use crate::build::BuildRequest;
 use crate::small_file::{self, Kinds};
+use crate::solve::STEPS_SUFFIX;
 use crate::{Error, ErrorKind, Result, ResultExt as _, private_folder};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -72,7 +76,7 @@ impl History {
     pub fn begin(&self, request: &BuildRequest, log: Option<&Path>) -> Result<Recording> {
         self.prune();
         let log = log.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
-        Recording::begin(&self.folder, BuildRecord::of(request, log))
+        Recording::begin(&self.folder, BuildRecord::of(request, log), request.no_cache)
     }
 
     /// The records, the newest first. A record that cannot be read is left out.
@@ -112,7 +116,7 @@ impl History {
         path.is_file().then_some(path)
     }
 
-    /// Removes a record and its log.
+    /// Removes a record, its log, and the records of why its steps ran.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] for the record of a build that runs; [`ErrorKind::Io`] when it cannot be removed.
@@ -121,6 +125,17 @@ impl History {
             let message = format!("the build `{}` runs: its record stays until it has ended", record.id);
             return Err(Error::new(ErrorKind::Conflict, message));
         }
+        let steps = self.folder.join(format!("{}{STEPS_SUFFIX}", record.id));
+        match std::fs::remove_file(&steps) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).at("cannot remove the record", &steps);
+            }
+            _ => self.forget(record),
+        }
+    }
+
+    /// Removes a record and its log. Why its steps ran stays: later builds have their results from the cache.
+    fn forget(&self, record: &BuildRecord) -> Result<()> {
         if let Some(log) = self.log(record) {
             std::fs::remove_file(&log).at("cannot remove the log", &log)?;
         }
@@ -165,7 +180,8 @@ impl History {
             let mut records: Vec<_> = ids.into_iter().map(|id| (written(&id), id)).collect();
             records.sort();
             for (_, id) in &records[..=records.len() - MAX_RECORDS] {
-                let _ = self.read(id).and_then(|record| self.remove(&record));
+                let record = self.read(id).ok().filter(|record| record.outcome != RecordOutcome::Running);
+                let _ = record.map(|record| self.forget(&record));
             }
         }
         let logs = std::fs::read_dir(&self.logs).into_iter().flatten().flatten();

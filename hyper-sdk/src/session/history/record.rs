@@ -2,6 +2,7 @@
 
 use crate::Digest;
 use crate::build::{BuildContext, BuildRequest};
+use crate::cache::Origin;
 use crate::digest::Hasher;
 use crate::dockerfile::{without_password, without_passwords};
 use crate::progress::{Event, Outcome};
@@ -92,6 +93,10 @@ pub struct StepRecord {
     pub error: Option<String>,
     /// Its number in the log, from 1.
     pub number: u64,
+    /// The step that made its result: itself when it ran, a step of an earlier build when the result was in the cache. `None`
+    /// when the history does not have that build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 /// The platforms that were asked for.
@@ -146,6 +151,7 @@ impl BuildRecord {
                     outcome: RecordOutcome::Running,
                     error: None,
                     number: task + 1,
+                    origin: None,
                 });
             }
             Event::Finished { task, outcome, milliseconds } => {

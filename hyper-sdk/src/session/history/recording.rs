@@ -3,6 +3,7 @@
 use super::record::{BuildRecord, RecordOutcome};
 use crate::build::BuildOutput;
 use crate::progress::{Event, Progress, Sink};
+use crate::solve::StepRecorder;
 use crate::{Error, Result, ResultExt as _, stale_files};
 use futures::future::BoxFuture;
 use std::fs::{File, TryLockError};
@@ -24,10 +25,12 @@ pub struct Recording {
     /// Locked for as long as the build runs.
     _held: File,
     ended: bool,
+    steps: StepRecorder,
 }
 
 impl Recording {
-    pub(super) fn begin(folder: &Path, record: BuildRecord) -> Result<Self> {
+    pub(super) fn begin(folder: &Path, record: BuildRecord, no_cache: bool) -> Result<Self> {
+        let steps = StepRecorder::new(folder, record.id.clone(), no_cache);
         let path = folder.join(format!("{}.json", record.id));
         write(&path, &record)?;
         let held = File::open(&path).at("cannot open the record", &path)?;
@@ -39,7 +42,7 @@ impl Recording {
             std::thread::sleep(Duration::from_millis(1));
         }
         let record = Arc::new(Mutex::new(record));
-        Ok(Self { path, start: Instant::now(), record, _held: held, ended: false })
+        Ok(Self { path, start: Instant::now(), record, _held: held, ended: false, steps })
     }
 
     /// The name of the record.
@@ -52,6 +55,13 @@ impl Recording {
     pub fn set_arguments(&self, arguments: Vec<String>, folder: impl Into<PathBuf>) {
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         (record.arguments, record.folder) = (Some(arguments), folder.into());
+    }
+
+    /// Who keeps what the keys of the steps that run are made of: the request gets it as [`BuildRequest::recorder`].
+    ///
+    /// [`BuildRequest::recorder`]: crate::build::BuildRequest::recorder
+    pub fn steps(&self) -> StepRecorder {
+        self.steps.clone()
     }
 
     /// The progress of the build: events go into the record, and on to `to`.
@@ -82,7 +92,12 @@ impl Recording {
         self.ended = true;
         let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         record.end(outcome, error, self.start.elapsed().as_millis() as u64);
-        write(&self.path, &record)
+        let mut origins = self.steps.origins();
+        for step in &mut record.steps {
+            step.origin = origins.remove(&step.number);
+        }
+        write(&self.path, &record)?;
+        self.steps.take_error().map_or(Ok(()), Err)
     }
 }
 
