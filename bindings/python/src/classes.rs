@@ -10,7 +10,9 @@ use crate::file_object::BytesArgument;
 use crate::operation::{run_async, run_sync};
 use crate::output::OutputArgument;
 use crate::registry::Registry;
-use crate::request::{BuildArguments, DockerfileArguments, EpochArgument, GraphArgument, SecretArgument};
+use crate::request::{
+    BuildArguments, DockerfileArguments, EpochArgument, GraphArgument, LimitArguments, SecretArgument,
+};
 use crate::session::{Options, Session};
 use pyo3::prelude::*;
 use std::path::PathBuf;
@@ -90,7 +92,9 @@ macro_rules! class {
                     platform=None, outputs=None, cache_from=Several::default(),
                     cache_to=Several::default(), no_cache=false, no_cache_filter=Several::default(), pull=false,
                     network=None, extra_hosts=Table::default(), allow_insecure=false, allow_host_network=false,
-                    allow_devices=Several::default(), device_folders=None, source_date_epoch=None, progress=None
+                    allow_devices=Several::default(), device_folders=None, source_date_epoch=None,
+                    ulimits=Table::default(), shm_size=None, resources=Table::default(), cgroup_parent=None,
+                    progress=None
                 ))]
                 #[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
                 fn $build<'py>(
@@ -122,6 +126,10 @@ macro_rules! class {
                     allow_devices: Several<String>,
                     device_folders: Option<Several<PathBuf>>,
                     source_date_epoch: Option<EpochArgument>,
+                    ulimits: Table<String>,
+                    shm_size: Option<String>,
+                    resources: Table<String>,
+                    cgroup_parent: Option<String>,
                     progress: Option<Py<PyAny>>,
                 ) -> PyResult<Bound<'py, PyAny>> {
                     let arguments = BuildArguments {
@@ -147,6 +155,7 @@ macro_rules! class {
                         allow_devices,
                         device_folders,
                         source_date_epoch,
+                        limits: LimitArguments { ulimits, shm_size, resources, cgroup_parent },
                     };
                     $run(py, self.0.$build_operation(arguments, progress))
                 }

@@ -8,7 +8,7 @@ use crate::output::OutputArgument;
 use crate::session::GRAPH;
 use hyper_sdk::build::text;
 use hyper_sdk::build::{BuildContext, BuildRequest, EpochPolicy, NamedContext};
-use hyper_sdk::exec::SecretBytes;
+use hyper_sdk::exec::{SecretBytes, StepLimits};
 use hyper_sdk::session::Session as SdkSession;
 use hyper_sdk::source::ContextInput;
 use hyper_sdk::{Error, Reference, Result};
@@ -99,6 +99,15 @@ pub(crate) struct BuildArguments {
     pub(crate) allow_devices: Several<String>,
     pub(crate) device_folders: Option<Several<PathBuf>>,
     pub(crate) source_date_epoch: Option<EpochArgument>,
+    pub(crate) limits: LimitArguments,
+}
+
+/// What RUN steps may use.
+pub(crate) struct LimitArguments {
+    pub(crate) ulimits: Table<String>,
+    pub(crate) shm_size: Option<String>,
+    pub(crate) resources: Table<String>,
+    pub(crate) cgroup_parent: Option<String>,
 }
 
 /// A request, and the folders that its contexts were unpacked into: they are there as long as this value is.
@@ -215,6 +224,19 @@ fn pairs(table: &Table<String>) -> Result<Vec<String>> {
     table.0.iter().map(|(name, value)| pair(name, value)).collect()
 }
 
+impl LimitArguments {
+    fn limits(self) -> Result<StepLimits> {
+        let mut group = text::resources(self.resources.0)?;
+        group.parent = self.cgroup_parent;
+        group.validate()?;
+        Ok(StepLimits {
+            ulimits: text::ulimits(pairs(&self.ulimits)?)?,
+            shm_size: self.shm_size.as_deref().map(text::shm_size).transpose()?.flatten(),
+            group,
+        })
+    }
+}
+
 impl BuildArguments {
     /// Makes the request: [`DockerfileArguments::request`].
     pub(crate) async fn request(mut self, sdk: &SdkSession) -> Result<Prepared> {
@@ -266,6 +288,7 @@ impl BuildArguments {
         if let Some(folders) = self.device_folders {
             request.device_folders = folders.0;
         }
+        request.limits = self.limits.limits()?;
         request.check_outputs()?;
         Ok(Prepared { request, unpacked })
     }

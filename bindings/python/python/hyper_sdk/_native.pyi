@@ -84,6 +84,10 @@ class Hyper:
         allow_devices: str | Sequence[str] = ...,
         device_folders: _Path | Sequence[_Path] | None = None,
         source_date_epoch: int | str | None = None,
+        ulimits: Mapping[str, str] = ...,
+        shm_size: str | None = None,
+        resources: Mapping[str, str] = ...,
+        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> BuildResult: ...
     def plan(
@@ -115,6 +119,10 @@ class Hyper:
         allow_devices: str | Sequence[str] = ...,
         device_folders: _Path | Sequence[_Path] | None = None,
         source_date_epoch: int | str | None = None,
+        ulimits: Mapping[str, str] = ...,
+        shm_size: str | None = None,
+        resources: Mapping[str, str] = ...,
+        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> BuildPlan: ...
     def check(
@@ -295,6 +303,10 @@ class AsyncHyper:
         allow_devices: str | Sequence[str] = ...,
         device_folders: _Path | Sequence[_Path] | None = None,
         source_date_epoch: int | str | None = None,
+        ulimits: Mapping[str, str] = ...,
+        shm_size: str | None = None,
+        resources: Mapping[str, str] = ...,
+        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, BuildResult]: ...
     def plan(
@@ -326,6 +338,10 @@ class AsyncHyper:
         allow_devices: str | Sequence[str] = ...,
         device_folders: _Path | Sequence[_Path] | None = None,
         source_date_epoch: int | str | None = None,
+        ulimits: Mapping[str, str] = ...,
+        shm_size: str | None = None,
+        resources: Mapping[str, str] = ...,
+        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, BuildPlan]: ...
     def check(
