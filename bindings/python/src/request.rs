@@ -288,7 +288,7 @@ impl BuildArguments {
         if let Some(folders) = self.device_folders {
             request.device_folders = folders.0;
         }
-        request.limits = self.limits.limits()?;
+        request.limits = Box::new(self.limits.limits()?);
         request.check_outputs()?;
         Ok(Prepared { request, unpacked })
     }

@@ -316,7 +316,7 @@ fn solver_options(request: &BuildRequest) -> Result<SolverOptions> {
         compression_level,
         keeps_times: request.outputs.iter().any(|output| output.has_image() && output.image.keep_times),
         network: request.network,
-        limits: request.limits.clone(),
+        limits: (*request.limits).clone(),
         allow_insecure: request.allow_insecure,
         allow_host_network: request.allow_host_network,
         devices: Devices::load(&request.device_folders),

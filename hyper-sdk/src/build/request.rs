@@ -84,7 +84,7 @@ pub struct BuildRequest {
     /// The best isolation of RUN steps that is tried. [`crate::sandbox::Isolation::None`] is used only when it is asked for.
     pub isolation: crate::sandbox::Isolation,
     /// What each RUN step may use. It changes no key of the cache and no result.
-    pub limits: crate::exec::StepLimits,
+    pub limits: Box<crate::exec::StepLimits>,
     /// Secrets by id, for RUN `--mount=type=secret`.
     pub secrets: BTreeMap<String, SecretBytes>,
     /// Sockets of ssh agents by id, for RUN `--mount=type=ssh`. Git over ssh uses the one of `default`.
@@ -135,7 +135,7 @@ impl BuildRequest {
             pull: false,
             network: crate::exec::Network::Host,
             isolation: crate::sandbox::Isolation::Full,
-            limits: crate::exec::StepLimits::default(),
+            limits: Box::default(),
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
             extra_hosts: Vec::new(),
