@@ -75,17 +75,23 @@ pub async fn is_caught(case: impl Future<Output = ()>) -> bool {
 macro_rules! assert_suite_finds {
     ($suite:ident, $fixture:expr, $fault:ident; $($name:ident by $($case:ident),+;)+) => {$($(
         assert!(
-            !$crate::testing::is_caught($suite::$case($fixture($fault::None))).await,
+            !$crate::testing::is_caught($crate::testing::boxed(|| $suite::$case($fixture($fault::None)))).await,
             "{} fails without a fault", stringify!($case)
         );
         assert!(
-            $crate::testing::is_caught($suite::$case($fixture($fault::$name))).await,
+            $crate::testing::is_caught($crate::testing::boxed(|| $suite::$case($fixture($fault::$name)))).await,
             "{} does not find the fault {}", stringify!($case), stringify!($name)
         );
     )+)+};
 }
 #[cfg(test)]
 pub(crate) use assert_suite_finds;
+
+/// A future on the heap: a test that has hundreds of cases does not have them all on its stack.
+#[cfg(test)]
+pub(crate) fn boxed<F: Future>(make: impl FnOnce() -> F) -> std::pin::Pin<Box<F>> {
+    Box::pin(make())
+}
 
 /// What the fixture of a conformance suite gives: a value, or an `Option` of one that is `None` where this machine cannot
 /// run what is tested. For `None` it prints a line that starts with `SKIPPED:` and has the name of the case.
