@@ -158,7 +158,8 @@ mod tests {
         of(|_| {}).unwrap();
         of(|limits| limits.memory_swap = Some(SwapLimit::Total(64 << 20))).unwrap();
         of(|limits| limits.parent = Some("/a/b.slice".into())).unwrap();
-        let bad: [(fn(&mut GroupLimits), &str); 11] = [
+        type Change = fn(&mut GroupLimits);
+        let bad: [(Change, &str); 11] = [
             (|limits| limits.memory = Some(1 << 20), "`memory` is 1048576, and it is at least 6291456"),
             (|limits| limits.memory_swap = Some(SwapLimit::Total(1)), "1 is less than 67108864"),
             (

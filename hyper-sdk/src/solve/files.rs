@@ -49,7 +49,7 @@ impl SolveContext {
                 let plan = request.plan(&*destination, &sources)?;
                 let planned = Planned { times: plan.times(), made: request.now };
                 let digest = match list {
-                    Some(list) => list.digest(&plan, &*stat_cache, threads())?,
+                    Some(list) => list.digest(&plan, &stat_cache, threads())?,
                     None => plan.content_digest(&*stat_cache, threads())?,
                 };
                 Ok((digest, planned))

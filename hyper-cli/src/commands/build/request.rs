@@ -69,7 +69,7 @@ pub(in crate::commands) fn complete(
     }
     request.network = args.network.into();
     request.isolation = args.isolation.into();
-    request.limits = Box::new(args.limits.limits()?);
+    *request.limits = args.limits.limits()?;
     for allowed in &args.allow {
         request.allow(allowed).map_err(wrong("allow"))?;
     }

@@ -128,7 +128,7 @@ impl History {
         let steps = self.folder.join(format!("{}{STEPS_SUFFIX}", record.id));
         match std::fs::remove_file(&steps) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(e).at("cannot remove the record", &steps);
+                Err(e).at("cannot remove the record", &steps)
             }
             _ => self.forget(record),
         }

@@ -21,12 +21,15 @@ impl<'a> StepName<'a> {
     }
 }
 
+/// What of a step is looked for: its stage, text and number.
+type Key = for<'a> fn(&StepName<'a>) -> (&'a str, &'a str, u64);
+
 /// For each step of `now`, the one of `before` that it was: the one with its text in its stage, first at its place, else in
 /// another stage, else the one at its place. No step is taken twice.
 pub(super) fn matches(now: &[StepName<'_>], before: &[StepName<'_>]) -> Vec<Option<usize>> {
     let mut found = vec![None; now.len()];
     let mut is_taken = vec![false; before.len()];
-    let keys: [for<'a> fn(&StepName<'a>) -> (&'a str, &'a str, u64); 4] = [
+    let keys: [Key; 4] = [
         |step| (step.stage, step.text, step.number),
         |step| (step.stage, step.text, 0),
         |step| ("", step.text, 0),
