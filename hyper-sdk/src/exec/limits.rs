@@ -2,7 +2,6 @@
 //!
 //! A limit changes neither what a command is nor its result, so no key of the cache depends on it.
 
-use super::group_limits::GroupLimits;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -117,8 +116,6 @@ pub struct StepLimits {
     pub ulimits: Vec<Ulimit>,
     /// The size of `/dev/shm` in bytes; `None` for 64 MiB.
     pub shm_size: Option<u64>,
-    /// Limits of the command and everything that it starts, together.
-    pub group: GroupLimits,
 }
 
 impl StepLimits {

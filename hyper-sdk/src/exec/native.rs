@@ -1,9 +1,6 @@
 //! The native executor: steps as processes of the sandbox's helper.
 
-use super::{
-    ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, StepLimits, control_group,
-    device_guard,
-};
+use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, StepLimits, device_guard};
 use super::{describe, step};
 use crate::progress::LogStream;
 use crate::sandbox::{
@@ -73,11 +70,10 @@ impl Steps for Commands {
     }
 
     fn check(step: ExecSpec, context: Context) -> Result<()> {
-        step::check_limits(&step.limits, context)?;
-        control_group::check(&step.limits.group)
+        step::check_limits(&step.limits, context)
     }
 
-    fn run(rootfs: &RootFs, step: ExecSpec, io: StepIo<'_>, context: Context) -> Result<ExitStatus> {
+    fn run(rootfs: &RootFs, step: ExecSpec, io: StepIo<'_>, context: Context) -> Result<i32> {
         step::run(rootfs, step, io, context)
     }
 }
@@ -156,11 +152,11 @@ impl Executor for NativeExecutor {
             pass_on(errors, LogStream::Stderr, &*log),
         );
         match reply.op("run command")? {
-            Reply::Exited(status) => {
+            Reply::Exited(code) => {
                 output?;
                 errors?;
                 control.close().await;
-                Ok(status)
+                Ok(ExitStatus { code })
             }
             _ => Err(wrong_reply()),
         }

@@ -11,7 +11,7 @@
 
 use super::RootFs;
 use super::protocol::{Failure, FrameReader, Hello, Reply, Request, Start, Started, read_frame, write_frame};
-use super::{Context, ExitStatus, Isolation, Rung, descriptors, sys, tree, userns, view};
+use super::{Context, Isolation, Rung, descriptors, sys, tree, userns, view};
 use crate::{Error, ErrorKind, Result};
 use rustix::net::SocketType;
 use serde::de::DeserializeOwned;
@@ -78,8 +78,8 @@ pub(crate) trait Steps {
     /// Checks that a step can be restricted as it asks, in the process of an operation, which ends then.
     fn check(step: Self::Step, context: Context) -> Result<()>;
 
-    /// Runs a step in the process of its operation, which ends when `io.control` is closed.
-    fn run(rootfs: &RootFs, step: Self::Step, io: StepIo<'_>, context: Context) -> Result<ExitStatus>;
+    /// Runs a step in the process of its operation, which ends when `io.control` is closed. Returns the exit code.
+    fn run(rootfs: &RootFs, step: Self::Step, io: StepIo<'_>, context: Context) -> Result<i32>;
 }
 
 /// The control socket and the pipes of a step.
@@ -256,22 +256,15 @@ fn dispatch<S: Steps>(
     errors: OwnedFd,
     context: Context,
 ) -> Result<Reply> {
-    // These fork, so this process must not have a second thread yet.
-    let request = match request {
-        Request::Run { rootfs, step } => {
-            return S::run(&rootfs, *step, StepIo { control, output, errors }, context).map(Reply::Exited);
-        }
-        Request::Check { step } => return S::check(*step, context).map(|()| Reply::Done),
-        Request::Describe => return Ok(Reply::Described(S::describe(context))),
-        other => other,
-    };
+    if let Request::Run { rootfs, step } = request {
+        return S::run(&rootfs, *step, StepIo { control, output, errors }, context).map(Reply::Exited);
+    }
     drop(errors);
     exit_with_caller(control)?;
     let mut output = std::io::BufWriter::with_capacity(256 << 10, std::fs::File::from(output));
     match request {
-        Request::Run { .. } | Request::Check { .. } | Request::Describe => {
-            Err(Error::internal("an operation that was done already"))
-        }
+        Request::Run { .. } => Err(Error::internal("a step was run twice")),
+        Request::Check { step } => S::check(*step, context).map(|()| Reply::Done),
         Request::Apply { target, plain, times, any_owner } => {
             // Headers are read in small parts.
             let tar = std::io::BufReader::with_capacity(256 << 10, FrameReader::new(control));
@@ -316,6 +309,7 @@ fn dispatch<S: Steps>(
             let usage = crate::disk_usage::disk_usage(&root, &parts);
             Ok(Reply::Usage { total: usage.total, parts: usage.parts })
         }
+        Request::Describe => Ok(Reply::Described(S::describe(context))),
         Request::Remove { paths } => {
             crate::remove_tree::remove_all(&paths, tree::remove)?;
             Ok(Reply::Done)

@@ -86,8 +86,6 @@ class Hyper:
         source_date_epoch: int | str | None = None,
         ulimits: Mapping[str, str] = ...,
         shm_size: str | None = None,
-        resources: Mapping[str, str] = ...,
-        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> BuildResult: ...
     def plan(
@@ -121,8 +119,6 @@ class Hyper:
         source_date_epoch: int | str | None = None,
         ulimits: Mapping[str, str] = ...,
         shm_size: str | None = None,
-        resources: Mapping[str, str] = ...,
-        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> BuildPlan: ...
     def check(
@@ -305,8 +301,6 @@ class AsyncHyper:
         source_date_epoch: int | str | None = None,
         ulimits: Mapping[str, str] = ...,
         shm_size: str | None = None,
-        resources: Mapping[str, str] = ...,
-        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, BuildResult]: ...
     def plan(
@@ -340,8 +334,6 @@ class AsyncHyper:
         source_date_epoch: int | str | None = None,
         ulimits: Mapping[str, str] = ...,
         shm_size: str | None = None,
-        resources: Mapping[str, str] = ...,
-        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, BuildPlan]: ...
     def check(
