@@ -42,9 +42,11 @@ fn a_cached_build_starts_no_helper_and_a_changed_machine_is_found_out_anew() {
         let truth = kept(&place).expect("what was found out is kept");
         let untrue = make_untrue(&place);
 
-        let cached = place.built(STEPS, &[]);
-        assert_eq!(cached.digest, first.digest);
-        assert_eq!(kept(&place).as_deref(), Some(untrue.as_str()), "a helper was started");
+        for limits in [&[][..], &["--ulimit=core=0", "--shm-size=1m"]] {
+            let cached = place.built(STEPS, limits);
+            assert_eq!(cached.digest, first.digest);
+            assert_eq!(kept(&place).as_deref(), Some(untrue.as_str()), "a helper was started: {limits:?}");
+        }
 
         let more = place.built(&format!("{STEPS}RUN cat /one /two\n"), &[]);
         assert_eq!(more.log(), "one\ntwo\n", "the step ran once");

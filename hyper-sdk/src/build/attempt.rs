@@ -85,9 +85,7 @@ impl LocalBuilder {
             for note in notes {
                 progress.warn(note.clone());
             }
-            if !request.limits.is_empty() {
-                executor.check_limits(&request.limits).await?;
-            }
+            request.limits.validate()?;
             let backends = SolverBackends {
                 store: self.options.store.clone(),
                 snapshotter: snapshotter.clone(),

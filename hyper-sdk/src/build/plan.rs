@@ -30,7 +30,8 @@ pub struct BuildPlan {
 
 impl LocalBuilder {
     /// Plans a build: its graph, the keys of the steps, and which results the cache has. No step runs, no layer is pulled,
-    /// nothing but a remote main context is fetched, and no output is written.
+    /// nothing but a remote main context is fetched, and no output is written. Whether commands can have the limits of the
+    /// request is not asked.
     ///
     /// # Errors
     /// Those of [`Builder::build`] that occur before a step runs.

@@ -3,7 +3,7 @@
 //! `no_new_privs` is not set, because builds use `su` and `sudo` and other builders let them work. The bounding set
 //! limits what set-user-id programs can gain.
 
-use super::limits::Ulimit;
+use super::limits::{Ulimit, UlimitKind};
 use super::spec::{ExecSpec, Network};
 use super::{notify, rlimits, seccomp, single_id};
 use crate::layer::ProcessUser as User;
@@ -245,9 +245,15 @@ impl Command {
                     return self.too_long().with_context("program", candidate);
                 }
                 _ => {
-                    return Error::invalid("the program cannot be started")
-                        .with_context("program", candidate)
-                        .with_source(error);
+                    let nproc = self.ulimits.iter().rfind(|limit| limit.kind == UlimitKind::Nproc);
+                    let refused = match nproc.filter(|_| error.raw_os_error() == Some(libc::EAGAIN)) {
+                        Some(limit) => Error::invalid(format!(
+                            "the program cannot be started: its user has more processes than the limit `{limit}` \
+                             allows, those of other steps among them"
+                        )),
+                        None => Error::invalid("the program cannot be started"),
+                    };
+                    return refused.with_context("program", candidate).with_source(error);
                 }
             }
         }

@@ -2,8 +2,12 @@
 //!
 //! A limit changes neither what a command is nor its result, so no key of the cache depends on it.
 
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+
+/// The size of `/dev/shm` when none is asked for.
+const SHM_SIZE: u64 = 64 << 20;
 
 /// What a process uses and the kernel limits, by the names of `docker --ulimit` (see `setrlimit(2)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,7 +31,8 @@ pub enum UlimitKind {
     Nice,
     /// Open files: one more than the highest descriptor.
     Nofile,
-    /// Processes of the user. Root is not bound by it.
+    /// Processes of the user: those of other commands count, and without a user namespace those of the whole machine. Root
+    /// is not bound by it.
     Nproc,
     /// Resident memory, in bytes. The kernel does not enforce it.
     Rss,
@@ -114,7 +119,7 @@ impl fmt::Display for Ulimit {
 pub struct StepLimits {
     /// Limits of each process; of several with one kind the last one is used. Others are those of the executor.
     pub ulimits: Vec<Ulimit>,
-    /// The size of `/dev/shm` in bytes; `None` for 64 MiB.
+    /// The size of `/dev/shm` in bytes; `None` and 0 for 64 MiB.
     pub shm_size: Option<u64>,
 }
 
@@ -122,5 +127,97 @@ impl StepLimits {
     /// Whether nothing but the defaults is asked for.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Checks the values, one by one and together. Whether a machine can set them is another question.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`], with a message that names the limit.
+    pub fn validate(&self) -> Result<()> {
+        match last_of_each(&self.ulimits).find(|limit| is_more(limit.soft, limit.hard)) {
+            Some(limit) => {
+                Err(Error::invalid(format!("the limit `{limit}`: the soft limit is above the hard limit")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The size of `/dev/shm` that is asked for, in bytes.
+    pub(super) fn asked_shm_size(&self) -> Option<u64> {
+        self.shm_size.filter(|size| *size > 0)
+    }
+
+    /// The size of `/dev/shm` in bytes.
+    pub(super) fn shm_bytes(&self) -> u64 {
+        self.asked_shm_size().unwrap_or(SHM_SIZE)
+    }
+
+    /// The first limit, as it is written.
+    pub(super) fn first(&self) -> Option<String> {
+        let ulimit = last_of_each(&self.ulimits).next().map(Ulimit::to_string);
+        let shm_size = || self.asked_shm_size().map(|size| format!("shm-size={size}"));
+        ulimit.or_else(shm_size)
+    }
+}
+
+/// The limits that are used: the last one of each kind.
+pub(super) fn last_of_each(ulimits: &[Ulimit]) -> impl Iterator<Item = &Ulimit> {
+    let is_last = |at: usize, kind| ulimits[at + 1..].iter().all(|later| later.kind != kind);
+    ulimits.iter().enumerate().filter(move |(at, limit)| is_last(*at, limit.kind)).map(|(_, limit)| limit)
+}
+
+/// Whether a limit allows more than another one.
+pub(super) fn is_more(limit: Option<u64>, other: Option<u64>) -> bool {
+    match (limit, other) {
+        (_, None) => false,
+        (None, Some(_)) => true,
+        (Some(limit), Some(other)) => limit > other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    fn nofile(soft: Option<u64>, hard: Option<u64>) -> Ulimit {
+        Ulimit { kind: UlimitKind::Nofile, soft, hard }
+    }
+
+    #[test]
+    fn no_limit_is_more_than_any() {
+        assert!(is_more(None, Some(1)) && is_more(Some(2), Some(1)));
+        assert!(!is_more(None, None) && !is_more(Some(1), None) && !is_more(Some(1), Some(1)));
+    }
+
+    #[test]
+    fn a_soft_limit_above_the_hard_one_is_invalid() {
+        let of =
+            |ulimits: &[Ulimit]| StepLimits { ulimits: ulimits.to_vec(), ..StepLimits::default() }.validate();
+        for wrong in [nofile(Some(10), Some(5)), nofile(None, Some(5))] {
+            let error = of(&[nofile(Some(1), Some(1)), wrong]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Invalid);
+            assert!(error.message().contains(&format!("`{wrong}`")), "{error}");
+            // The last one of a kind is used.
+            of(&[wrong, nofile(Some(5), Some(5))]).unwrap();
+        }
+        of(&[nofile(Some(5), None), nofile(None, None)]).unwrap();
+    }
+
+    #[test]
+    fn no_size_of_shared_memory_is_that_of_the_default() {
+        let of = |shm_size| StepLimits { shm_size, ..StepLimits::default() };
+        assert_eq!([None, Some(0), Some(5)].map(|size| of(size).shm_bytes()), [64 << 20, 64 << 20, 5]);
+        assert_eq!([Some(0), Some(5)].map(|size| of(size).first()), [None, Some("shm-size=5".to_owned())]);
+    }
+
+    #[test]
+    fn the_first_limit_is_named() {
+        let mut limits = StepLimits::default();
+        assert_eq!(limits.first(), None);
+        limits.shm_size = Some(5);
+        assert_eq!(limits.first().as_deref(), Some("shm-size=5"));
+        limits.ulimits = vec![nofile(Some(1), Some(2))];
+        assert_eq!(limits.first().as_deref(), Some("nofile=1:2"));
     }
 }

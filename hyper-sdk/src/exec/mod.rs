@@ -221,16 +221,21 @@ pub trait Executor: Display + Debug + Send + Sync + 'static {
     /// command that ran and failed is not an error: see [`ExitStatus`].
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus>;
 
-    /// Checks that [`Executor::run`] can hold a command to these limits, before anything runs.
+    /// Checks that [`Executor::run`] can hold a command to these limits. A build with limits asks once, before the first
+    /// command that it runs; one whose commands are all cached does not ask.
     ///
     /// The default asks [`Executor::capabilities`] alone.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Unsupported`], with a message that names the limit and what is missing.
+    /// [`crate::ErrorKind::Unsupported`], with a message that names the limit and what is missing;
+    /// [`crate::ErrorKind::Invalid`] for limits that contradict themselves: see [`StepLimits::validate`].
     async fn check_limits(&self, limits: &StepLimits) -> Result<()> {
-        match limits.is_empty() || self.capabilities().limits {
-            true => Ok(()),
-            false => Err(crate::Error::unsupported("this executor cannot limit what steps use")),
+        limits.validate()?;
+        match limits.first() {
+            Some(first) if !self.capabilities().limits => Err(crate::Error::unsupported(format!(
+                "this executor cannot limit what steps use, so `{first}` cannot be set"
+            ))),
+            _ => Ok(()),
         }
     }
 }

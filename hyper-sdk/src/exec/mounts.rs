@@ -34,9 +34,6 @@ pub(super) const LINKS: &[(&str, &str)] = &[
     ("ptmx", "pts/ptmx"),
 ];
 
-/// The size of `/dev/shm` in bytes, unless a step asks for another.
-const SHM_SIZE: u64 = 64 << 20;
-
 /// How often a mount point is looked up again after another step removed it.
 const MAX_TRIES: usize = 100;
 
@@ -105,7 +102,7 @@ impl Stage {
         };
         self.put(proc.as_fd(), "/proc", Kind::Folder)?;
         self.mount_sys(insecure)?;
-        self.mount_dev(context.user_namespace, insecure, spec.limits.shm_size.unwrap_or(SHM_SIZE))?;
+        self.mount_dev(context.user_namespace, insecure, spec.limits.shm_bytes())?;
         if !insecure {
             super::mask::apply(self.root())?;
         }

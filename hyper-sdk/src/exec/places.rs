@@ -89,7 +89,7 @@ impl Places {
             .map_err(wrong("cannot open a cache folder", home))?;
         let cache = Cache::at(home)?;
         cache.note_tree(&self.tree)?;
-        self.put_one(target, kind, Some((cache, held)), |place| {
+        let lent = self.put_one(target, kind, Some((cache.clone(), held)), |place| {
             match rustix::fs::renameat_with(CWD, home, place.parent, place.name, RenameFlags::NOREPLACE) {
                 Ok(()) => Ok(()),
                 Err(Errno::XDEV) => Err(Error::unsupported(
@@ -99,7 +99,12 @@ impl Places {
                 .with_context("path", home.display())),
                 Err(e) => Err(wrong("cannot move a cache to its place", home)(e)),
             }
-        })
+        });
+        if lent.is_err() {
+            // The first error counts.
+            let _ = cache.take_note_back(&self.tree);
+        }
+        lent
     }
 
     fn put_one(
@@ -175,7 +180,7 @@ impl Places {
         let time = modified(parent).map_err(&failed)?;
         let place = view::fd_path(&parent).join(&taken.name);
         if let Some((cache, _)) = &taken.cache {
-            cache.bring_home(Some(&place), &[&self.tree, &self.aside])?;
+            cache.bring_home(Some(&place), &self.tree)?;
         }
         tree::remove(&place)?;
         match rustix::fs::renameat(CWD, self.aside.join(number.to_string()), parent, &taken.name) {
@@ -468,6 +473,36 @@ mod tests {
         std::fs::rename(&homes[0], top.join("elsewhere")).unwrap();
         lent::fetch_home(&homes[0]).unwrap();
         assert!(!homes[0].exists() && !homes[0].with_extension("lent").exists());
+    }
+
+    #[test]
+    fn the_note_of_another_tree_stays() {
+        let (folder, top, homes) = lent();
+        killed_after(2, &top, &homes, || ());
+        // Another step has got the cache between its way home and the end of the note.
+        let other = folder.path().join("other/fs");
+        std::fs::create_dir_all(&other).unwrap();
+        let note = homes[0].with_extension("lent");
+        std::fs::write(&note, other.as_os_str().as_encoded_bytes()).unwrap();
+        lent::put_back(&top).unwrap();
+        assert_home(&homes);
+        assert_eq!(std::fs::read(&note).unwrap(), other.as_os_str().as_encoded_bytes());
+        // That of the tree goes, whichever path leads to it.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path().join("other"), &link).unwrap();
+        Cache::at(&homes[0]).unwrap().take_note_back(&link.join("fs")).unwrap();
+        assert!(!note.exists());
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_lent_has_no_note() {
+        let (_folder, top, homes) = lent();
+        let mut places = Places::open(&top).unwrap();
+        places.lend("/etc/hosts/below", &homes[0]).unwrap_err();
+        assert_home(&homes);
+        assert!(!homes[0].with_extension("lent").exists());
+        places.put_back().unwrap();
+        assert_home(&homes);
     }
 
     #[test]

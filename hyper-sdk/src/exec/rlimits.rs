@@ -1,16 +1,16 @@
 //! The limits of each process of a command (`setrlimit`).
 
-use super::limits::{Ulimit, UlimitKind};
+use super::limits::{Ulimit, UlimitKind, is_more, last_of_each};
 use crate::sandbox::Identity;
 use crate::{Error, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Sets limits of this process.
+/// Sets limits of this process; of several with one kind the last one.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Unsupported`] with the limit that there is, for a hard limit that this process may not set.
 pub(super) fn apply(ulimits: &[Ulimit]) -> Result<()> {
-    for limit in ulimits {
+    for limit in last_of_each(ulimits) {
         set(limit, Rlimit { current: limit.soft, maximum: limit.hard })?;
     }
     Ok(())
@@ -21,7 +21,7 @@ pub(super) fn apply(ulimits: &[Ulimit]) -> Result<()> {
 /// # Errors
 /// Those of [`apply`].
 pub(super) fn check(ulimits: &[Ulimit], identity: Identity) -> Result<()> {
-    for limit in ulimits {
+    for limit in last_of_each(ulimits) {
         if limit.kind == UlimitKind::Locks && identity == Identity::Single {
             // The owners that a step asked for are kept there.
             return Err(Error::unsupported(format!(
@@ -34,15 +34,6 @@ pub(super) fn check(ulimits: &[Ulimit], identity: Identity) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether a limit allows more than another one.
-fn is_more(limit: Option<u64>, other: Option<u64>) -> bool {
-    match (limit, other) {
-        (_, None) => false,
-        (None, Some(_)) => true,
-        (Some(limit), Some(other)) => limit > other,
-    }
 }
 
 fn set(limit: &Ulimit, to: Rlimit) -> Result<()> {
@@ -91,17 +82,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_limit_is_more_than_any() {
-        assert!(is_more(None, Some(1)) && is_more(Some(2), Some(1)));
-        assert!(!is_more(None, None) && !is_more(Some(1), None) && !is_more(Some(1), Some(1)));
-    }
-
-    #[test]
     fn every_kind_is_a_limit_of_this_system() {
         for kind in UlimitKind::ALL {
             // The same limit again is always permitted.
             let now = getrlimit(resource(kind));
             check(&[Ulimit { kind, soft: now.current, hard: now.maximum }], Identity::Full).unwrap();
         }
+    }
+
+    #[test]
+    fn the_last_limit_of_a_kind_counts() {
+        let now = getrlimit(Resource::Nofile);
+        // Nobody may have this one.
+        let endless = Ulimit { kind: UlimitKind::Nofile, soft: None, hard: None };
+        let same = Ulimit { kind: UlimitKind::Nofile, soft: now.current, hard: now.maximum };
+        if now.maximum.is_some() {
+            check(&[same, endless], Identity::Full).unwrap_err();
+        }
+        check(&[endless, same], Identity::Full).unwrap();
+        apply(&[endless, same]).unwrap();
+        assert_eq!(getrlimit(Resource::Nofile), now);
     }
 }

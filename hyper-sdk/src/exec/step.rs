@@ -127,7 +127,8 @@ fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<Guarded>, sys:
 
 /// Checks that a step here can be held to limits. Changes limits of this process.
 pub(super) fn check_limits(limits: &StepLimits, context: Context) -> Result<()> {
-    if limits.shm_size.is_some() && context.isolation == Isolation::None {
+    limits.validate()?;
+    if limits.asked_shm_size().is_some() && context.isolation == Isolation::None {
         return Err(Error::unsupported(
             "the size of `/dev/shm` (`shm-size`) cannot be set without isolation",
         ));

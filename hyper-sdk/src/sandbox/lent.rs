@@ -88,28 +88,37 @@ impl Cache {
         let write = || {
             let mut file = tempfile::NamedTempFile::new_in(folder)?;
             file.write_all(tree.as_os_str().as_bytes())?;
-            // A power cut must not keep the move and lose the note.
-            file.as_file().sync_all()?;
+            // Not synced: after a power cut the record of the tree brings the cache home before a step runs.
             file.persist(&note)?;
-            File::open(folder)?.sync_all()
+            Ok::<_, std::io::Error>(())
         };
         write().map_err(|e| Error::io("cannot note where a cache is", &note, e))
     }
 
-    /// Moves it home from its place in the tree. It stays where it is when another one is at home that is not empty.
-    pub(crate) fn bring_home(&self, place: Option<&Path>, trees: &[&Path]) -> Result<()> {
-        if std::fs::symlink_metadata(&self.home).is_ok_and(|meta| self.is(&meta)) {
+    /// Takes the note back when it was not moved into the tree.
+    pub(crate) fn take_note_back(&self, tree: &Path) -> Result<()> {
+        if self.is_home() { forget(&self.home, tree) } else { Ok(()) }
+    }
+
+    fn is_home(&self) -> bool {
+        std::fs::symlink_metadata(&self.home).is_ok_and(|meta| self.is(&meta))
+    }
+
+    /// Moves it home from its place in the tree, or from elsewhere in it. It stays where it is when another one is at home
+    /// that is not empty.
+    pub(crate) fn bring_home(&self, place: Option<&Path>, tree: &Path) -> Result<()> {
+        if self.is_home() {
             // An earlier call was stopped after that.
-            return forget(&self.home);
+            return forget(&self.home, tree);
         }
-        let Some(from) = self.find(place, trees) else { return forget(&self.home) };
+        let Some(from) = self.find(place, &[tree, &aside_of(tree)]) else { return forget(&self.home, tree) };
         let go = || rustix::fs::renameat_with(CWD, &from, CWD, &self.home, RenameFlags::NOREPLACE);
         let mut moved = go();
         if moved == Err(Errno::EXIST) && std::fs::remove_dir(&self.home).is_ok() {
             moved = go();
         }
         match moved {
-            Ok(()) => forget(&self.home),
+            Ok(()) => forget(&self.home, tree),
             // The folder of the caches is gone, or a cache was made there by other means.
             Err(Errno::NOENT | Errno::EXIST) => Ok(()),
             Err(e) => Err(Error::io("cannot move a cache back", &self.home, e.into())),
@@ -175,14 +184,27 @@ fn note_of(home: &Path) -> PathBuf {
     name.into()
 }
 
-fn forget(home: &Path) -> Result<()> {
+/// Removes the note that a tree has the cache. The note of another tree stays: a step can have got the cache as soon as it
+/// was at home.
+fn forget(home: &Path, tree: &Path) -> Result<()> {
     let note = note_of(home);
-    match std::fs::remove_file(&note) {
+    let removed = match std::fs::read(&note) {
+        Ok(noted) if !is_same(Path::new(OsStr::from_bytes(&noted)), tree) => Ok(()),
+        Ok(_) => std::fs::remove_file(&note),
+        Err(e) => Err(e),
+    };
+    match removed {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::io("cannot remove the note of a cache", note, e))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether two paths are the same, or lead to the same folder.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let id = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    one == other || id(one).is_some_and(|one| id(other) == Some(one))
 }
 
 /// Moves a cache home that a killed step left in its tree. The caller has locked the folder of the caches, so no step has
@@ -203,10 +225,10 @@ pub(crate) fn fetch_home(home: &Path) -> Result<()> {
         let folder = tree.parent().unwrap_or(Path::new("/"));
         if home.exists() || !folder.exists() {
             // Whoever removed the tree has put the cache back before that.
-            return forget(home);
+            return forget(home, &tree);
         }
         match lock(folder, false) {
-            Ok(Some(_in_order)) => return put_back(&tree).and_then(|()| forget(home)),
+            Ok(Some(_in_order)) => return put_back(&tree).and_then(|()| forget(home, &tree)),
             Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
             Ok(None) => {
                 return Err(Error::new(
@@ -278,7 +300,7 @@ pub(crate) fn put_back(tree: &Path) -> Result<()> {
         };
         let shown = place.as_ref().map(|(_, path)| path.as_path());
         if let Some(cache) = &line.cache {
-            cache.bring_home(shown, &trees)?;
+            cache.bring_home(shown, tree)?;
         }
         // What was covered belongs to the tree, unless that place is itself in a cache.
         if let (Some(place), Some(_)) = (shown, outer) {

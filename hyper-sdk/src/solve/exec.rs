@@ -137,6 +137,15 @@ impl SolveContext {
         Ok(spec)
     }
 
+    /// Checks that commands can have their limits. The executor is asked before the first command of a build, so that
+    /// one whose steps are all cached needs no sandbox.
+    async fn check_limits(&self) -> Result<()> {
+        if self.limits.is_empty() {
+            return Ok(());
+        }
+        self.limits_checked.get_or_try_init(|| self.executor.check_limits(&self.limits)).await.map(drop)
+    }
+
     /// Runs a command. The second value says whether its keys still match the files that it read.
     pub(super) async fn run(
         &self,
@@ -146,6 +155,7 @@ impl SolveContext {
         inputs: &[StepResult],
         task: &Task,
     ) -> Result<(NewLayer, bool)> {
+        self.check_limits().await?;
         // Before the permit: a command that waits for a cache must not block others.
         let caches = self.lock_caches(exec, inputs, vertex.no_cache).await?;
         let _permit =

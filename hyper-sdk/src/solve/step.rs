@@ -72,6 +72,8 @@ pub(crate) struct SolveContext {
     pub(super) devices: Devices,
     pub(super) allow_devices: DevicePermissions,
     pub(super) limits: crate::exec::StepLimits,
+    /// Set when commands can have these limits.
+    pub(super) limits_checked: tokio::sync::OnceCell<()>,
     pub(super) extra_hosts: Vec<(String, String)>,
     pub(super) resolv_conf: Option<String>,
     pub(super) ssh: BTreeMap<String, PathBuf>,
@@ -153,6 +155,7 @@ impl SolveContext {
             devices: options.devices,
             allow_devices: options.allow_devices,
             limits: options.limits,
+            limits_checked: tokio::sync::OnceCell::new(),
             extra_hosts: options.extra_hosts,
             resolv_conf: options.resolv_conf,
             ssh: options.ssh,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::cache::MemoryCache;
-use crate::exec::SecretBytes;
+use crate::exec::{Executor as _, SecretBytes};
 use crate::graph::{CopyAction, ExecOp, FileAction, FileOp, MakeDirectory, Security, SourceOp};
 use crate::layer::LayerReader;
 use crate::media_type::Compression;
@@ -330,6 +330,25 @@ async fn a_command_without_permission_does_not_run() {
     // Without permission the cached result is rejected, too.
     fixture.options.allow_insecure = false;
     assert_eq!(fixture.solve(&graph, root).await.unwrap_err().kind(), ErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn limits_are_checked_before_the_first_command_and_not_for_cached_ones() {
+    let mut fixture = Fixture::new(FakeExecutor::new());
+    let mut graph = Graph::new();
+    let base = scratch(&mut graph);
+    let made = graph.add(Op::Exec(Box::new(exec("make"))), vec![base], "RUN make");
+    fixture.solve(&graph, made).await.unwrap();
+    let incapable = fixture.executor.capabilities().without_limits();
+    fixture.executor = Arc::new(FakeExecutor::new().with_capabilities(incapable));
+    fixture.options.limits.shm_size = Some(5);
+    let again = fixture.solve(&graph, made).await.unwrap();
+    assert!(again.steps.iter().all(|step| step.cached || !step.name.starts_with("RUN")), "{:?}", again.steps);
+    let tested = graph.add(Op::Exec(Box::new(exec("test"))), vec![made], "RUN test");
+    let error = fixture.solve(&graph, tested).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.message().contains("`shm-size=5`"), "{error}");
+    assert!(fixture.executor.commands().is_empty());
 }
 
 #[tokio::test]

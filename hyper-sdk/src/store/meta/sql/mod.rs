@@ -144,14 +144,13 @@ impl SqlMeta {
     /// when there is none, in a private copy ([`unwritable`]).
     async fn open_read_only(path: PathBuf, options: SqliteConnectOptions) -> Result<Self> {
         let options = options.create_if_missing(false).read_only(true);
-        let (options, copy) = match unwritable::state(&path) {
-            unwritable::State::Closed => (options.immutable(true), None),
-            unwritable::State::Open => (options, None),
-            unwritable::State::Left => {
-                let from = path.clone();
-                let copied = tokio::task::spawn_blocking(move || unwritable::copy(&from)).await;
-                let copy = copied
-                    .map_err(|e| Error::internal("the copying thread ended early").with_source(e))??;
+        let from = path.clone();
+        let found = tokio::task::spawn_blocking(move || unwritable::find(&from)).await;
+        let found = found.map_err(|e| Error::internal("the copying thread ended early").with_source(e))??;
+        let (options, copy) = match found {
+            unwritable::Found::Closed => (options.immutable(true), None),
+            unwritable::Found::Open => (options, None),
+            unwritable::Found::Copied(copy) => {
                 (options.filename(copy.path().join(unwritable::NAME)), Some(copy))
             }
         };

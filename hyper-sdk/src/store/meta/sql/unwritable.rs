@@ -5,9 +5,15 @@
 //! index only where it can create one, so this module makes a copy there.
 
 use crate::private_folder::{self, TemporaryFolder};
-use crate::{Error, ErrorKind, Result, ResultExt as _};
+use crate::{Error, ErrorKind, Result, stale_files};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How the names of the folders of copies begin.
+const PREFIX: &str = "hyper-database-";
+/// After so long a copy that no process holds is one that a killed process left.
+const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The name of the database in the folder of the copy.
 pub(super) const NAME: &str = "hyper.db";
@@ -16,7 +22,7 @@ pub(super) const NAME: &str = "hyper.db";
 const ATTEMPTS: u32 = 5;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum State {
+enum State {
     /// Everything is in the database.
     Closed,
     /// There is a log with its index.
@@ -25,7 +31,18 @@ pub(super) enum State {
     Left,
 }
 
-pub(super) fn state(database: &Path) -> State {
+/// How a database can be read.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Where it is, without other files.
+    Closed,
+    /// Where it is, with the log and the index beside it.
+    Open,
+    /// In a private copy, under [`NAME`].
+    Copied(TemporaryFolder),
+}
+
+fn state(database: &Path) -> State {
     let has_log = std::fs::metadata(beside(database, "-wal")).is_ok_and(|log| log.len() > 0);
     match has_log {
         false => State::Closed,
@@ -40,26 +57,38 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Copies the database and its log into a private temporary folder.
+/// Finds out how a database can be read, and copies it with its log into a temporary folder when it must be.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] when another process is writing the database, [`ErrorKind::Io`] and
 /// [`ErrorKind::StorageFull`] when a file cannot be read or written.
-pub(super) fn copy(database: &Path) -> Result<TemporaryFolder> {
-    let folder = private_folder::temporary("hyper-database-", None)?;
+pub(super) fn find(database: &Path) -> Result<Found> {
+    let mut copy = None;
     for _ in 0..ATTEMPTS {
+        match state(database) {
+            State::Closed => return Ok(Found::Closed),
+            State::Open => return Ok(Found::Open),
+            State::Left => {}
+        }
+        let folder = match copy.take() {
+            Some(folder) => folder,
+            None => temporary().map_err(|e| cannot_copy(database, e.kind(), e))?,
+        };
         let before = (seen(database), seen(&beside(database, "-wal")));
-        for suffix in ["", "-wal"] {
-            let from = beside(database, suffix);
-            let to = beside(&folder.path().join(NAME), suffix);
-            std::fs::copy(&from, &to)
-                .at("cannot copy the database, which was not closed, to read it", &from)?;
+        match copy_into(folder.path(), database) {
+            Ok(()) => {}
+            // Another process, which may have the file system mounted as writable, has closed it meanwhile.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => {
+                let source = Error::from(e);
+                return Err(cannot_copy(database, source.kind(), source));
+            }
         }
-        // Another process may have the file system mounted as writable.
         let after = (seen(database), seen(&beside(database, "-wal")));
-        if before == after && !beside(database, "-shm").exists() {
-            return Ok(folder);
+        if before == after && state(database) == State::Left {
+            return Ok(Found::Copied(folder));
         }
+        copy = Some(folder);
     }
     Err(Error::new(
         ErrorKind::Unavailable,
@@ -68,8 +97,84 @@ pub(super) fn copy(database: &Path) -> Result<TemporaryFolder> {
     .with_context("path", database.display()))
 }
 
+/// Makes a folder for a copy, and removes those that killed processes left.
+fn temporary() -> Result<TemporaryFolder> {
+    let folder = private_folder::temporary(PREFIX, None)?;
+    if let Some(within) = folder.path().parent() {
+        stale_files::remove_folders(within, ABANDONED, |name| name.starts_with(PREFIX));
+    }
+    Ok(folder)
+}
+
+fn copy_into(folder: &Path, database: &Path) -> std::io::Result<()> {
+    for suffix in ["", "-wal"] {
+        let to = beside(&folder.join(NAME), suffix);
+        // An earlier copy can have a mode that denies another one.
+        match std::fs::remove_file(&to) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        std::fs::copy(beside(database, suffix), &to)?;
+    }
+    Ok(())
+}
+
+fn cannot_copy(database: &Path, kind: ErrorKind, source: Error) -> Error {
+    Error::new(
+        kind,
+        "the database was not closed, and cannot be copied to a temporary folder to read it: open it once where it can \
+         be written",
+    )
+    .with_context("path", database.display())
+    .with_source(source)
+}
+
 /// What changes when a file is written.
 fn seen(path: &Path) -> Option<(u64, u64, i64, i64)> {
     let metadata = std::fs::metadata(path).ok()?;
     Some((metadata.ino(), metadata.len(), metadata.ctime(), metadata.ctime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_database_is_copied_only_when_a_log_was_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("some.db");
+        let write = |suffix: &str, text: &str| std::fs::write(beside(&database, suffix), text).unwrap();
+        write("", "tables");
+        assert!(matches!(find(&database).unwrap(), Found::Closed));
+        write("-wal", "");
+        assert!(matches!(find(&database).unwrap(), Found::Closed));
+        write("-wal", "changes");
+        let Found::Copied(copy) = find(&database).unwrap() else { panic!("a log was left") };
+        let copied = copy.path().join(NAME);
+        assert_eq!(std::fs::read_to_string(&copied).unwrap(), "tables");
+        assert_eq!(std::fs::read_to_string(beside(&copied, "-wal")).unwrap(), "changes");
+        write("-shm", "");
+        assert!(matches!(find(&database).unwrap(), Found::Open));
+    }
+
+    #[test]
+    fn a_copy_that_may_not_be_written_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, copy) = (folder.path().join("some.db"), folder.path().join("copy"));
+        std::fs::create_dir(&copy).unwrap();
+        for text in ["old", "new"] {
+            for suffix in ["", "-wal"] {
+                let file = beside(&database, suffix);
+                let _ = std::fs::remove_file(&file);
+                std::fs::write(&file, text).unwrap();
+                std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o444)).unwrap();
+            }
+            copy_into(&copy, &database).unwrap();
+            assert_eq!(std::fs::read_to_string(copy.join(NAME)).unwrap(), text);
+            // A link is replaced, and what it leads to is not written.
+            std::fs::remove_file(copy.join(NAME)).unwrap();
+            std::os::unix::fs::symlink(&database, copy.join(NAME)).unwrap();
+        }
+    }
 }
