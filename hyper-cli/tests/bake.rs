@@ -173,6 +173,60 @@ fn what_is_not_supported_is_an_error_of_the_build_alone() {
     }
 }
 
+/// A check that reads another text than the builder would let these through.
+#[test]
+fn no_spelling_of_a_file_outside_avoids_the_permission() {
+    let place = place();
+    place.write("secret", "outside");
+    place.write("inside/context/f", "content\n");
+    std::fs::create_dir_all(place.join("inside/a:")).unwrap();
+    let outside = |name: &str| place.join(name).display().to_string();
+    let (secret, folder) = (outside("secret"), outside("elsewhere"));
+    let mut leaks = Vec::new();
+    for (attribute, wanted) in [
+        (format!("cache-to = [{{ type = \"local\", DEST = \"{folder}\" }}]"), "fs.write"),
+        (format!("cache-to = [{{ type = \"local\", \"dest \" = \"{folder}\" }}]"), "fs.write"),
+        (format!("cache-to = [\"type=local, dest={folder}\"]"), "fs.write"),
+        (format!("cache-from = [{{ type = \"local\", Src = \"{}\" }}]", outside("context")), "fs.read"),
+        (
+            format!(
+                "cache-to = [{{ type = \"registry\", ref = \"r/a\", \"type \" = \"local\", dest = \"{folder}\" }}]"
+            ),
+            "`type` is given twice",
+        ),
+        (format!("output = [{{ type = \"local\", DEST = \"{folder}\" }}]"), "fs.write"),
+        (format!("output = [{{ type = \"oci\", \" dest\" = \"{folder}\" }}]"), "fs.write"),
+        (format!("secret = [{{ id = \"{secret}\" }}]"), "fs.read"),
+        (format!("secret = [\"id={secret}\"]"), "fs.read"),
+        (format!("secret = [{{ id = \"s\", src = \"{secret}\" }}]"), "fs.read"),
+        (format!("ssh = [{{ id = \"default={secret}\" }}]"), "fs.read"),
+        (format!("ssh = [{{ id = \"default\", paths = [\"{secret}\"] }}]"), "fs.read"),
+        ("contexts = { other = \"a://../../context\" }".to_owned(), "fs.read"),
+        (format!("contexts = {{ other = \"oci-layout://{}\" }}", outside("context")), "fs.read"),
+        ("context = \"a://../../context\"".to_owned(), "fs.read"),
+        (format!("dockerfile = \"{secret}\""), "fs.read"),
+    ] {
+        let (mut context, mut inline) =
+            ("context = \"context\"", "dockerfile-inline = \"FROM scratch\\nCOPY f /\\n\"");
+        match attribute.split_once(' ').unwrap().0 {
+            "context" => context = "",
+            "dockerfile" => inline = "",
+            _ => {}
+        }
+        place.write(
+            "inside/docker-bake.hcl",
+            &format!("target \"default\" {{\n  {context}\n  {inline}\n  {attribute}\n}}\n"),
+        );
+        let mut bake = place.hyper(&["bake"]);
+        let output = bake.current_dir(place.join("inside")).output().unwrap();
+        if output.status.success() || !told(&output).contains(wanted) {
+            leaks.push(format!("{attribute}: {}", told(&output)));
+        }
+    }
+    assert!(leaks.is_empty(), "{leaks:#?}");
+    assert!(!place.join("elsewhere").exists());
+}
+
 #[test]
 fn files_outside_and_privileges_need_a_permission() {
     let place = place();

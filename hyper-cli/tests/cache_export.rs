@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// A multi-stage file whose steps give something else each time that they run.
-const STAGES: &str = "\
+pub(crate) const STAGES: &str = "\
 FROM base AS made
 RUN head -c 16 /dev/urandom | od -An -tx1 > /made && mkdir /deep && cp /made /deep/made
 WORKDIR /deep
@@ -28,9 +28,10 @@ macro_rules! needs_busybox {
         }
     };
 }
+pub(crate) use needs_busybox;
 
 /// A place with the context of [`STAGES`].
-fn machine() -> Place {
+pub(crate) fn machine() -> Place {
     of(Place::new())
 }
 
@@ -42,7 +43,7 @@ fn of(place: Place) -> Place {
 }
 
 /// The steps that ran.
-fn ran(built: &Built) -> Vec<String> {
+pub(crate) fn ran(built: &Built) -> Vec<String> {
     let outcomes = built.outcomes().into_iter();
     outcomes
         .filter(|(name, outcome)| name.starts_with('[') && outcome != "cached")
@@ -55,7 +56,7 @@ fn tasks(built: &Built, word: &str) -> Vec<String> {
     built.outcomes().into_keys().filter(|name| name.starts_with(word)).collect()
 }
 
-fn warnings(built: &Built) -> Vec<String> {
+pub(crate) fn warnings(built: &Built) -> Vec<String> {
     let warnings = built.events.iter().filter(|event| event["event"] == "warning");
     warnings.map(|event| event["message"].as_str().unwrap().to_owned()).collect()
 }
@@ -76,7 +77,7 @@ fn sub(folder: &Path, flag: &str, key: &str, more: &str) -> String {
     format!("--cache-{flag}=type=local,{key}={}{more}", folder.display())
 }
 
-fn flag(place: &Place, name: &str, more: &str) -> (String, String) {
+pub(crate) fn flag(place: &Place, name: &str, more: &str) -> (String, String) {
     let folder = place.join(name);
     (sub(&folder, "to", "dest", more), sub(&folder, "from", "src", ""))
 }
@@ -288,23 +289,35 @@ fn what_cannot_be_read_is_a_warning() {
     assert_eq!((ran(&ignored).len(), warnings(&ignored).len()), (2, 1), "{:?}", warnings(&ignored));
 }
 
+/// The layers of a cache in a folder, the largest first.
+pub(crate) fn layers_of(folder: &Path) -> Vec<PathBuf> {
+    let mut paths = layers_of_records(folder);
+    // The first step made more than the second.
+    paths.sort_by_key(|path| std::cmp::Reverse(path.metadata().map_or(0, |metadata| metadata.len())));
+    paths
+}
+
 /// The layers of a cache in a folder, in the order of its records.
-fn layers_of(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn layers_of_records(folder: &Path) -> Vec<PathBuf> {
     let (_, text) = records_of(folder);
     let records: serde_json::Value = serde_json::from_str(&text).unwrap();
     let blobs = records["records"].as_array().unwrap().iter().map(|record| record["blob"].as_str().unwrap());
     let path = |digest: &str| folder.join("blobs/sha256").join(digest.strip_prefix("sha256:").unwrap());
-    let mut paths: Vec<PathBuf> = blobs.map(path).collect();
-    // The first step made more than the second.
-    paths.sort_by_key(|path| std::cmp::Reverse(path.metadata().unwrap().len()));
-    paths
+    blobs.map(path).collect()
 }
 
-/// The records of a cache in a folder.
+/// The records of the newest cache in a folder.
 fn records_of(folder: &Path) -> (PathBuf, String) {
-    let blobs = std::fs::read_dir(folder.join("blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
-    let mut texts = blobs.filter_map(|path| Some((path.clone(), std::fs::read_to_string(path).ok()?)));
-    texts.find(|(_, text)| text.starts_with("{\"version\"")).unwrap()
+    let json =
+        |path: &Path| -> serde_json::Value { serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap() };
+    let path = |digest: &serde_json::Value| {
+        folder.join("blobs/sha256").join(digest.as_str().unwrap().strip_prefix("sha256:").unwrap())
+    };
+    let index = json(&folder.join("index.json"));
+    let newest = index["manifests"].as_array().unwrap().last().unwrap();
+    let records = path(&json(&path(&newest["digest"]))["config"]["digest"]);
+    let text = std::fs::read_to_string(&records).unwrap();
+    (records, text)
 }
 
 #[test]

@@ -12,6 +12,7 @@
 mod bake;
 mod build;
 mod cache_export;
+mod cache_losses;
 mod check;
 mod containers;
 mod damage;

@@ -2,7 +2,7 @@
 
 use super::cache_options::{CacheMode, CacheTarget, CacheTo};
 use super::{BuildRequest, LocalBuilder, Output, OutputKind};
-use crate::cache::Imports;
+use crate::cache::{CacheBundle, Imports};
 use crate::dockerfile::parse_bool;
 use crate::layer::CompressOptions;
 use crate::progress::Progress;
@@ -11,6 +11,9 @@ use crate::solve::{Chain, SolveContext};
 use crate::source::ClientFactory;
 use crate::store::SharedStore;
 use crate::{Error, Result};
+
+/// How often a cache is written anew because an imported one has lost something.
+const LOSSES: usize = 8;
 
 /// The build argument that asks for records in the image.
 const INLINE: &str = "BUILDKIT_INLINE_CACHE";
@@ -74,11 +77,20 @@ pub(super) struct CacheExport<'a> {
 }
 
 impl CacheExport<'_> {
-    /// Writes every cache of the request, one after the other.
+    /// Writes every cache of the request, one after the other. What an imported cache has lost is left out, with a warning:
+    /// the outputs are written, so nothing is built anew.
     ///
     /// # Errors
     /// Those of the destinations, unless the request ignores them.
     pub(super) async fn run(&self, chains: &[Chain]) -> Result<()> {
+        self.imports.writing_cache(true);
+        let written = self.write_all(chains).await;
+        self.imports.writing_cache(false);
+        self.imports.take_losses();
+        written
+    }
+
+    async fn write_all(&self, chains: &[Chain]) -> Result<()> {
         for cache in &self.request.cache_to {
             let CacheTarget::Place(_) = &cache.target else { continue };
             let task = self.progress.start(format!("export cache to {cache}"), None);
@@ -99,12 +111,24 @@ impl CacheExport<'_> {
         let compress = cache
             .compression
             .map(|(compression, level)| CompressOptions { level, ..CompressOptions::new(compression) });
-        let shared = self.context.shared(chains, compress).await?;
         let pushes = |output: &&Output| matches!(&output.kind, OutputKind::Image(store) if store.push);
         let pushed = self.request.outputs.iter().filter(pushes);
         let siblings: Vec<Reference> =
             pushed.flat_map(|output| output.names(self.request)).cloned().collect();
-        let of = (self.store, self.imports);
-        shared.export(place, &siblings, of, self.clients, self.progress).await
+        let write = async |bundle: &CacheBundle| {
+            let of = (self.store, self.imports);
+            bundle.export(place, &siblings, of, self.clients, self.progress).await
+        };
+        for _ in 0..LOSSES {
+            let bundle = self.context.shared(chains, compress).await?;
+            self.imports.take_losses();
+            match write(&bundle).await {
+                Err(_) if self.imports.take_losses() => bundle.find_losses(self.imports).await,
+                done => return done,
+            }
+        }
+        // Its caches lose things all the time.
+        self.imports.leave();
+        write(&self.context.shared(chains, compress).await?).await
     }
 }

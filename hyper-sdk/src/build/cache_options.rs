@@ -88,7 +88,10 @@ impl Fields {
         for field in fields {
             let (key, value) =
                 field.split_once('=').ok_or_else(|| Error::invalid(format!("`{field}` is not KEY=VALUE")))?;
-            values.insert(key.trim().to_ascii_lowercase(), value.to_owned());
+            let key = key.trim().to_ascii_lowercase();
+            if values.insert(key.clone(), value.to_owned()).is_some() {
+                return Err(Error::invalid(format!("`{key}` is given twice")));
+            }
         }
         match values.remove("type") {
             Some(kind) => Ok(Self { kind, values }),
@@ -361,6 +364,8 @@ mod tests {
             ("type=local,dest=x,compression-level=99", "1 to 12"),
             ("type=local,dest=x,image-manifest=false", "`image-manifest=false` is not supported"),
             ("type=local,dest", "`dest` is not KEY=VALUE"),
+            ("type=local,dest=x, DEST=y", "`dest` is given twice"),
+            ("type=registry,ref=a,type =local,dest=x", "`type` is given twice"),
         ] {
             let error = to(text).unwrap_err();
             assert!(error.to_string().contains(why), "{text}: {error}");

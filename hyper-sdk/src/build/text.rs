@@ -5,6 +5,7 @@
 //!   labels          KEY=VALUE
 //!   annotations     KEY=VALUE of the manifest, or PLACE[,PLACE]:KEY=VALUE
 //!   secrets         id=ID,src=FILE   id=ID,env=NAME   id=ID for the variable ID or else the file ID
+//!   secret_files    the files of these
 //!   agents          ID=SOCKET, or ID for the socket that SSH_AUTH_SOCK names
 //!   named_contexts  NAME=CONTEXT
 //!   hosts           NAME:ADDRESS or NAME=ADDRESS, an IPv6 address with or without brackets, or `host-gateway`
@@ -138,46 +139,79 @@ pub fn secrets<T: AsRef<str>>(
 ) -> Result<BTreeMap<String, SecretBytes>> {
     let mut secrets = BTreeMap::new();
     for text in texts {
-        let (mut id, mut source, mut name, mut kind) = (None, None, None, None);
-        for field in csv_fields(text.as_ref()).map_err(Error::invalid)? {
-            match key_value(&field) {
-                ("id", Some(value)) => id = Some(value.to_owned()),
-                ("src" | "source", Some(value)) => source = Some(value.to_owned()),
-                ("env", Some(value)) => name = Some(value.to_owned()),
-                ("type", Some(value @ ("file" | "env"))) => kind = Some(value.to_owned()),
-                (key, _) => {
-                    let expected = "expected id=ID,src=FILE or id=ID,env=NAME";
-                    return Err(Error::invalid(format!("`{key}` is not known: {expected}")));
-                }
+        let (id, source) = secret(text.as_ref(), &variable)?;
+        let bytes = match source {
+            SecretSource::Value(value) => value.into_vec(),
+            SecretSource::File(path) => {
+                let what = format!("the file of the secret `{id}`");
+                small_file::read(&path, &what, MAX_SECRET, Kinds::FilesAndPipes)
+                    .map_err(|e| Error::invalid(reason(&e)))?
             }
-        }
-        let id = id
-            .filter(|id| !id.is_empty())
-            .ok_or_else(|| Error::invalid("`id` is missing: expected id=ID,src=FILE"))?;
-        if kind.as_deref() == Some("env") && name.is_none() {
-            name = Some(source.take().unwrap_or_else(|| id.clone()));
-        }
-        let from_file = |path: &str| {
-            let what = format!("the file of the secret `{id}`");
-            small_file::read(Path::new(path), &what, MAX_SECRET, Kinds::FilesAndPipes)
-                .map_err(|e| Error::invalid(reason(&e)))
-        };
-        let bytes = match (source, name) {
-            (Some(_), Some(_)) => return Err(Error::invalid(format!("`{id}` has both `src` and `env`"))),
-            (Some(path), None) => from_file(&path)?,
-            (None, Some(name)) => variable(&name)
-                .ok_or_else(|| {
-                    Error::invalid(format!("the environment has no variable `{name}` for `{id}`"))
-                })?
-                .into_vec(),
-            (None, None) => match variable(&id).filter(|_| kind.is_none()) {
-                Some(value) => value.into_vec(),
-                None => from_file(&id)?,
-            },
         };
         secrets.insert(id, SecretBytes::new(bytes));
     }
     Ok(secrets)
+}
+
+/// The files that [`secrets`] reads for the same texts and variables. None is read.
+///
+/// # Errors
+/// [`crate::ErrorKind::Invalid`] for a malformed text and a variable that is not set.
+pub fn secret_files<T: AsRef<str>>(
+    texts: impl IntoIterator<Item = T>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for text in texts {
+        if let (_, SecretSource::File(path)) = secret(text.as_ref(), &variable)? {
+            files.push(path);
+        }
+    }
+    Ok(files)
+}
+
+/// What has a secret.
+enum SecretSource {
+    /// The value of a variable.
+    Value(OsString),
+    /// A file.
+    File(PathBuf),
+}
+
+/// The id of a secret, and what has it.
+fn secret(text: &str, variable: impl Fn(&str) -> Option<OsString>) -> Result<(String, SecretSource)> {
+    let (mut id, mut source, mut name, mut kind) = (None, None, None, None);
+    for field in csv_fields(text).map_err(Error::invalid)? {
+        match key_value(&field) {
+            ("id", Some(value)) => id = Some(value.to_owned()),
+            ("src" | "source", Some(value)) => source = Some(value.to_owned()),
+            ("env", Some(value)) => name = Some(value.to_owned()),
+            ("type", Some(value @ ("file" | "env"))) => kind = Some(value.to_owned()),
+            (key, _) => {
+                let expected = "expected id=ID,src=FILE or id=ID,env=NAME";
+                return Err(Error::invalid(format!("`{key}` is not known: {expected}")));
+            }
+        }
+    }
+    let id = id
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| Error::invalid("`id` is missing: expected id=ID,src=FILE"))?;
+    if kind.as_deref() == Some("env") && name.is_none() {
+        name = Some(source.take().unwrap_or_else(|| id.clone()));
+    }
+    let source =
+        match (source, name) {
+            (Some(_), Some(_)) => return Err(Error::invalid(format!("`{id}` has both `src` and `env`"))),
+            (Some(path), None) => SecretSource::File(path.into()),
+            (None, Some(name)) => SecretSource::Value(variable(&name).ok_or_else(|| {
+                Error::invalid(format!("the environment has no variable `{name}` for `{id}`"))
+            })?),
+            (None, None) => match variable(&id).filter(|_| kind.is_none()) {
+                Some(value) => SecretSource::Value(value),
+                None => SecretSource::File(id.clone().into()),
+            },
+        };
+    Ok((id, source))
 }
 
 /// Finds the sockets of ssh agents, by their ids.

@@ -2,7 +2,9 @@
 //!
 //! # Invariants
 //! - What the destination has is not sent again. When it has this very cache, nothing is sent.
-//! - The tag moves last: until then the destination has the cache that it had before.
+//! - The tag moves last: until then the destination has the cache that it had before. Of several that write into one folder
+//!   each keeps the tags of the others.
+//! - A blob that an imported cache does not give is noted there as lost.
 
 use super::CachePlace;
 use super::import::{Imports, SharedBlob};
@@ -10,7 +12,7 @@ use super::shared_records::{ARTIFACT, INDEX, MAX_UNPACKED, RECORDS, SharedRecord
 use crate::client::{
     ClientCapabilities, PushOptions, RegistryClient, RemoteImage, SharedClient, copy_known, verified,
 };
-use crate::layout::{ImageLayout, LayoutWriter, REF_NAME, blob_path, blocking};
+use crate::layout::{ImageLayout, LayoutWriter, REF_NAME, blob_path, blocking, lock_index, write_index};
 use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::progress::{Event, Progress};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -27,6 +29,8 @@ use std::sync::Arc;
 
 /// The largest manifest that registries take, in bytes.
 const MAX_MANIFEST: usize = 4 << 20;
+/// How many blobs imported caches are asked for at once.
+const ASKED_AT_ONCE: usize = 8;
 /// How small tables and indexes are compressed.
 const LEVEL: i32 = 3;
 
@@ -83,6 +87,18 @@ impl CacheBundle {
         Ok(Some(blob))
     }
 
+    /// Asks imported caches for the blobs that would be copied from them. Those that they do not have are noted as lost.
+    pub(crate) async fn find_losses(&self, imports: &Imports) {
+        let mut imported = Vec::new();
+        for (_, content) in self.blobs.values() {
+            if let SharedContent::Imported(shared) = content {
+                imported.push(shared.clone());
+            }
+        }
+        let ask = |shared: Box<SharedBlob>| async move { imports.ask(&shared).await };
+        futures::stream::iter(imported).for_each_concurrent(ASKED_AT_ONCE, ask).await;
+    }
+
     /// The artifact. Equal caches give an equal one.
     fn artifact(&self, store: &SharedStore, imports: &Imports) -> Result<CacheArtifact> {
         let mut records = self.records.clone();
@@ -122,7 +138,7 @@ impl CacheBundle {
         let artifact = self.artifact(store, imports)?;
         match place {
             CachePlace::Layout { folder, tag, .. } => {
-                artifact.write_layout(folder, tag, &imports.lost_layers()).await
+                artifact.write_layout(folder, tag, &imports.lost_blobs()).await
             }
             CachePlace::Registry { reference, .. } => {
                 let mount_from = siblings.iter().filter(|name| name.host() == reference.host());
@@ -161,7 +177,7 @@ impl CacheArtifact {
             Ok(before) => before.image().map(|image| image.layers.clone()).unwrap_or_default(),
             Err(_) => Vec::new(),
         };
-        let lost = self.imports.lost_layers();
+        let lost = self.imports.lost_blobs();
         let known: HashSet<Digest> =
             before.into_iter().map(|blob| blob.digest).filter(|digest| !lost.contains(digest)).collect();
         let own = ManifestReference::Digest(self.manifest.digest().clone());
@@ -182,20 +198,10 @@ impl CacheArtifact {
 
     /// Writes the artifact into a layout, whose other tags stay.
     async fn write_layout(&self, folder: &Path, tag: &Tag, lost: &HashSet<Digest>) -> Result<()> {
+        // Before the layers, which may take long, an index that cannot be read is an error.
         let layout = ImageLayout::in_folder(folder);
-        let mut index = match blocking(move || layout.index()).await {
-            Ok(index) => index,
-            Err(e) if e.kind() == ErrorKind::NotFound => ImageIndex::new(Vec::new()),
-            Err(e) => return Err(e),
-        };
-        let is_ours =
-            |entry: &Descriptor| entry.annotations.get(REF_NAME).is_some_and(|name| name == tag.as_str());
-        let mut entry = self.manifest.descriptor();
-        entry.artifact_type = Some(ARTIFACT.to_owned());
-        entry.annotations.insert(REF_NAME.to_owned(), tag.as_str().to_owned());
-        index.manifests.retain(|entry| !is_ours(entry));
-        index.manifests.push(entry);
-        let mut writer = LayoutWriter::new(&index);
+        blocking(move || index_of(&layout)).await?;
+        let mut writer = LayoutWriter::without_index();
         writer.add_bytes(self.manifest.digest(), self.manifest.bytes().clone());
         for (blob, content) in self.blobs.values() {
             let path = folder.join(blob_path(&blob.digest));
@@ -221,7 +227,21 @@ impl CacheArtifact {
                 }
             }
         }
-        writer.write_folder(folder).await
+        writer.write_folder(folder).await?;
+        let mut entry = self.manifest.descriptor();
+        entry.artifact_type = Some(ARTIFACT.to_owned());
+        entry.annotations.insert(REF_NAME.to_owned(), tag.as_str().to_owned());
+        let (folder, tag) = (folder.to_owned(), tag.clone());
+        blocking(move || {
+            let _turn = lock_index(&folder)?;
+            let mut index = index_of(&ImageLayout::in_folder(&folder))?;
+            let is_ours =
+                |entry: &Descriptor| entry.annotations.get(REF_NAME).is_some_and(|name| name == tag.as_str());
+            index.manifests.retain(|entry| !is_ours(entry));
+            index.manifests.push(entry);
+            write_index(&folder, &index)
+        })
+        .await
     }
 
     async fn open(&self, blob: &Descriptor) -> Result<BlobReader> {
@@ -235,9 +255,31 @@ impl CacheArtifact {
                 BlobReader { size: blob.size, offset: 0, length: blob.size, stream }
             }
             SharedContent::Stored(repository) => self.store.get_blob(repository, &blob.digest, None).await?,
-            SharedContent::Imported(shared) => self.imports.open(shared).await?,
+            SharedContent::Imported(shared) => {
+                let opened = self.imports.open(shared).await.inspect_err(|e| self.imports.lose(shared, e));
+                return Ok(self.noting_loss(verified(opened?, &blob.digest), shared));
+            }
         };
         Ok(verified(reader, &blob.digest))
+    }
+
+    /// A reader of an imported blob whose errors are noted.
+    fn noting_loss(&self, reader: BlobReader, shared: &SharedBlob) -> BlobReader {
+        let (imports, shared) = (self.imports.clone(), shared.clone());
+        let stream = reader.stream.inspect(move |block| {
+            if let Err(e) = block {
+                imports.lose(&shared, e);
+            }
+        });
+        BlobReader { stream: stream.boxed(), ..reader }
+    }
+}
+
+/// The index of a layout, which need not exist yet.
+fn index_of(layout: &ImageLayout) -> Result<ImageIndex> {
+    match layout.index() {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(ImageIndex::new(Vec::new())),
+        index => index,
     }
 }
 
@@ -290,7 +332,10 @@ impl RegistryClient for CacheArtifact {
                 let part = bytes.slice(offset as usize..(offset + length) as usize);
                 Ok(BlobReader { size, offset, length, stream: futures::stream::iter([Ok(part)]).boxed() })
             }
-            Some(SharedContent::Imported(shared)) => self.imports.open_part(shared, range).await,
+            Some(SharedContent::Imported(shared)) => {
+                let part = self.imports.open_part(shared, range).await;
+                Ok(self.noting_loss(part.inspect_err(|e| self.imports.lose(shared, e))?, shared))
+            }
             None => Err(Error::new(ErrorKind::BlobUnknown, "the cache has no such blob")
                 .with_context("digest", digest)),
         }

@@ -8,17 +8,17 @@
 //!
 //! # Invariants
 //! - A cache that cannot be read is a warning, and its records are missing. So is a record whose layer cannot be had: it
-//!   is lost, and the build begins anew without it.
+//!   is lost, and the build begins anew without it; while a cache is written, that one is written without the record.
 //! - What was fetched has the digest that the manifest names, and at most the bytes of a limit.
 //! - An index is used in this build alone: it is not kept with those that this machine made.
 
 use super::CachePlace;
 use super::place::OpenPlace;
 use super::shared_records::{
-    ARTIFACT, MAX_SHARED_RECORDS, MAX_UNPACKED, RECORDS, SharedRecord, SharedRecords,
+    ARTIFACT, INDEX, MAX_SHARED_RECORDS, MAX_UNPACKED, RECORDS, SharedRecord, SharedRecords, TIMES,
 };
 use crate::client::{RegistryClientExt as _, choose};
-use crate::layer::{LayerIndex, TimesTable};
+use crate::layer::{Bounds, LayerIndex, TimesTable};
 use crate::oci::{Descriptor, ImageConfig, Manifest};
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -55,18 +55,27 @@ struct Inner {
 struct Lost {
     /// The caches that do not answer any more.
     caches: HashSet<usize>,
-    /// The blobs of layers that cannot be had.
-    layers: HashSet<Digest>,
+    /// The blobs that cannot be had, each with its cache.
+    blobs: HashSet<(usize, Digest)>,
     /// Whether something was lost since somebody asked.
     more: bool,
+    /// Whether the build has its outputs, and a cache is being written.
+    writes_cache: bool,
+}
+
+impl Lost {
+    fn has(&self, blob: &SharedBlob) -> bool {
+        self.caches.contains(&blob.cache) || self.blobs.contains(&(blob.cache, blob.blob.digest.clone()))
+    }
 }
 
 #[derive(Debug, Default)]
 struct Loaded {
     caches: Vec<Option<OpenPlace>>,
-    records: HashMap<Digest, Arc<Imported>>,
-    /// By diff ID.
-    indexes: HashMap<Digest, SharedBlob>,
+    /// By key, those of earlier caches first.
+    records: HashMap<Digest, Vec<Arc<Imported>>>,
+    /// By diff ID, those of earlier caches first.
+    indexes: HashMap<Digest, Vec<SharedBlob>>,
 }
 
 /// A record of a shared cache.
@@ -106,7 +115,7 @@ impl fmt::Debug for Inner {
 }
 
 impl Imports {
-    /// Shared caches; of two with one key the first counts. Nothing is read before something is looked up.
+    /// Shared caches; of two with one key the first counts that has the layer. Nothing is read before something is looked up.
     pub(crate) fn new(
         places: Vec<CachePlace>,
         clients: ClientFactory,
@@ -120,38 +129,50 @@ impl Imports {
         Self((!is_empty).then(|| Arc::new(inner)))
     }
 
-    /// The record of a key.
+    /// The record of a key: the first one that is not lost.
     pub(crate) async fn get(&self, key: &Digest) -> Option<Arc<Imported>> {
         let inner = self.0.as_ref()?;
         let found = inner.loaded().await.records.get(key)?;
         let lost = inner.lost();
-        let is_lost = lost.caches.contains(&found.cache) || lost.layers.contains(&found.record.layer.digest);
-        (!is_lost).then(|| Arc::clone(found))
+        let is_lost = |record: &Imported| {
+            lost.has(&record.layer()) || record.times().is_some_and(|times| lost.has(&times))
+        };
+        found.iter().find(|record| !is_lost(record)).cloned()
     }
 
-    /// The blob of the index of a layer.
+    /// Whether a blob was found to be lost.
+    pub(crate) fn is_lost(&self, blob: &SharedBlob) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.lost().has(blob))
+    }
+
+    /// The blob of the index of a layer: the first one that is not lost.
     pub(crate) async fn index_blob(&self, diff_id: &Digest) -> Option<SharedBlob> {
         let inner = self.0.as_ref()?;
         let found = inner.loaded().await.indexes.get(diff_id)?;
-        (!inner.lost().caches.contains(&found.cache)).then(|| found.clone())
+        let lost = inner.lost();
+        found.iter().find(|blob| !lost.has(blob)).cloned()
     }
 
     /// The index of a layer; `None` when no cache has one that can be read.
     pub(crate) async fn index(&self, diff_id: &Digest) -> Option<LayerIndex> {
-        let (inner, blob) = (self.0.as_ref()?, self.index_blob(diff_id).await?);
-        let read = async { LayerIndex::from_bytes(&self.unpacked(&blob).await?) };
-        match read.await {
-            Ok(index) => Some(index),
-            Err(e) => {
-                inner.progress.warn(format!(
-                    "the cache {} has no usable index of the layer {}, which is fetched: {}",
-                    inner.places[blob.cache],
-                    diff_id.short(),
-                    reason(&e)
-                ));
-                None
+        let inner = self.0.as_ref()?;
+        while let Some(blob) = self.index_blob(diff_id).await {
+            let read = async { LayerIndex::from_bytes_within(&self.unpacked(&blob).await?, Bounds::SHARED) };
+            match read.await {
+                Ok(index) => return Some(index),
+                Err(e) => {
+                    // The layer gives it as well, so that nothing is built anew.
+                    inner.lost().blobs.insert((blob.cache, blob.blob.digest.clone()));
+                    inner.progress.warn(format!(
+                        "the cache {} has no usable index of the layer {}, which is fetched unless another cache has one: {}",
+                        inner.places[blob.cache],
+                        diff_id.short(),
+                        reason(&e)
+                    ));
+                }
             }
         }
+        None
     }
 
     /// The table of the true times of a record.
@@ -162,7 +183,7 @@ impl Imports {
         let Some((name, blob)) = imported.record.times.as_ref().zip(imported.times()) else {
             return Ok(None);
         };
-        let table = TimesTable::from_bytes(&self.unpacked(&blob).await?)?;
+        let table = TimesTable::from_bytes_within(&self.unpacked(&blob).await?, Bounds::SHARED)?;
         if *table.digest() != name.0 {
             return Err(Error::new(
                 ErrorKind::DigestInvalid,
@@ -198,6 +219,24 @@ impl Imports {
         place.client.get_blob(&place.repository, &shared.blob.digest, Some(range)).await
     }
 
+    /// Asks for a blob, and notes as lost what its cache does not have.
+    pub(super) async fn ask(&self, shared: &SharedBlob) {
+        if self.is_lost(shared) {
+            return;
+        }
+        let stat = async {
+            let place = self.place(shared).await?;
+            place.client.stat_blob(&place.repository, &shared.blob.digest).await
+        };
+        let unknown = || Error::new(ErrorKind::BlobUnknown, "the cache does not have the blob");
+        let error = match stat.await {
+            Ok(Some(size)) if size == shared.blob.size => return,
+            Ok(_) => unknown(),
+            Err(e) => e,
+        };
+        self.lose(shared, &error);
+    }
+
     async fn place(&self, shared: &SharedBlob) -> Result<&OpenPlace> {
         let gone = || Error::internal("a blob of a cache that was not read");
         let inner = self.0.as_ref().ok_or_else(gone)?;
@@ -225,10 +264,11 @@ impl Imports {
         bytes.map_err(damaged)?.ok_or_else(too_large)
     }
 
-    /// Notes that a layer cannot be had, and warns. When its cache does not answer, the whole cache is left.
-    pub(crate) fn lose(&self, imported: &Imported, error: &Error) {
+    /// Notes that a layer, a table of times or an index cannot be had, and warns. When its cache does not answer, the whole
+    /// cache is left.
+    pub(crate) fn lose(&self, blob: &SharedBlob, error: &Error) {
         let Some(inner) = &self.0 else { return };
-        let is_of_layer = matches!(
+        let is_of_blob = matches!(
             error.kind(),
             ErrorKind::BlobUnknown
                 | ErrorKind::NotFound
@@ -239,23 +279,39 @@ impl Imports {
                 | ErrorKind::Invalid
                 | ErrorKind::Unsupported
         );
-        let place = &inner.places[imported.cache];
-        {
+        let place = &inner.places[blob.cache];
+        let instead = {
             let mut lost = inner.lost();
             lost.more = true;
-            let is_new = match is_of_layer {
-                true => lost.layers.insert(imported.record.layer.digest.clone()),
-                false => lost.caches.insert(imported.cache),
+            let is_new = match is_of_blob {
+                true => lost.blobs.insert((blob.cache, blob.blob.digest.clone())),
+                false => lost.caches.insert(blob.cache),
             };
             if !is_new {
                 return;
             }
-        }
-        let what = match is_of_layer {
-            true => format!("has no usable layer {}", imported.record.layer.digest.short()),
+            match lost.writes_cache {
+                true => "the cache that is written has no results that need it",
+                false => "steps run in place of it",
+            }
+        };
+        let kind = match blob.blob.media_type.as_str() {
+            TIMES => "table of times",
+            INDEX => "index",
+            _ => "layer",
+        };
+        let what = match is_of_blob {
+            true => format!("has no usable {kind} {}", blob.blob.digest.short()),
             false => "cannot be read any more".to_owned(),
         };
-        inner.progress.warn(format!("the cache {place} {what}: steps run in place of it: {}", reason(error)));
+        inner.progress.warn(format!("the cache {place} {what}: {instead}: {}", reason(error)));
+    }
+
+    /// Says whether a cache is being written, after the outputs: what is lost then is left out of it.
+    pub(crate) fn writing_cache(&self, writes: bool) {
+        if let Some(inner) = &self.0 {
+            inner.lost().writes_cache = writes;
+        }
     }
 
     /// Whether something was lost since the last call.
@@ -271,8 +327,9 @@ impl Imports {
     }
 
     /// The digests that a cache was found not to have, or not as they should be.
-    pub(crate) fn lost_layers(&self) -> HashSet<Digest> {
-        self.0.as_ref().map(|inner| inner.lost().layers.clone()).unwrap_or_default()
+    pub(crate) fn lost_blobs(&self) -> HashSet<Digest> {
+        let blobs = self.0.as_ref().map(|inner| inner.lost().blobs.clone()).unwrap_or_default();
+        blobs.into_iter().map(|(_, digest)| digest).collect()
     }
 }
 
@@ -293,11 +350,11 @@ impl Inner {
                 for record in records {
                     let imported = Arc::new(Imported { cache, record });
                     for key in &imported.record.keys {
-                        loaded.records.entry(key.clone()).or_insert_with(|| Arc::clone(&imported));
+                        loaded.records.entry(key.clone()).or_default().push(Arc::clone(&imported));
                     }
                 }
                 for (diff_id, blob) in indexes {
-                    loaded.indexes.entry(diff_id).or_insert(SharedBlob { cache, blob });
+                    loaded.indexes.entry(diff_id).or_default().push(SharedBlob { cache, blob });
                 }
             }
             loaded

@@ -14,7 +14,7 @@ mod shared_records;
 
 pub use disk::DiskCache;
 pub(crate) use export::{CacheBundle, SharedContent};
-pub(crate) use import::{Imported, Imports};
+pub(crate) use import::{Imported, Imports, SharedBlob};
 pub use memory::MemoryCache;
 pub use place::CachePlace;
 pub use shared_records::{MAX_SHARED_RECORDS, SharedRecord, SharedRecords};

@@ -9,7 +9,7 @@
 //! - At or below a real entry that is not a directory there are only opaque marks.
 
 use super::entry::{Entry, EntryKind, LayerPath};
-use super::index_format::{self, Encoder};
+use super::index_format::{self, Bounds, Encoder};
 use super::path_map::PathMap;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -70,9 +70,9 @@ impl LayerIndex {
     pub fn entries(&self) -> &[Entry] {
         match &self.0 {
             Form::Entries(entries) => entries,
-            Form::Encoded { bytes, entries, .. } => {
-                entries.get_or_init(|| index_format::decode(bytes).expect("the bytes were just encoded"))
-            }
+            Form::Encoded { bytes, entries, .. } => entries.get_or_init(|| {
+                index_format::decode(bytes, Bounds::NONE).expect("the bytes were just encoded")
+            }),
         }
     }
 
@@ -143,7 +143,15 @@ impl LayerIndex {
     /// [`crate::ErrorKind::Corrupt`] when the bytes are damaged, [`crate::ErrorKind::Unsupported`] when another version
     /// wrote them: drop the file and index the layer again.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let entries = index_format::decode(bytes)?;
+        Self::from_bytes_within(bytes, Bounds::NONE)
+    }
+
+    /// Like [`LayerIndex::from_bytes`], for bytes of another machine.
+    ///
+    /// # Errors
+    /// Those of [`LayerIndex::from_bytes`], and [`crate::ErrorKind::TooLarge`] beyond the bounds.
+    pub(crate) fn from_bytes_within(bytes: &[u8], bounds: Bounds) -> Result<Self> {
+        let entries = index_format::decode(bytes, bounds)?;
         Self::from_sorted(entries).map_err(|e| e.with_kind(crate::ErrorKind::Corrupt))
     }
 }

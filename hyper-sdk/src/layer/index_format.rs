@@ -28,6 +28,38 @@ const MAGIC: &[u8; 8] = b"HYPERLIX";
 const VERSION: u8 = 1;
 const CHECK: usize = 32;
 
+/// How much an index or a table of times may have. Paths are written without what they share with the path before, so that
+/// few bytes can stand for many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// The entries that are left.
+    entries: usize,
+    /// The bytes of paths that are left.
+    paths: usize,
+}
+
+impl Bounds {
+    /// None: for files that this machine wrote.
+    pub(super) const NONE: Self = Self { entries: usize::MAX, paths: usize::MAX };
+    /// For those of another machine: some 2 GiB of memory.
+    pub(crate) const SHARED: Self = Self { entries: 4_000_000, paths: 1 << 30 };
+
+    /// Checks a count, before memory is reserved for it.
+    pub(super) fn check_count(self, count: usize) -> Result<()> {
+        if count > self.entries { Err(too_large()) } else { Ok(()) }
+    }
+
+    /// Counts a path.
+    pub(super) fn take_path(&mut self, path: &[u8]) -> Result<()> {
+        self.paths = self.paths.checked_sub(path.len()).ok_or_else(too_large)?;
+        Ok(())
+    }
+}
+
+fn too_large() -> Error {
+    Error::new(ErrorKind::TooLarge, "an index or a table of times has too many entries or too long paths")
+}
+
 /// Encodes entries one after another, so that an index is made without a list of all entries.
 #[derive(Debug, Default)]
 pub(super) struct Encoder {
@@ -101,7 +133,7 @@ impl Encoder {
     }
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Entry>> {
+pub(super) fn decode(bytes: &[u8], mut bounds: Bounds) -> Result<Vec<Entry>> {
     let rest = bytes.strip_prefix(MAGIC).ok_or_else(corrupt)?;
     match rest.first() {
         Some(&VERSION) => {}
@@ -116,6 +148,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Entry>> {
     }
     let mut input = Input(body.get(MAGIC.len() + 1..).ok_or_else(corrupt)?);
     let count = input.number()? as usize;
+    bounds.check_count(count)?;
     // An entry takes at least eight bytes, so a false count cannot reserve much memory.
     let mut entries = Vec::with_capacity(count.min(input.0.len() / 8 + 1));
     let mut path = Vec::new();
@@ -126,6 +159,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<Entry>> {
         }
         path.truncate(shared);
         path.extend_from_slice(input.bytes()?);
+        bounds.take_path(&path)?;
         entries.push(entry(&mut input, &path)?);
     }
     if input.0.is_empty() { Ok(entries) } else { Err(corrupt()) }
@@ -272,6 +306,18 @@ mod tests {
             assert!(LayerIndex::from_bytes(&damaged).is_err(), "byte {at}");
             assert!(LayerIndex::from_bytes(&bytes[..at]).is_err(), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn an_index_of_another_machine_has_bounds() {
+        let bytes = sample().to_bytes();
+        let paths: usize = sample().entries().iter().map(|entry| entry.path.as_bytes().len()).sum();
+        let entries = sample().entries().len();
+        let read = |entries, paths| LayerIndex::from_bytes_within(&bytes, Bounds { entries, paths });
+        assert_eq!(read(entries, paths).unwrap(), sample());
+        assert_eq!(read(entries - 1, paths).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert_eq!(read(entries, paths - 1).unwrap_err().kind(), ErrorKind::TooLarge);
+        assert!(LayerIndex::from_bytes_within(&bytes, Bounds::SHARED).is_ok());
     }
 
     #[test]

@@ -55,6 +55,7 @@ pub(crate) use estargz::{TABLE_DIGEST, write_estargz};
 pub use file_time::FileTime;
 pub(crate) use files::open_resolved;
 pub use index::LayerIndex;
+pub(crate) use index_format::Bounds;
 pub(crate) use join::join;
 pub(crate) use owner::{OWNER_ATTRIBUTE, UNMAPPED_OWNER, format_owner, parse_owner};
 pub(crate) use pack::pack;

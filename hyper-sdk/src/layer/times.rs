@@ -19,7 +19,7 @@
 
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::file_time::FileTime;
-use super::index_format::{Input, corrupt, put, put_bytes, put_signed};
+use super::index_format::{Bounds, Input, corrupt, put, put_bytes, put_signed};
 use crate::{Digest, Error, Result};
 use std::sync::OnceLock;
 
@@ -95,6 +95,14 @@ impl TimesTable {
     /// [`crate::ErrorKind::Corrupt`] when the bytes are damaged, [`crate::ErrorKind::Unsupported`] when another version
     /// wrote them.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        Self::from_bytes_within(bytes, Bounds::NONE)
+    }
+
+    /// Like [`TimesTable::from_bytes`], for bytes of another machine.
+    ///
+    /// # Errors
+    /// Those of [`TimesTable::from_bytes`], and [`crate::ErrorKind::TooLarge`] beyond the bounds.
+    pub(crate) fn from_bytes_within(bytes: &[u8], mut bounds: Bounds) -> Result<Self> {
         let rest = bytes.strip_prefix(MAGIC).ok_or_else(corrupt)?;
         match rest.first() {
             Some(&VERSION) => {}
@@ -103,6 +111,7 @@ impl TimesTable {
         }
         let mut input = Input(&rest[1..]);
         let count = input.number()? as usize;
+        bounds.check_count(count)?;
         // An entry takes at least four bytes, so a false count cannot reserve much memory.
         let mut times: Vec<(LayerPath, FileTime)> = Vec::with_capacity(count.min(input.0.len() / 4 + 1));
         let mut path = Vec::new();
@@ -113,6 +122,7 @@ impl TimesTable {
             }
             path.truncate(shared);
             path.extend_from_slice(input.bytes()?);
+            bounds.take_path(&path)?;
             let here = if path.is_empty() { LayerPath::root() } else { LayerPath::new(path.clone())? };
             let time = FileTime { seconds: input.signed()?, nanoseconds: input.small()? };
             if time.nanoseconds >= SECOND || times.last().is_some_and(|(last, _)| *last >= here) {

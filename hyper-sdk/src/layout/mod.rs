@@ -34,6 +34,8 @@ pub use image_layout::ImageLayout;
 pub use layout_file::LayoutFile;
 #[cfg(feature = "build")]
 pub use writer::LayoutWriter;
+#[cfg(feature = "build")]
+pub(crate) use writer::{lock_index, write_index};
 
 use crate::oci::Descriptor;
 use crate::{Digest, Error, Result};

@@ -9,9 +9,15 @@ use crate::store::{BlobReader, ByteStream};
 use crate::{Digest, Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt as _};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+
+/// The file whose lock is the right to change the index.
+const LOCK: &str = "index.json.lock";
 
 /// How many blocks of a blob wait to be written.
 const BLOCKS: usize = 4;
@@ -77,6 +83,13 @@ impl LayoutWriter {
         let mut writer = Self { parts: BTreeMap::new(), streams: BTreeMap::new() };
         writer.add_file(MARKER, r#"{"imageLayoutVersion":"1.0.0"}"#);
         writer.add_file(INDEX, index.to_bytes());
+        writer
+    }
+
+    /// A layout whose index is written by itself, with [`write_index`].
+    pub(crate) fn without_index() -> Self {
+        let mut writer = Self::new(&ImageIndex::new(Vec::new()));
+        writer.parts.remove(INDEX);
         writer
     }
 
@@ -213,6 +226,35 @@ fn write_folder(parts: BTreeMap<String, Part>, destination: &Path) -> Result<()>
     }
     // The index names the rest, so it comes last.
     last.map_or(Ok(()), |(path, part)| write_part(&folder, &path, part))
+}
+
+/// Waits for the right to change the index of a layout in a folder, among those that ask for it. Dropping the file gives it
+/// back. A file system without locks gives it to all.
+///
+/// # Errors
+/// [`ErrorKind::Io`] with the path, for a link in the place of the file too.
+pub(crate) fn lock_index(folder: &Path) -> Result<File> {
+    let path = folder.join(LOCK);
+    let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let open = |access: OFlags| rustix::fs::open(&path, flags | access, Mode::from_raw_mode(0o666));
+    // That of another user can be read, which is enough for most file systems.
+    let file = match open(OFlags::RDWR) {
+        Err(Errno::ACCESS) => open(OFlags::RDONLY),
+        file => file,
+    };
+    let file = File::from(file.map_err(|e| Error::io("cannot open the lock of the index", &path, e.into()))?);
+    if let Err(error) = file.lock() {
+        tracing::warn!(%error, path = %path.display(), "the index of the layout cannot be locked");
+    }
+    Ok(file)
+}
+
+/// Replaces the index of a layout in a folder.
+///
+/// # Errors
+/// Those of [`LayoutWriter::write_folder`].
+pub(crate) fn write_index(folder: &Path, index: &ImageIndex) -> Result<()> {
+    write_part(&Beneath::open(folder)?, INDEX, Part::Bytes(index.to_bytes().into()))
 }
 
 fn write_part(folder: &Beneath, path: &str, part: Part) -> Result<()> {

@@ -32,8 +32,7 @@ impl SolveContext {
         let first = timed.into_iter().chain(foreign).min().unwrap_or(layers.len());
         let mut published = Vec::new();
         for link in &layers[first..] {
-            self.index(&link.layer).await?;
-            published.push(self.index_path(link.layer.diff_id()));
+            published.push(self.kept_index(&link.layer).await?);
         }
         let options = ExportOptions { published, owners: foreign.is_some() };
         Ok((self.snapshotter.export(name.as_ref(), "/", options).await?, owner))

@@ -60,7 +60,12 @@ impl SolveContext {
                 return Ok(());
             }
             let table = self.imports.times(imported).await;
-            match table.inspect_err(|e| self.imports.lose(imported, e))? {
+            let lose = |e: &Error| {
+                if let Some(times) = imported.times() {
+                    self.imports.lose(&times, e);
+                }
+            };
+            match table.inspect_err(lose)? {
                 Some(table) => self.keep_times(&table).map(drop),
                 None => Ok(()),
             }
@@ -94,7 +99,7 @@ impl SolveContext {
             let task = self.progress.start(format!("import {}", blob.digest.short()), Some(blob.size));
             let fetched = match self.receive(imported, repository, &task).await {
                 Err(Failure::Cache(e)) => {
-                    self.imports.lose(imported, &e);
+                    self.imports.lose(&imported.layer(), &e);
                     Err(e)
                 }
                 Err(Failure::Own(e)) => Err(e),
@@ -115,7 +120,7 @@ impl SolveContext {
             }
             Err(e) => Err(e),
         };
-        let index = index.inspect_err(|e| self.imports.lose(imported, e))?;
+        let index = index.inspect_err(|e| self.imports.lose(&imported.layer(), e))?;
         self.save_index(diff_id, &index)
     }
 

@@ -265,15 +265,20 @@ impl SolveContext {
         self.fetch_unknown(chain).await?;
         let mut paths = Vec::new();
         for link in chain.links() {
-            self.index(&link.layer).await?;
-            let path = self.index_path(link.layer.diff_id());
-            if !path.exists() {
-                // The index is that of a cache of another machine, which is not kept.
-                self.make_index(&link.layer).await?;
-            }
-            paths.push(path);
+            paths.push(self.kept_index(&link.layer).await?);
         }
         Ok(paths)
+    }
+
+    /// The path of the index of a layer, which is made when it is missing.
+    pub(super) async fn kept_index(&self, layer: &StepLayer) -> Result<PathBuf> {
+        self.index(layer).await?;
+        let path = self.index_path(layer.diff_id());
+        if !path.exists() {
+            // The index is that of a cache of another machine, which is not kept.
+            self.make_index(layer).await?;
+        }
+        Ok(path)
     }
 
     /// The uncompressed tar of a layer. What does not match its digests gives an error at its end.

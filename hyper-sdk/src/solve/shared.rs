@@ -6,7 +6,7 @@ use super::chain::{Chain, StepLayer, StepResult};
 use super::made_layer::MadeLayer;
 use super::sink::LAYERS_REPOSITORY;
 use super::value::LayerTimes;
-use crate::cache::{CacheBundle, SharedContent, SharedRecord};
+use crate::cache::{CacheBundle, SharedBlob, SharedContent, SharedRecord};
 use crate::layer::CompressOptions;
 use crate::oci::Descriptor;
 use crate::reference::RepositoryName;
@@ -24,7 +24,8 @@ impl SolveContext {
     }
 
     /// The records of chains, or without any of all steps, with their blobs. `compress` is how layers are compressed;
-    /// without, as the build does it, and a layer that another machine made stays as it is.
+    /// without, as the build does it, and a layer that another machine made stays as it is. Records and indexes whose blobs
+    /// an imported cache has lost are left out.
     ///
     /// # Errors
     /// Those of making blobs and of the store.
@@ -72,22 +73,41 @@ impl SolveContext {
         let wanted = blob_key(&made.diff_id, options);
         let is_wanted = |form: &Option<Digest>| compress.is_none() || form.as_ref() == Some(&wanted);
         let imported = made.imported.as_ref().filter(|imported| is_wanted(&imported.record.form));
+        let is_lost = |blob: &SharedBlob| self.imports.is_lost(blob);
+        let record = made.record();
+        if let (Some(name), Some(imported)) = (&record.times, &made.imported)
+            && imported.times().is_some_and(|times| is_lost(&times))
+            && !self.has_times(name)
+        {
+            return Ok(());
+        }
         let (blob, form, content) = match imported {
             Some(imported) => {
                 let blob = imported.layer();
                 let content = match self.store.has_blob(&repository, &blob.blob.digest).await? {
                     true => SharedContent::Stored(repository),
+                    false if is_lost(&blob) => return Ok(()),
                     false => SharedContent::Imported(Box::new(blob.clone())),
                 };
                 (blob.blob, imported.record.form.clone(), content)
             }
             None => {
-                let blob = self.blob(layer, made, options, false).await?;
+                let blob = match self.blob(layer, made, options, false).await {
+                    // It was to be fetched for this, and the cache that has it says so now.
+                    Err(_)
+                        if made.imported.as_ref().is_some_and(|imported| {
+                            is_lost(&imported.layer())
+                                || imported.times().is_some_and(|times| is_lost(&times))
+                        }) =>
+                    {
+                        return Ok(());
+                    }
+                    blob => blob?,
+                };
                 (blob, Some(wanted), SharedContent::Stored(repository))
             }
         };
         cache.add(&blob, content);
-        let record = made.record();
         let times = match &record.times {
             Some(name) => self.share_times(name, made, cache).await?.map(|blob| (name.clone(), blob)),
             None => None,

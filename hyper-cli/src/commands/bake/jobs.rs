@@ -43,7 +43,7 @@ pub(super) fn jobs(plan: &BakePlan, session: &Session, engine: Option<&Engine>) 
 }
 
 /// The failure with the name of its target.
-fn about(name: &str, failure: Failure) -> Failure {
+pub(super) fn about(name: &str, failure: Failure) -> Failure {
     match failure {
         Failure::Usage(message) => Failure::usage(format!("the target `{name}`: {message}")),
         Failure::Work { error, hint } => Failure::Work { error: error.with_context("target", name), hint },
@@ -51,7 +51,11 @@ fn about(name: &str, failure: Failure) -> Failure {
     }
 }
 
-fn request(target: &Target, session: &Session, engine: Option<&Engine>) -> Result<BuildRequest, Failure> {
+/// The command line that a target is read as.
+///
+/// # Errors
+/// Those of the command line.
+pub(super) fn line(target: &Target) -> Result<BuildArgs, Failure> {
     let context = target.context.clone().unwrap_or_else(|| ".".to_owned());
     let line = ["build".to_owned()].into_iter().chain(build_flags(target)).chain(["--".to_owned(), context]);
     let Line { args } = Line::try_parse_from(line).map_err(|e| {
@@ -59,6 +63,11 @@ fn request(target: &Target, session: &Session, engine: Option<&Engine>) -> Resul
         let first = text.lines().next().unwrap_or_default();
         Failure::usage(first.trim_start_matches("error: "))
     })?;
+    Ok(args)
+}
+
+fn request(target: &Target, session: &Session, engine: Option<&Engine>) -> Result<BuildRequest, Failure> {
+    let args = line(target)?;
     build::check(&args)?;
     let context = BuildContext::parse(&args.context)?;
     let mut request = match &target.dockerfile_inline {

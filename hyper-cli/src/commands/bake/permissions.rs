@@ -1,8 +1,11 @@
 //! What targets may do: files outside of the working folder, the network of this machine and steps without isolation need
 //! `--allow`. What the caller names with `--set` is allowed.
 
+use super::jobs;
 use crate::failure::Failure;
-use hyper_sdk::bake::{BakePlan, Fields, Target};
+use hyper_sdk::bake::{BakePlan, Target};
+use hyper_sdk::build::{BuildContext, CacheTarget, Destination, NamedContext, Output, OutputKind, text};
+use hyper_sdk::cache::CachePlace;
 use hyper_sdk::{Error, Result};
 use std::path::{Component, Path, PathBuf};
 
@@ -61,25 +64,26 @@ impl Permissions {
                     return Err(refused(name, wanted));
                 }
             }
-            for path in read(target) {
-                if !self.reads_all && !self.covers(&self.read, &path)? {
-                    return Err(refused(name, &format!("fs.read={path}")));
+            let files = Files::of(target).map_err(|failure| jobs::about(name, failure))?;
+            for path in &files.read {
+                if !self.reads_all && !self.covers(&self.read, path)? {
+                    return Err(refused(name, &format!("fs.read={}", path.display())));
                 }
             }
-            for path in written(target) {
-                if !self.writes_all && !self.covers(&self.write, &path)? {
-                    return Err(refused(name, &format!("fs.write={path}")));
+            for path in &files.written {
+                if !self.writes_all && !self.covers(&self.write, path)? {
+                    return Err(refused(name, &format!("fs.write={}", path.display())));
                 }
             }
         }
         Ok(())
     }
 
-    fn covers(&self, allowed: &[PathBuf], path: &str) -> Result<bool> {
-        if self.set.iter().any(|set| set.split([',', '=']).any(|part| part == path)) {
+    fn covers(&self, allowed: &[PathBuf], path: &Path) -> Result<bool> {
+        if self.set.iter().any(|set| set.split([',', '=']).any(|part| Path::new(part) == path)) {
             return Ok(true);
         }
-        let path = real(Path::new(path))?;
+        let path = real(path)?;
         Ok(allowed.iter().any(|folder| path.starts_with(folder)))
     }
 }
@@ -120,43 +124,69 @@ fn real(path: &Path) -> Result<PathBuf> {
     }
 }
 
-fn is_local(text: &str) -> bool {
-    !text.contains("://") && !text.starts_with("target:") && !text.starts_with("git@") && !text.is_empty()
+/// The files that a target reads and writes, as its command line is read: a text that means something else to the builder than
+/// to this check would need no permission.
+#[derive(Debug, Default)]
+struct Files {
+    read: Vec<PathBuf>,
+    written: Vec<PathBuf>,
 }
 
-fn field<'a>(fields: impl Iterator<Item = &'a Fields>, kind: Option<&'a str>, key: &'a str) -> Vec<String> {
-    let of_kind = fields.filter(|one| kind.is_none_or(|kind| one.get("type").is_some_and(|own| own == kind)));
-    of_kind.filter_map(|one| one.get(key).cloned()).collect()
-}
-
-/// The files that a target reads.
-fn read(target: &Target) -> Vec<String> {
-    let mut paths: Vec<String> = target.context.iter().chain(target.contexts.values()).cloned().collect();
-    for layout in target.contexts.values().filter_map(|context| context.strip_prefix("oci-layout://")) {
-        paths.push(layout.split(['@', ':']).next().unwrap_or_default().to_owned());
+impl Files {
+    /// What cannot be parsed names no file: the build fails for it, with the name of its flag.
+    ///
+    /// # Errors
+    /// Those of the command line.
+    fn of(target: &Target) -> Result<Self, Failure> {
+        let args = jobs::line(target)?;
+        let mut files = Self::default();
+        if let Ok(BuildContext::Folder(folder)) = BuildContext::parse(&args.context) {
+            let file = args.file.map_or_else(|| folder.join("Dockerfile"), PathBuf::from);
+            files.read.push(folder);
+            files.read.extend(target.dockerfile_inline.is_none().then_some(file));
+        }
+        for context in &args.build_contexts {
+            let value = context.split_once('=').map(|(_, value)| NamedContext::parse(value));
+            if let Some(Ok(NamedContext::Folder(path) | NamedContext::OciLayout { path, .. })) = value {
+                files.read.push(path);
+            }
+        }
+        for secret in &args.secrets {
+            let paths = text::secret_files([secret], |name| std::env::var_os(name));
+            files.read.extend(paths.into_iter().flatten());
+        }
+        let sockets = args.ssh.iter().filter_map(|agent| Some(agent.split_once('=')?.1));
+        files.read.extend(sockets.filter(|socket| !socket.is_empty()).map(PathBuf::from));
+        let places = args.caches.cache_from.iter().flat_map(|cache| text::cache_from([cache]));
+        files.read.extend(places.flatten().filter_map(folder_of));
+        let outputs = args.outputs.iter().flat_map(|output| Output::parse(output));
+        files.written.extend(outputs.filter_map(written));
+        let caches = args.caches.cache_to.iter().flat_map(|cache| text::cache_to([cache])).flatten();
+        files.written.extend(caches.filter_map(|cache| match cache.target {
+            CacheTarget::Place(place) => folder_of(place),
+            CacheTarget::Inline => None,
+        }));
+        Ok(files)
     }
-    let local = target.context.as_deref().filter(|context| is_local(context));
-    if let (Some(context), Some(file)) = (local, &target.dockerfile) {
-        paths.push(match file.strip_prefix("cwd://") {
-            Some(file) => file.to_owned(),
-            None if file.starts_with('/') => file.clone(),
-            None => format!("{context}/{file}"),
-        });
-    }
-    paths.extend(target.secret.iter().flatten().map(|secret| secret.src.clone()));
-    paths.extend(target.ssh.iter().flatten().flat_map(|ssh| ssh.paths.clone()));
-    paths.extend(field(target.cache_from.iter().flatten(), Some("local"), "src"));
-    paths
-        .iter()
-        .map(|path| path.trim_start_matches("cwd://").to_owned())
-        .filter(|path| is_local(path))
-        .collect()
 }
 
-/// The files that a target writes.
-fn written(target: &Target) -> Vec<String> {
-    let mut paths = field(target.output.iter().flatten(), None, "dest");
-    paths.extend(field(target.cache_to.iter().flatten(), Some("local"), "dest"));
-    paths.retain(|path| path != "-" && !path.is_empty());
-    paths
+fn folder_of(place: CachePlace) -> Option<PathBuf> {
+    match place {
+        CachePlace::Layout { folder, .. } => Some(folder),
+        CachePlace::Registry { .. } => None,
+    }
+}
+
+/// What an output writes to.
+fn written(output: Output) -> Option<PathBuf> {
+    match output.kind {
+        OutputKind::Oci(place) | OutputKind::Docker(place) | OutputKind::Tar(place) => match place {
+            Destination::File(path) | Destination::Folder(path) => Some(path),
+            Destination::Stdout(_) => None,
+        },
+        OutputKind::Local(path) => Some(path),
+        OutputKind::Image(_) | OutputKind::Load(_) | OutputKind::CacheOnly => None,
+        // The exporters of other programs.
+        OutputKind::Other { mut attributes, .. } => attributes.remove("dest").map(PathBuf::from),
+    }
 }
