@@ -120,7 +120,8 @@ fn options_that_skip_the_cache_another_platform_and_a_lost_result_are_named() {
     std::fs::remove_dir_all(place.join("state/cache")).unwrap();
     place.built(COPIES, &[]);
     assert_eq!(kind(&reason(&place, "COPY . /src/")), "gone");
-    assert!(place.ok(&["why", "COPY . "]).contains("Secrets and the content of cache mounts"));
+    let text = place.ok(&["why", "COPY . "]);
+    assert!(text.contains("no usable result was in the cache. Secrets and the content"), "{text}");
     // An edited instruction at its place.
     place.built(&COPIES.replace(" /b", " /c"), &[]);
     let edited = reason(&place, "COPY --from=first /src/a /c");
@@ -132,6 +133,12 @@ fn options_that_skip_the_cache_another_platform_and_a_lost_result_are_named() {
     let (_, reasons) = steps(&place).remove("COPY a /$TARGETARCH/").unwrap();
     assert_eq!((kind(&reasons[0]), &reasons[0]["to"]), ("platform", &"linux/arm64".into()));
     assert_eq!(reasons[1]["part"], "destination", "{reasons:?}");
+    // Where the platform is another one, but no part that depends on it, it is no reason.
+    let plain = "FROM scratch\nCOPY a /x\n";
+    place.built(plain, &["--platform=linux/amd64"]);
+    place.write("context/a", "b");
+    place.built(plain, &["--platform=linux/arm64"]);
+    assert_eq!(kind(&reason(&place, "COPY a /x")), "files");
     // What a clean-up removed is not guessed at.
     place.ok(&["prune", "--all", "--force"]);
     place.built(file, &["--platform=linux/arm64"]);
@@ -280,6 +287,130 @@ fn no_value_and_no_hash_that_can_be_guessed_is_recorded() {
     assert!(place.ok(&["du", "--verbose"]).contains("why the steps of a build ran"));
     place.ok(&["history", "rm", "--all"]);
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "the key alone is left");
+}
+
+#[test]
+fn paths_that_a_variable_may_be_in_are_hashed_wherever_it_stands() {
+    let place = Place::new();
+    place.write("context/hidden-a/app-hidden-b-1.whl", "x");
+    place.write("context/hidden-a/x/file", "x");
+    place.write("context/hidden-a/x/empty", "");
+    std::os::unix::fs::symlink("hidden-a", place.join("context/link")).unwrap();
+    let file = "FROM scratch\nARG DIR\nARG NAME\nARG LINKED\nARG SRC=s\nCOPY hid*/app-$NAME*.whl /\n\
+                COPY --parents $DIR/x /dst/\nCOPY $LINKED/x /linked/\nCOPY $SRC /s/\nADD --chmod=600 [\"$DIR/x\", \"/\"]\n";
+    let arguments = ["--build-arg=DIR=hidden-a", "--build-arg=NAME=hidden-b", "--build-arg=LINKED=link/x/.."];
+    place.write("context/s/one", "1");
+    place.built(file, &arguments);
+    place.write("context/s/one", "2");
+    place.write("context/s/two", "2");
+    place.write("context/hidden-a/x/file", "y");
+    place.built(file, &arguments);
+    let history = place.join("state/history");
+    for value in ["hidden-a", "hidden-b", "link/x"] {
+        assert_eq!(having(&history, value), Vec::<std::path::PathBuf>::new(), "{value}");
+    }
+    let steps = std::fs::read_dir(&history).unwrap().flatten().map(|entry| entry.path());
+    let mut lists = 0;
+    for path in steps.filter(|path| path.extension().is_some_and(|e| e == "steps")) {
+        for line in std::fs::read_to_string(path).unwrap().lines().skip(1) {
+            let line: Value = serde_json::from_str(line).unwrap();
+            for file in line["files"]["files"].as_array().into_iter().flatten() {
+                let path = file[0].as_str().unwrap();
+                assert!(path.len() == 16 && path.bytes().all(|b| b.is_ascii_hexdigit()), "{line}");
+                lists += 1;
+            }
+        }
+    }
+    assert!(lists > 8, "{lists}");
+    let hidden = reason(&place, "COPY $SRC /s/");
+    let (added, changed) = (&hidden["added"], &hidden["changed"]);
+    assert_eq!((kind(&hidden), added, changed), ("hidden_files", &1.into(), &1.into()), "{hidden}");
+    // When the value is another one, that is the reason.
+    place.write("context/t/one", "1");
+    place.built(file, &[&arguments[..], &["--build-arg=SRC=t"]].concat());
+    assert_eq!(reason(&place, "COPY $SRC /s/")["part"], "sources");
+}
+
+#[test]
+fn a_step_is_compared_by_the_files_of_when_its_key_was_made() {
+    if busybox().is_none() {
+        skip!("a static busybox is needed");
+    }
+    let place = Place::new();
+    let marker = marker();
+    place.write("context/a", "one");
+    let run = format!("RUN --mount=type=bind,target=/m until test -e /m/go; do sleep 0.05; done; : {marker}");
+    let file = format!("FROM base\n{run}\n");
+    let child = place.build(&file, &[]).spawn().unwrap();
+    wait_for("the step runs", || {
+        !processes(&format!("test -e /m/go; do sleep 0.05; done; : {marker}")).is_empty()
+    });
+    place.write("context/a", "two");
+    place.write("context/go", "");
+    assert!(child.wait_with_output().unwrap().status.success());
+    place.built(&file, &[]);
+    assert_eq!(kind(&reason(&place, &run)), "mounted_files");
+}
+
+#[test]
+fn a_result_that_was_made_without_a_record_is_not_compared_with_an_older_one() {
+    let place = Place::new();
+    place.write("context/a", "one");
+    place.built(COPIES, &[]);
+    place.write("context/a", "two");
+    // Bake makes no records.
+    let (file, context) = (place.join("Dockerfile"), place.join("context"));
+    let target = format!(
+        "target \"default\" {{\n dockerfile = \"{}\"\n context = \"{}\"\n}}\n",
+        file.display(),
+        context.display()
+    );
+    place.write("docker-bake.hcl", &target);
+    place.ok(&["bake", "--allow=fs.read=*"]);
+    place.built(COPIES, &[]);
+    assert!(steps(&place).values().all(|(outcome, _)| outcome == "cached"));
+    let cached = why(&place, &[]);
+    assert_eq!(cached["steps"][0]["origin"], Value::Null);
+    place.write("context/a", "one!");
+    place.built(COPIES, &[]);
+    assert_eq!(kind(&reason(&place, "COPY . /src/")), "not_recorded");
+    assert_eq!(why(&place, &[])["steps"][0]["compared_with"], cached["build"]);
+}
+
+#[test]
+fn what_builds_without_a_record_left_can_be_removed() {
+    let place = Place::new();
+    place.write("context/a", "a");
+    let history = place.join("state/history");
+    let strays = ["orphanone", "orphantwo", "orphanthree"];
+    place.built(COPIES, &[]);
+    for id in strays {
+        std::fs::write(history.join(format!("{id}.steps")), "{}\n").unwrap();
+    }
+    let refused = place.hyper(&["history", "rm", "orphanx"]).output().unwrap();
+    assert!(told(&refused).contains("there is no record of a build `orphanx`"), "{}", told(&refused));
+    assert_eq!(place.ok(&["history", "rm", "orphano"]), "orphanone");
+    let left =
+        || std::fs::read_dir(&history).unwrap().flatten().filter(|f| f.path().extension().is_some()).count();
+    // A record, its steps, the key, and two more.
+    assert_eq!(left(), 5);
+    assert_eq!(place.ok(&["history", "rm", "--all"]).lines().count(), 3);
+    assert_eq!(std::fs::read_dir(&history).unwrap().count(), 1, "the key alone is left");
+}
+
+#[test]
+fn a_build_whose_steps_cannot_be_recorded_is_in_the_history() {
+    let place = Place::new();
+    place.write("context/a", "a");
+    std::fs::create_dir_all(place.join("state/history/steps.key")).unwrap();
+    let mode = std::fs::Permissions::from_mode(0o700);
+    std::fs::set_permissions(place.join("state"), mode.clone()).unwrap();
+    std::fs::set_permissions(place.join("state/history"), mode).unwrap();
+    let output = place.build(COPIES, &[]).output().unwrap();
+    let text = told(&output);
+    assert!(output.status.success() && text.contains("cannot say why steps of this build ran"), "{text}");
+    assert!(!text.contains("the history does not have this build"), "{text}");
+    assert_eq!(kind(&reason(&place, "COPY . /src/")), "not_recorded");
 }
 
 #[test]

@@ -67,7 +67,12 @@ pub(crate) fn run(args: HistoryArgs, session: &Session, console: &Console) -> Re
         Action::Rm { ids, all } => {
             let mut records = Vec::new();
             for id in &ids {
-                records.push(get(&history, Some(id))?);
+                match get(&history, Some(id)) {
+                    Ok(record) => records.push(record),
+                    // Its record may be gone before what says why its steps ran.
+                    Err(failure) if remove_stray(&history, Some(id))? == 0 => return Err(failure),
+                    Err(_) => {}
+                }
             }
             if all {
                 records = history.list()?;
@@ -77,9 +82,21 @@ pub(crate) fn run(args: HistoryArgs, session: &Session, console: &Console) -> Re
                 history.remove(&record)?;
                 print_line(&record.id)?;
             }
+            if all {
+                remove_stray(&history, None)?;
+            }
             Ok(())
         }
     }
+}
+
+/// Removes what builds without a record have left, and says how many they are.
+fn remove_stray(history: &History, id: Option<&str>) -> Result<usize, Failure> {
+    let removed = history.remove_stray(id)?;
+    for id in &removed {
+        print_line(id)?;
+    }
+    Ok(removed.len())
 }
 
 fn get(history: &History, id: Option<&str>) -> Result<BuildRecord, Failure> {

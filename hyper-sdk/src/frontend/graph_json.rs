@@ -382,7 +382,12 @@ impl Lowering<'_> {
             add: false,
         };
         let op = Op::File(FileOp { actions: vec![FileAction::Copy(Box::new(action))], link: false });
-        Ok(self.layer(state, op, vec![from], created_by))
+        let made = self.layer(state, op, vec![from], created_by);
+        if let StepOutput::Root(state) = &made {
+            // The name has the sources.
+            self.graph.set_shows_paths(state.vertex);
+        }
+        Ok(made)
     }
 
     /// Adds a vertex that makes a layer on a root file system.

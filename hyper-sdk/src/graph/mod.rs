@@ -49,6 +49,8 @@ pub struct Vertex {
     pub origin: Option<String>,
     /// The platform of the files that a command runs in, when it is known. Not part of the address.
     pub platform: Option<Platform>,
+    /// Whether records may have the paths that its sources find: no value of a variable is in them. Not part of the address.
+    pub shows_paths: bool,
     address: Digest,
 }
 
@@ -108,6 +110,7 @@ impl Graph {
             no_cache: false,
             origin: None,
             platform: None,
+            shows_paths: false,
             address,
         });
         id
@@ -130,6 +133,9 @@ impl Graph {
             if let Some(platform) = &vertex.platform {
                 self.set_platform(place, platform.clone());
             }
+            if vertex.shows_paths {
+                self.set_shows_paths(place);
+            }
             places.insert(id, place);
         }
         places[&root]
@@ -138,6 +144,12 @@ impl Graph {
     /// Sets the platform of the files that a command runs in, unless it is set.
     pub fn set_platform(&mut self, id: VertexId, platform: Platform) {
         self.vertices[id.0].platform.get_or_insert(platform);
+    }
+
+    /// Lets records have the paths of files that a vertex copies. For sources that have no value of a variable in them: such
+    /// a value may be a secret, and is a part of the paths then.
+    pub fn set_shows_paths(&mut self, id: VertexId) {
+        self.vertices[id.0].shows_paths = true;
     }
 
     /// Gives a vertex another name.

@@ -6,6 +6,7 @@ use super::layers::NewLayer;
 use super::made_layer::BlobTime;
 use super::on_error::OnError;
 use super::sink::Target;
+use super::step::{Keys, UsedInput};
 use super::task_log::TaskLog;
 use super::value::{LayerTimes, snapshot_name};
 use crate::digest::Hasher;
@@ -23,7 +24,7 @@ impl SolveContext {
         exec: &ExecOp,
         base: &Chain,
         inputs: &[StepResult],
-    ) -> Result<Vec<Digest>> {
+    ) -> Result<Keys> {
         self.check_permissions(exec)?;
         // A result without a device differs from one with it.
         for name in self.devices_of(exec)? {
@@ -49,6 +50,7 @@ impl SolveContext {
         }
         let (mut definition, mut content, mut by_content) = (hasher.clone(), hasher, false);
         content.update_field("content");
+        let mut inputs_used = Vec::new();
         for mount in mounts {
             let used = match &mount.kind {
                 MountKind::Bind { input, source, .. } => Some((*input, source)),
@@ -57,24 +59,28 @@ impl SolveContext {
             };
             let Some((input, source)) = used else { continue };
             let key = self.source_key(inputs, input, source).await?;
+            let number = exec.mounts.iter().position(|other| std::ptr::eq(other, mount)).map(|at| at + 1);
             // The key of a context is by its files already.
             if let StepResult::Chain(chain) = input_value(inputs, input)? {
                 definition.update_field(source);
                 if let Some(digest) = self.part_digest(chain, source).await? {
                     by_content = true;
                     content.update_field(digest.as_str());
+                    inputs_used.push(UsedInput { input, mount: number, key: digest.to_string() });
                 } else {
                     content.update_field(source);
                     content.update_field(&key);
+                    inputs_used.push(UsedInput { input, mount: number, key: format!("{key} {source}") });
                 }
             } else {
                 content.update_field(&key);
+                inputs_used.push(UsedInput { input, mount: number, key: key.clone() });
             }
             definition.update_field(key);
         }
-        let mut keys = vec![definition.finish()];
-        keys.extend(by_content.then(|| content.finish()));
-        Ok(keys)
+        let mut digests = vec![definition.finish()];
+        digests.extend(by_content.then(|| content.finish()));
+        Ok(Keys { digests, planned: None, used: inputs_used })
     }
 
     /// Rejects a command that lacks a permission, even when the result is in the cache.

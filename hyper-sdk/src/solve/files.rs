@@ -6,7 +6,7 @@ use super::layers::NewLayer;
 use super::record::FileLister;
 use super::sink::LayerSink;
 use super::sink::Target;
-use super::step::Keys;
+use super::step::{Keys, UsedInput};
 use super::value::{LayerTimes, Planned};
 use super::{SolveContext, blocking};
 use crate::digest::Hasher;
@@ -57,7 +57,7 @@ impl SolveContext {
             .await?;
             hasher.update_field(digest.as_str());
             let planned = (!self.copies_as_published).then_some(planned);
-            return Ok(Keys { digests: vec![hasher.finish()], planned });
+            return Ok(Keys { digests: vec![hasher.finish()], planned, used: Vec::new() });
         }
         hasher.update_field(op);
         if self.epoch_is_key && !self.copies_as_published {
@@ -82,6 +82,7 @@ impl SolveContext {
         if let Some(content) = &mut content {
             content.update_field("content");
         }
+        let mut used = Vec::new();
         for action in &file.actions {
             let FileAction::Copy(copy) = action else { continue };
             let StepResult::Chain(chain) = input_value(inputs, copy.input)? else {
@@ -90,6 +91,8 @@ impl SolveContext {
             };
             definition.update_field(chain.key());
             let digest = if content.is_some() { self.selected(chain, copy).await? } else { None };
+            let key = digest.as_ref().map_or_else(|| chain.key().to_owned(), Digest::to_string);
+            used.push(UsedInput { input: copy.input, mount: None, key });
             content = match (content, digest) {
                 (Some(mut hasher), Some(digest)) => {
                     hasher.update_field(digest.as_str());
@@ -100,11 +103,11 @@ impl SolveContext {
         }
         let mut keys = vec![definition.finish()];
         keys.extend(content.map(Hasher::finish));
-        Ok(keys.into())
+        Ok(Keys { digests: keys, planned: None, used })
     }
 
     /// The digest of the files of a stage that a COPY selects with plain paths.
-    pub(super) async fn selected(&self, chain: &Chain, copy: &CopyAction) -> Result<Option<Digest>> {
+    async fn selected(&self, chain: &Chain, copy: &CopyAction) -> Result<Option<Digest>> {
         if copy.parents || !copy.exclude.is_empty() {
             return Ok(None);
         }

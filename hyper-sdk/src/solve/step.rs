@@ -11,7 +11,7 @@ use super::{Failed, PendingResult, StepReport};
 use crate::cache::{CacheRecord, Imports, SharedCache};
 use crate::digest::Hasher;
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes};
-use crate::graph::{Graph, MountKind, Op, SourceOp, Vertex, VertexId};
+use crate::graph::{Graph, InputIndex, MountKind, Op, SourceOp, Vertex, VertexId};
 use crate::layer::copy::StatCache;
 use crate::layer::{LayerIndex, TreeIndex};
 use crate::media_type::Compression;
@@ -109,12 +109,17 @@ pub(super) struct Keys {
     pub(super) digests: Vec<Digest>,
     /// The current times of the files in a layer of these keys, when the keys depend on them.
     pub(super) planned: Option<Planned>,
+    /// What the keys have of inputs other than the root file system, and of files that are not listed.
+    pub(super) used: Vec<UsedInput>,
 }
 
-impl From<Vec<Digest>> for Keys {
-    fn from(digests: Vec<Digest>) -> Self {
-        Self { digests, planned: None }
-    }
+/// What keys have of an input.
+#[derive(Debug)]
+pub(super) struct UsedInput {
+    pub(super) input: InputIndex,
+    /// The mount that uses it, from 1.
+    pub(super) mount: Option<usize>,
+    pub(super) key: String,
 }
 
 impl SolveContext {
@@ -212,7 +217,10 @@ impl SolveContext {
             return Err(Error::internal("a step without a root file system"));
         };
         let task = self.progress.start(vertex.name.clone(), None);
-        let mut keys = match self.keys(vertex, base, inputs).await {
+        let listed = self.file_lister(vertex, inputs);
+        // Files that are fetched are not looked at again.
+        let at_once = listed.as_ref().filter(|_| !self.uses_local_folders(inputs));
+        let mut keys = match self.listed_keys(vertex, base, inputs, at_once).await {
             Ok(keys) => keys,
             Err(e) => return failed(vertex, task, e),
         };
@@ -227,7 +235,6 @@ impl SolveContext {
         }
         // The files in the folders may change from here on.
         self.sources.forget_listings();
-        let listed = self.file_lister(vertex, inputs);
         let made = match &vertex.op {
             Op::Exec(exec) => {
                 let run = self.run(exec, (vertex, &keys.digests, time), base, inputs, &task).await;
@@ -242,15 +249,16 @@ impl SolveContext {
             },
             Op::Source(_) => Err(Error::internal("a source is not a step")),
         };
-        let kept = made.as_ref().is_ok_and(|(.., keys_hold)| *keys_hold);
-        let ended = Ended { vertex, task: task.id(), keys: &keys.digests, kept, failed: made.is_err() };
-        // What is full has no room for this either.
-        if !made.as_ref().is_err_and(|e| e.kind() == ErrorKind::StorageFull) {
-            self.record(ended, base, inputs, listed).await;
-        }
+        let ended = |kept, failed| Ended { vertex, task: task.id(), keys: &keys, kept, failed };
         let (new, made, keys_hold) = match made {
             Ok(made) => made,
-            Err(e) => return failed(vertex, task, e),
+            Err(e) => {
+                // What is full has no room for this either.
+                if e.kind() != ErrorKind::StorageFull {
+                    self.record(ended(false, true), base, listed).await;
+                }
+                return failed(vertex, task, e);
+            }
         };
         let record = CacheRecord {
             layer: new.blob,
@@ -264,10 +272,12 @@ impl SolveContext {
             snapshot: new.snapshot,
             origin: self.recorder.as_ref().map(|(recorder, _)| recorder.origin(task.id())),
         };
-        let kept_under = if keys_hold { keys.digests } else { Vec::new() };
+        let kept_under = if keys_hold { keys.digests.clone() } else { Vec::new() };
         let layer = MadeLayer::new(record, new.times, kept_under, time, new.tar);
         let layer = Arc::new(StepLayer::Made(layer));
         self.keep(&layer).await?;
+        // After the result is kept: whoever ends the build here loses no more than the record.
+        self.record(ended(keys_hold, false), base, listed).await;
         self.blob_later(&layer).await;
         self.note_origin(&layer, &task);
         if !keys_hold {
@@ -321,11 +331,11 @@ impl SolveContext {
             hasher.update_field(self.epoch().await?.to_string());
         }
         match &vertex.op {
-            Op::Exec(exec) => Ok(self.exec_keys(hasher, exec, base, inputs).await?.into()),
+            Op::Exec(exec) => self.exec_keys(hasher, exec, base, inputs).await,
             Op::File(file) => {
                 self.file_keys(hasher, &vertex.op.to_bytes(), file, base, (inputs, files)).await
             }
-            Op::Source(_) => Ok(Vec::new().into()),
+            Op::Source(_) => Ok(Keys { digests: Vec::new(), planned: None, used: Vec::new() }),
         }
     }
 
@@ -338,12 +348,13 @@ impl SolveContext {
         inputs: &[StepResult],
         files: Option<&Arc<FileLister>>,
     ) -> bool {
-        // A fetched source is in its own folder, which nothing else writes.
-        let uses_folders = inputs
-            .iter()
-            .any(|input| matches!(input, StepResult::Folder(root) if self.sources.may_change(root)));
-        !uses_folders
+        !self.uses_local_folders(inputs)
             || self.listed_keys(vertex, base, inputs, files).await.is_ok_and(|now| now.digests == keys)
+    }
+
+    /// Whether an input is a folder that others may change. A fetched source is in its own folder, which nothing else writes.
+    fn uses_local_folders(&self, inputs: &[StepResult]) -> bool {
+        inputs.iter().any(|input| matches!(input, StepResult::Folder(root) if self.sources.may_change(root)))
     }
 
     /// Notes which step of which build made a layer, when the build is recorded.

@@ -139,7 +139,11 @@ async fn build(
     drop(progress);
     let id = recording.as_ref().map(Recording::id);
     if let Some(recording) = recording {
+        let steps = recording.steps();
         let _ = recording.finish(outcome.as_ref()).inspect_err(unrecorded);
+        if let Some(error) = steps.take_error() {
+            console.warn(&format!("`why` cannot say why steps of this build ran: {error}"));
+        }
     }
     let log = renderer.finish(outcome.is_err()).await?;
     let output = outcome.map_err(|error| {

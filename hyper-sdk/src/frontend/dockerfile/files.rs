@@ -6,7 +6,7 @@ use super::stage::{StageState, absolute, clean};
 use super::windows;
 use crate::Digest;
 use crate::dockerfile::{
-    AddSource, InlineFile, Owner, Principal, Statement, UNNAMED, Word, without_password,
+    AddSource, InlineFile, Instruction, Owner, Principal, Statement, UNNAMED, Word, without_password,
 };
 use crate::graph::{
     CopyAction, FileAction, FileOp, MakeDirectory, MakeFile, Op, SourceOp, VertexId, WebSource,
@@ -158,6 +158,9 @@ impl Lowering<'_> {
         // With a mode, a linked copy is an ordinary one: it follows the links of the destination.
         let op = Op::File(FileOp { actions, link: t.link && t.chmod.is_none() });
         self.layer(state, statement, op, inputs, t.created_by());
+        if has_plain_sources(statement) {
+            self.graph.set_shows_paths(state.vertex);
+        }
         Ok(())
     }
 
@@ -281,6 +284,16 @@ impl Lowering<'_> {
         self.layer(state, statement, op, inputs, created_by);
         Ok(())
     }
+}
+
+/// Whether no source of COPY or ADD has a variable in its text. Words in quotes count as if they had one.
+fn has_plain_sources(statement: &Statement) -> bool {
+    let sources = match &statement.instruction {
+        Instruction::Copy(copy) => &copy.sources,
+        Instruction::Add(add) => &add.sources,
+        _ => return false,
+    };
+    sources.iter().all(|source| !source.value.contains('$'))
 }
 
 /// A path of an instruction, with slashes.

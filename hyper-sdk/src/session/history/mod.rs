@@ -134,6 +134,27 @@ impl History {
         }
     }
 
+    /// Removes what says why the steps of builds ran whose records are gone, also as they were too many. Returns the ids of
+    /// these builds. With the beginning of an id, only of builds whose ids begin so.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the folder cannot be read or a file cannot be removed.
+    pub fn remove_stray(&self, id: Option<&str>) -> Result<Vec<String>> {
+        let begins = id.unwrap_or_default();
+        let mut removed = Vec::new();
+        // A build has its record before it has these.
+        for stray in self.named(STEPS_SUFFIX)? {
+            if !stray.starts_with(begins) || self.path(&stray).exists() {
+                continue;
+            }
+            let path = self.folder.join(format!("{stray}{STEPS_SUFFIX}"));
+            std::fs::remove_file(&path).at("cannot remove why steps ran", &path)?;
+            removed.push(stray);
+        }
+        removed.sort();
+        Ok(removed)
+    }
+
     /// Removes a record and its log. Why its steps ran stays: later builds have their results from the cache.
     fn forget(&self, record: &BuildRecord) -> Result<()> {
         if let Some(log) = self.log(record) {
@@ -148,9 +169,14 @@ impl History {
     }
 
     fn ids(&self) -> Result<Vec<String>> {
+        self.named(".json")
+    }
+
+    /// The ids in the names of files that end so.
+    fn named(&self, suffix: &str) -> Result<Vec<String>> {
         let entries = std::fs::read_dir(&self.folder).at("cannot read the history", &self.folder)?;
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        Ok(names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).collect())
+        Ok(names.filter_map(|name| Some(name.strip_suffix(suffix)?.to_owned())).collect())
     }
 
     fn read(&self, id: &str) -> Result<BuildRecord> {

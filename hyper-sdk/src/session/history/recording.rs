@@ -57,7 +57,8 @@ impl Recording {
         (record.arguments, record.folder) = (Some(arguments), folder.into());
     }
 
-    /// Who keeps what the keys of the steps that run are made of: the request gets it as [`BuildRequest::recorder`].
+    /// Who keeps what the keys of the steps that run are made of: the request gets it as [`BuildRequest::recorder`]. What
+    /// cannot be written does not spoil the record of the build: [`StepRecorder::take_error`] tells it.
     ///
     /// [`BuildRequest::recorder`]: crate::build::BuildRequest::recorder
     pub fn steps(&self) -> StepRecorder {
@@ -96,8 +97,7 @@ impl Recording {
         for step in &mut record.steps {
             step.origin = origins.remove(&step.number);
         }
-        write(&self.path, &record)?;
-        self.steps.take_error().map_or(Ok(()), Err)
+        write(&self.path, &record)
     }
 }
 

@@ -12,20 +12,13 @@ use std::sync::{Mutex, PoisonError};
 /// Collects the files of a plan while its digest is made.
 #[derive(Debug)]
 pub(in crate::solve) struct FileLister {
-    sources: Vec<Shown>,
     /// Clean destinations, the longest first.
     destinations: Vec<Vec<u8>>,
     /// The one source, when there is no other and it has no wildcard.
     single: Option<Vec<u8>>,
     shows_modes: bool,
+    shows_paths: bool,
     found: Mutex<Option<RawFiles>>,
-}
-
-/// A source as a clean path, and whether the text of the instruction has it. Else a value may be in it.
-#[derive(Debug)]
-struct Shown {
-    path: Vec<u8>,
-    is_text: bool,
 }
 
 /// Files before their hashes are made.
@@ -33,6 +26,7 @@ struct Shown {
 pub(in crate::solve) struct RawFiles {
     total: u64,
     files: Vec<RawFile>,
+    shows_paths: bool,
 }
 
 #[derive(Debug)]
@@ -51,10 +45,7 @@ impl FileLister {
             let destination = match action {
                 FileAction::Copy(copy) => {
                     shows_modes &= copy.chmod.is_none();
-                    sources.extend(copy.sources.iter().map(|source| Shown {
-                        path: pattern::clean(source.as_bytes()),
-                        is_text: is_text(vertex, source),
-                    }));
+                    sources.extend(copy.sources.iter().map(|source| pattern::clean(source.as_bytes())));
                     &copy.destination
                 }
                 FileAction::MakeDirectory(make) => &make.path,
@@ -67,10 +58,11 @@ impl FileLister {
         }
         destinations.sort_by_key(|path| std::cmp::Reverse(path.len()));
         let single = match sources.as_slice() {
-            [one] if !pattern::has_wildcards(&one.path) => Some(one.path.clone()),
+            [one] if !pattern::has_wildcards(one) => Some(one.clone()),
             _ => None,
         };
-        Self { sources, destinations, single, shows_modes, found: Mutex::default() }
+        let shows_paths = vertex.shows_paths;
+        Self { destinations, single, shows_modes, shows_paths, found: Mutex::default() }
     }
 
     /// The content digest of a plan, whose files are listed.
@@ -78,7 +70,7 @@ impl FileLister {
     /// # Errors
     /// Those of reading the files.
     pub(in crate::solve) fn digest(&self, plan: &Plan, hasher: &StatCache, threads: usize) -> Result<Digest> {
-        let mut raw = RawFiles::default();
+        let mut raw = RawFiles { shows_paths: self.shows_paths, ..RawFiles::default() };
         let mut list = |entry: DigestedEntry<'_>| {
             raw.total += 1;
             if raw.total <= MAX_FILES as u64 {
@@ -91,11 +83,6 @@ impl FileLister {
         }
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(raw);
         Ok(digest)
-    }
-
-    /// Whether files were listed.
-    pub(in crate::solve) fn is_filled(&self) -> bool {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     /// The files that were listed.
@@ -132,24 +119,23 @@ impl FileLister {
         }
     }
 
-    /// The path of an entry in its source, without a value that the text of the instruction does not have.
+    /// The path of an entry in its source.
     fn path(&self, found: &DigestedEntry<'_>) -> Vec<u8> {
         match &found.source {
             Some(_) if found.is_fetched => b".".to_vec(),
-            Some(path) => self.shown(path.clone()),
+            Some(path) => path.clone(),
             None => {
                 let is_file = matches!(found.entry.kind, EntryKind::File { .. } | EntryKind::Hardlink { .. });
                 let (path, single) = (found.entry.path.as_bytes(), self.single.as_deref());
                 let below = self.below(path);
-                let path = match single {
+                match single {
                     Some(single) if is_file && below == b"." => single.to_vec(),
                     Some(single) if is_file && single.rsplit(|&b| b == b'/').next() == Some(&below) => {
                         single.to_vec()
                     }
                     Some(single) if !single.is_empty() && below != b"." => [single, b"/", &below].concat(),
                     _ => below,
-                };
-                self.shown(path)
+                }
             }
         }
     }
@@ -167,37 +153,21 @@ impl FileLister {
         }
         b".".to_vec()
     }
-
-    fn shown(&self, path: Vec<u8>) -> Vec<u8> {
-        let of = |source: &&Shown| {
-            !source.is_text
-                && !source.path.is_empty()
-                && path
-                    .strip_prefix(&source.path[..])
-                    .is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
-        };
-        match self.sources.iter().find(of) {
-            Some(source) => [b"(source)", &path[source.path.len()..]].concat(),
-            None => path,
-        }
-    }
-}
-
-/// Whether the text of an instruction has a word, so that it is not the value of a variable.
-pub(super) fn is_text(vertex: &Vertex, word: &str) -> bool {
-    // A wildcard is no value either, and what it finds is not one.
-    vertex.name.contains(word)
 }
 
 impl RawFiles {
-    /// Leaves the number of files alone.
-    pub(super) fn drop_names(&mut self) {
-        self.files = Vec::new();
+    /// Empty files.
+    #[cfg(test)]
+    pub(super) fn of(paths: impl Iterator<Item = String>) -> Self {
+        let file = |path| RawFile { path, mode: None, owner: (0, 0), content: Vec::new() };
+        let files: Vec<RawFile> = paths.map(file).collect();
+        Self { total: files.len() as u64, files, shows_paths: true }
     }
 
     /// The list, with hashes.
     pub(super) fn hashed(self, hash: &KeyedHash) -> FileList {
         let mut owners: HashMap<(u32, u32), String> = HashMap::new();
+        let shows_paths = self.shows_paths;
         let files = self.files.into_iter().map(|file| {
             let owner = owners.entry(file.owner).or_insert_with(|| {
                 let (user, group) = (file.owner.0.to_le_bytes(), file.owner.1.to_le_bytes());
@@ -205,8 +175,12 @@ impl RawFiles {
             });
             let mode = file.mode.map_or_else(String::new, |mode| format!("{mode:04o}"));
             let content = hash.short(&[b"file", &file.content], 8);
-            FileHash(file.path, mode, owner.clone(), content)
+            let path = match shows_paths {
+                true => file.path,
+                false => hash.short(&[b"path", file.path.as_bytes()], 8),
+            };
+            FileHash(path, mode, owner.clone(), content)
         });
-        FileList { total: self.total, files: files.collect() }
+        FileList { total: self.total, files: files.collect(), is_hidden: !shows_paths }
     }
 }

@@ -1,14 +1,12 @@
 //! Gathers what the key of a step is made of. It follows the making of the keys, in `solve/exec.rs` and `solve/files.rs`.
 
-use super::file_lister::is_text;
 use super::recorder::{RawInput, RawStep};
 use super::{Ended, FileLister, InputKind, KeyPart};
-use crate::Result;
 use crate::dockerfile::without_passwords;
 use crate::graph::{ExecOp, FileAction, FileOp, MountKind, Op, SourceOp, Vertex};
 use crate::solve::chain::{Chain, StepResult};
-use crate::solve::exec::{input_value, keyed};
-use crate::solve::step::SolveContext;
+use crate::solve::exec::keyed;
+use crate::solve::step::{SolveContext, UsedInput};
 use std::sync::Arc;
 
 /// The fields, one after the other, so that other lists have other bytes.
@@ -38,48 +36,52 @@ impl SolveContext {
         is_of_folder.then(|| Arc::new(FileLister::new(vertex, file)))
     }
 
-    /// Records a step that has ended, if the build is recorded. What cannot be found out any more is left out.
+    /// Records a step that has ended, if the build is recorded.
     pub(in crate::solve) async fn record(
         &self,
         ended: Ended<'_>,
         base: &Chain,
-        inputs: &[StepResult],
         files: Option<Arc<FileLister>>,
     ) {
         let Some((recorder, _)) = &self.recorder else { return };
         let vertex = ended.vertex;
-        let (mut parts, mut used) = (Vec::new(), Vec::new());
+        if is_folder_base(vertex) {
+            return;
+        }
+        let mut parts = Vec::new();
         if self.epoch_is_key
             && let Ok(epoch) = self.epoch().await
         {
             parts.push((KeyPart::Epoch, epoch.to_string().into_bytes()));
         }
-        match &vertex.op {
+        let is_linked = match &vertex.op {
             Op::Exec(exec) => {
                 self.exec_parts(exec, &mut parts);
-                self.exec_inputs(vertex, exec, (base, inputs), &mut used).await;
+                false
             }
             Op::File(file) => {
                 self.file_parts(file, &mut parts);
-                let _ = self.file_inputs(vertex, file, (base, inputs), &mut used).await;
+                file.link
             }
             Op::Source(_) => return,
+        };
+        let mut inputs = Vec::new();
+        if !is_linked {
+            inputs.extend(self.input(vertex, 0, None, base.key()));
         }
-        if let Some(files) = &files
-            && !files.is_filled()
-        {
-            // Nothing has looked at the files again, as no other process changes them.
-            let _ = self.listed_keys(vertex, base, inputs, Some(files)).await;
-        }
+        let mut used: Vec<&UsedInput> = ended.keys.used.iter().collect();
+        // The keys have mounts by their targets.
+        used.sort_by_key(|used| used.mount);
+        inputs.extend(used.iter().filter_map(|used| self.input(vertex, used.input, used.mount, &used.key)));
         recorder.write(RawStep {
             step: ended.task + 1,
             name: without_passwords(&vertex.name),
-            keys: ended.keys.to_vec(),
+            keys: ended.keys.digests.clone(),
             is_forced: vertex.no_cache,
             kept: ended.kept,
             failed: ended.failed,
             parts,
-            inputs: used,
+            inputs,
             files: files.and_then(|files| files.take()),
         });
     }
@@ -105,31 +107,6 @@ impl SolveContext {
         }
         for (at, mount) in keyed.mounts.iter().enumerate() {
             parts.push((KeyPart::Mount(at + 1, kind(&mount.kind).to_owned()), json(mount)));
-        }
-    }
-
-    async fn exec_inputs(
-        &self,
-        vertex: &Vertex,
-        exec: &ExecOp,
-        (base, inputs): (&Chain, &[StepResult]),
-        used: &mut Vec<RawInput>,
-    ) {
-        used.extend(self.input(vertex, 0, None, base.key().to_owned()));
-        for (at, mount) in exec.mounts.iter().enumerate() {
-            let (MountKind::Bind { input, source, .. }
-            | MountKind::Cache { from: Some((input, source)), .. }) = &mount.kind
-            else {
-                continue;
-            };
-            let Ok(mut key) = self.source_key(inputs, *input, source).await else { continue };
-            if let Ok(StepResult::Chain(chain)) = input_value(inputs, *input) {
-                key = match self.part_digest(chain, source).await {
-                    Ok(Some(digest)) => digest.to_string(),
-                    _ => format!("{key} {source}"),
-                };
-            }
-            used.extend(self.input(vertex, *input, Some(at + 1), key));
         }
     }
 
@@ -183,48 +160,27 @@ impl SolveContext {
         }
     }
 
-    async fn file_inputs(
-        &self,
-        vertex: &Vertex,
-        file: &FileOp,
-        (base, inputs): (&Chain, &[StepResult]),
-        used: &mut Vec<RawInput>,
-    ) -> Result<()> {
-        if !file.link {
-            used.extend(self.input(vertex, 0, None, base.key().to_owned()));
-        }
-        for action in &file.actions {
-            let FileAction::Copy(copy) = action else { continue };
-            // The files of a folder are listed.
-            let StepResult::Chain(chain) = input_value(inputs, copy.input)? else { continue };
-            let key = match self.selected(chain, copy).await {
-                Ok(Some(digest)) => digest.to_string(),
-                _ => chain.key().to_owned(),
-            };
-            used.extend(self.input(vertex, copy.input, None, key));
-        }
-        Ok(())
-    }
-
     /// An input with a name that has no value of a variable.
-    fn input(&self, vertex: &Vertex, at: usize, mount: Option<usize>, key: String) -> Option<RawInput> {
+    fn input(&self, vertex: &Vertex, at: usize, mount: Option<usize>, key: &str) -> Option<RawInput> {
         let (_, graph) = self.recorder.as_ref()?;
         let input = graph.vertex(*vertex.inputs.get(at)?);
         let (kind, name, manifest) = match &input.op {
             Op::Source(SourceOp::Image { manifest, .. }) => (InputKind::Image, "", Some(manifest.clone())),
             Op::Source(SourceOp::Scratch) => (InputKind::Image, "", None),
-            Op::Source(SourceOp::Folder { name }) => (InputKind::Context, name.as_str(), None),
+            Op::Source(SourceOp::Folder { .. }) => (InputKind::Context, "", None),
             Op::Source(SourceOp::Web(_) | SourceOp::Git(_)) => (InputKind::Fetched, "", None),
             // The name of a step is its text, but for that of a base which is a folder.
-            Op::Exec(_) | Op::File(_) if input.name.starts_with("FROM ") => (InputKind::Image, "", None),
+            Op::Exec(_) | Op::File(_) if is_folder_base(input) => (InputKind::Image, "", None),
             Op::Exec(_) | Op::File(_) => (InputKind::Step, input.name.as_str(), None),
         };
-        let name = match kind {
-            InputKind::Context if !is_text(vertex, name) => String::new(),
-            _ => without_passwords(name),
-        };
-        Some(RawInput { kind, mount, name, key, manifest })
+        let name = without_passwords(name);
+        Some(RawInput { kind, mount, name, key: key.to_owned(), manifest })
     }
+}
+
+/// Whether a step copies a folder that is the base of a stage. Its name has the base with the values of variables.
+fn is_folder_base(vertex: &Vertex) -> bool {
+    vertex.name.starts_with("FROM ")
 }
 
 /// The type of a mount, as in the Dockerfile.

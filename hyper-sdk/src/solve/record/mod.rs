@@ -7,9 +7,11 @@
 //! ```
 //!
 //! # Invariants
-//! - Nothing is done for a step that is found in the cache, but for keeping in memory which build made its result.
-//! - No value of a variable, an argument or an option is in a record, only a keyed hash of it.
-//! - A record is written when its step has ended. A line that is not whole is not read.
+//! - Nothing is done for a step that is found in the cache, but for keeping in memory which build made its result and which
+//!   files it copies out of a fetched source. No file is read for a record alone.
+//! - No value of a variable, an argument or an option is in a record, only a keyed hash of it. Where a source of a copy has a
+//!   variable, paths are keyed hashes, too: the value may be anywhere in them.
+//! - A record is written when its step has failed, or its result is kept. A line that is not whole is not read.
 
 mod file_lister;
 mod gather;
@@ -23,6 +25,7 @@ pub use recorder::StepRecorder;
 use crate::Digest;
 use crate::graph::Vertex;
 use crate::progress::TaskId;
+use crate::solve::step::Keys;
 use serde::{Deserialize, Serialize};
 
 /// How the file with the records of a build is called: the id of the build and this.
@@ -86,7 +89,7 @@ pub enum KeyPart {
 pub(in crate::solve) struct Ended<'a> {
     pub(in crate::solve) vertex: &'a Vertex,
     pub(in crate::solve) task: TaskId,
-    pub(in crate::solve) keys: &'a [Digest],
+    pub(in crate::solve) keys: &'a Keys,
     /// Whether its result is kept under the keys.
     pub(in crate::solve) kept: bool,
     pub(in crate::solve) failed: bool,
@@ -153,7 +156,7 @@ pub(crate) struct KeyInput {
     /// The mount that uses it, from 1; `None` for the root file system and for the source of a copy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) mount: Option<usize>,
-    /// The name of the step or the context, unless a value may be in it.
+    /// The name of the step; empty for others, as a value may be in it.
     pub(crate) name: String,
     /// The hash of the files, or of the layers, that are used.
     pub(crate) hash: String,
@@ -169,9 +172,12 @@ pub(crate) struct FileList {
     pub(crate) total: u64,
     /// The files; none when there are more than are kept.
     pub(crate) files: Vec<FileHash>,
+    /// Whether the paths are keyed hashes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_hidden: bool,
 }
 
-/// A file in a list: its path; its mode in octal digits, empty where `--chmod` gives it; hashes of its owner and of its kind
-/// and content.
+/// A file in a list: its path, or a hash of that; its mode in octal digits, empty where `--chmod` gives it; hashes of its owner
+/// and of its kind and content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FileHash(pub(crate) String, pub(crate) String, pub(crate) String, pub(crate) String);

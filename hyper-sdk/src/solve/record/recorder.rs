@@ -23,7 +23,7 @@ const MAX_KEPT: (usize, u64) = (500, 64 << 20);
 /// Keeps what the keys of the steps of one build were made of, for `session::History::why`. A request has it when the
 /// history has a record of its build: `session::Recording::steps`. Clones write the same record.
 ///
-/// A record that cannot be written does not fail the build: the end of the recording reports it.
+/// A record that cannot be written does not fail the build: [`StepRecorder::take_error`] tells it.
 #[derive(Clone)]
 pub struct StepRecorder(Arc<Inner>);
 
@@ -101,8 +101,8 @@ impl StepRecorder {
         origins.iter().map(|(task, origin)| (task + 1, origin.clone())).collect()
     }
 
-    /// The first error of writing, if there was one.
-    pub(crate) fn take_error(&self) -> Option<Error> {
+    /// The first error of writing, if there was one. It is told once: when the recording has ended, to whoever asks.
+    pub fn take_error(&self) -> Option<Error> {
         self.0.output.lock().unwrap_or_else(PoisonError::into_inner).error.take()
     }
 
@@ -131,7 +131,7 @@ impl StepRecorder {
 }
 
 impl Inner {
-    fn append(&self, output: &mut Output, mut step: RawStep) -> Result<()> {
+    fn append(&self, output: &mut Output, step: RawStep) -> Result<()> {
         let path = self.folder.join(format!("{}{STEPS_SUFFIX}", self.build));
         if output.file.is_none() {
             let hash = KeyedHash::open(&self.folder)?;
@@ -145,12 +145,15 @@ impl Inner {
             output.file = Some((file, Arc::new(hash)));
         }
         let Some((file, hash)) = &output.file else { return Ok(()) };
-        if output.bytes >= MAX_BYTES
+        let mut step = step.hashed(hash, self.all_forced);
+        let mut line = to_line(&step)?;
+        if output.bytes + line.len() as u64 > MAX_BYTES
             && let Some(files) = &mut step.files
         {
-            files.drop_names();
+            // Their number is left.
+            files.files = Vec::new();
+            line = to_line(&step)?;
         }
-        let line = to_line(&step.hashed(hash, self.all_forced))?;
         add(file, &line, output.bytes, &path)?;
         output.bytes += line.len() as u64;
         Ok(())
@@ -288,6 +291,29 @@ mod tests {
         recorder.write(step(2));
         recorder.settle().await;
         assert!(recorder.take_error().is_some() && recorder.take_error().is_none());
+    }
+
+    #[tokio::test]
+    async fn names_that_are_too_much_are_left_out_and_their_number_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let recorder = StepRecorder::new(folder.path(), "one".into(), false);
+        let of = |number: u64, length: usize| RawStep {
+            files: Some(RawFiles::of((0..300).map(|at| format!("{at}{}", "x".repeat(length))))),
+            ..step(number)
+        };
+        recorder.write(of(1, 10));
+        recorder.settle().await;
+        recorder.write(of(2, MAX_BYTES as usize / 300));
+        recorder.settle().await;
+        let text = std::fs::read_to_string(folder.path().join("one.steps")).unwrap();
+        assert!((text.len() as u64) < MAX_BYTES / 2, "{}", text.len());
+        let steps: Vec<RanStep> =
+            text.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+        let lists: Vec<_> = steps.into_iter().filter_map(|step| step.files).collect();
+        assert_eq!(
+            lists.iter().map(|list| (list.total, list.files.len())).collect::<Vec<_>>(),
+            [(300, 300), (300, 0)]
+        );
     }
 
     #[test]

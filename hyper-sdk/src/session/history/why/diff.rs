@@ -38,7 +38,10 @@ pub(super) fn diff(before: &RanStep, now: &RanStep) -> Vec<Reason> {
     };
     parts(before, now, &mut reasons, |part| has_other_text && by_text(part));
     inputs(&before.inputs, &now.inputs, &mut reasons);
-    files(before.files.as_ref(), now.files.as_ref(), &mut reasons);
+    let sources = |step: &RanStep| {
+        step.parts.iter().find(|(part, _)| *part == KeyPart::Sources).map(|(_, hash)| hash.clone())
+    };
+    files((before.files.as_ref(), now.files.as_ref()), sources(before) == sources(now), &mut reasons);
     if reasons.is_empty() {
         reasons.push(Reason::Unknown);
     }
@@ -108,7 +111,11 @@ fn inputs(before: &[KeyInput], now: &[KeyInput], reasons: &mut Vec<Reason>) {
     }
 }
 
-fn files(before: Option<&FileList>, now: Option<&FileList>, reasons: &mut Vec<Reason>) {
+fn files(
+    (before, now): (Option<&FileList>, Option<&FileList>),
+    has_same_sources: bool,
+    reasons: &mut Vec<Reason>,
+) {
     let (Some(before), Some(now)) = (before, now) else { return };
     let is_whole = |list: &FileList| list.total == list.files.len() as u64;
     if !is_whole(before) || !is_whole(now) {
@@ -116,6 +123,11 @@ fn files(before: Option<&FileList>, now: Option<&FileList>, reasons: &mut Vec<Re
         if reasons.is_empty() {
             reasons.push(Reason::ManyFiles { from: before.total, to: now.total });
         }
+        return;
+    }
+    let is_hidden = before.is_hidden || now.is_hidden;
+    if before.is_hidden != now.is_hidden || (is_hidden && !has_same_sources) {
+        // The paths are of other sources, and cannot be compared. The sources are the reason.
         return;
     }
     let (before, now) = (by_path(before), by_path(now));
@@ -126,7 +138,14 @@ fn files(before: Option<&FileList>, now: Option<&FileList>, reasons: &mut Vec<Re
             file_change(path, change, earlier.and_then(|f| f.first()), file.and_then(|f| f.first()))
         })
         .collect();
-    if !changes.is_empty() {
+    if changes.is_empty() {
+        return;
+    }
+    if is_hidden {
+        let of = |kind: Change| changes.iter().filter(|file| file.change == kind).count();
+        let (added, removed) = (of(Change::Added), of(Change::Removed));
+        reasons.push(Reason::HiddenFiles { added, removed, changed: of(Change::Changed) });
+    } else {
         reasons.push(Reason::Files { changes });
     }
 }

@@ -19,6 +19,7 @@ pub use reason::{Change, FileChange, Reason};
 use super::record::{BuildRecord, RecordOutcome, StepRecord};
 use super::{History, Session};
 use crate::cache::Origin;
+use crate::platform::Platform;
 use crate::small_file::{self, Kinds};
 use crate::solve::{FORMAT, Forced, Head, KeyPart, RanStep, STEPS_SUFFIX};
 use crate::{Error, ErrorKind, Result};
@@ -175,7 +176,9 @@ impl History {
                 && is_like(record, other)
         });
         // Stable: the newest of each stay first.
-        earlier.sort_by_key(|other| other.platform != record.platform);
+        let host = Platform::host().to_string();
+        let platform = |record: &BuildRecord| record.platform.clone().unwrap_or_else(|| host.clone());
+        earlier.sort_by_key(|other| platform(other) != platform(record));
         let names: Vec<StepName<'_>> = ran.iter().filter_map(|(why, _)| StepName::parse(&why.name)).collect();
         let earlier: Vec<Earlier<'_>> = earlier.iter().map(|other| Earlier::new(other, &names)).collect();
         for (at, (why, now)) in ran.iter().enumerate() {
@@ -196,14 +199,21 @@ fn is_like(record: &BuildRecord, other: &BuildRecord) -> bool {
     of(record) == of(other)
 }
 
-/// The steps of a record. Of one that ran again, because the build began anew, it is the last run.
+/// The steps of a record. Of one that came again, because the build began anew, it is the last run.
 fn named_steps(record: &BuildRecord) -> impl Iterator<Item = (&StepRecord, StepName<'_>)> {
     let mut last: HashMap<&str, u64> = HashMap::new();
     for step in &record.steps {
-        last.insert(&step.name, step.number);
+        last.insert(&step.name, own_run(record, step).number);
     }
     let steps = record.steps.iter().filter(move |step| last.get(step.name.as_str()) == Some(&step.number));
     steps.filter_map(|step| Some((step, StepName::parse(&step.name)?)))
+}
+
+/// The step itself, or the earlier run of it in this build that made its result.
+fn own_run<'a>(record: &'a BuildRecord, step: &'a StepRecord) -> &'a StepRecord {
+    let Some(origin) = step.origin.as_ref().filter(|origin| origin.build == record.id) else { return step };
+    let made = |other: &&StepRecord| other.number == origin.step && other.name == step.name;
+    record.steps.iter().find(made).unwrap_or(step)
 }
 
 fn of_record(
@@ -279,18 +289,20 @@ fn reasons(
     // Where no output needed its result, a step was done without making one.
     let (mut is_unknown, mut found) = (false, None);
     for (other, step) in results.by_ref() {
-        match &step.origin {
-            Some(origin) => {
-                found = Some((other, origin));
-                break;
-            }
-            None => is_unknown = true,
+        if step.origin.is_some() || step.outcome == RecordOutcome::Cached {
+            found = Some((other, step));
+            break;
         }
+        is_unknown = true;
     }
-    let Some((other, origin)) = found else {
+    let Some((other, step)) = found else {
         return (vec![if is_unknown { Reason::NotRecorded } else { Reason::New }], None);
     };
     let compared_with = Some(other.id.clone());
+    let Some(origin) = &step.origin else {
+        // What made its result has no record: a build of another machine, or by another program.
+        return (vec![Reason::NotRecorded], compared_with);
+    };
     let is_comparable = |files: &mut StepFiles<'_>| {
         let keys = [&record.id, &origin.build].map(|build| files.of(build).map(|file| file.key.clone()));
         keys[0].is_some() && keys[0] == keys[1]
@@ -306,10 +318,41 @@ fn reasons(
             *reason = Reason::Argument { name: name.clone(), change: *change };
         }
     }
-    if record.platform != other.platform {
-        reasons.insert(0, Reason::Platform { from: other.platform.clone(), to: record.platform.clone() });
+    if let (Some(from), Some(to)) = (platform_of(other, &step.name), platform_of(record, &now.name))
+        && from != to
+        && reasons.iter().any(may_be_of_platform)
+    {
+        reasons.insert(0, Reason::Platform { from, to });
     }
     (reasons, compared_with)
+}
+
+/// The platform of a step; `None` when it may be that of several.
+fn platform_of(record: &BuildRecord, name: &str) -> Option<String> {
+    // In a build for several platforms the names of steps have their own: `[linux/arm64 build 2/5] RUN make`.
+    let own = StepName::parse(name).and_then(|name| name.stage.split_once(' '));
+    match (own, &record.platform) {
+        (Some((platform, _)), _) if platform.contains('/') => Some(platform.to_owned()),
+        (_, None) => Some(Platform::host().to_string()),
+        (_, Some(asked)) => (!asked.contains(',')).then(|| asked.clone()),
+    }
+}
+
+/// Whether a part of a key may be another one because of the platform.
+fn may_be_of_platform(reason: &Reason) -> bool {
+    match reason {
+        Reason::Image { .. } => true,
+        Reason::Part { part, .. } => matches!(
+            part,
+            KeyPart::Variable(_)
+                | KeyPart::WorkingFolder
+                | KeyPart::Mount(..)
+                | KeyPart::Sources
+                | KeyPart::Destination
+                | KeyPart::Document
+        ),
+        _ => false,
+    }
 }
 
 /// The records of steps, as they were read.

@@ -15,22 +15,22 @@ const NAMED_FILES: usize = 10;
 #[serde(tag = "reason", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
-    /// No earlier build of the Dockerfile and target that the history has came to the end of the step.
+    /// The history has no earlier build of the Dockerfile and target that came to the end of the step.
     New,
     /// The build did not look into the cache.
     NoCache,
     /// The build did not look into the cache for its stage.
     NoCacheFilter,
-    /// The build is for another platform; without a name for that of the machine.
+    /// The step is for another platform, and a part of its key that may depend on that changed.
     Platform {
         /// The platform before.
-        from: Option<String>,
-        /// The platform of this build.
-        to: Option<String>,
+        from: String,
+        /// The platform now.
+        to: String,
     },
     /// The earlier result was not kept, as files changed while the step read them.
     NotKept,
-    /// The key is the same, and its result is not in the cache any more.
+    /// The key is the same, and no result of it that the build could use was in the cache.
     Gone,
     /// There is no record of what the key of this step, or that of its earlier result, was made of.
     NotRecorded,
@@ -81,6 +81,16 @@ pub enum Reason {
         /// The files.
         changes: Vec<FileChange>,
     },
+    /// Files that it copies changed. Their paths are not kept, as a source of the copy has a variable, whose value would be
+    /// in them.
+    HiddenFiles {
+        /// How many were added.
+        added: usize,
+        /// How many were removed.
+        removed: usize,
+        /// How many changed.
+        changed: usize,
+    },
     /// Files that it copies changed, and there are more of them than are kept.
     ManyFiles {
         /// How many there were before.
@@ -107,7 +117,8 @@ pub enum Change {
 /// A file that changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FileChange {
-    /// Its path in the context; `.` for a folder that the instruction makes, and for a file that was fetched.
+    /// Its path in the context; `.` for a folder that the instruction makes, for a file that was fetched, and for what has no
+    /// content, such as folders and links, where the destination is a link.
     pub path: String,
     /// Whether it is new, gone or changed.
     pub change: Change,
@@ -155,19 +166,14 @@ impl fmt::Display for Reason {
             Some(number) => format!(" of its mount {number}"),
         };
         match self {
-            Self::New => f.write_str("no earlier build of this Dockerfile and target has a result of it"),
+            Self::New => f.write_str("the history has no earlier build with a result of it"),
             Self::NoCache => f.write_str("the build did not look into the cache"),
             Self::NoCacheFilter => f.write_str("the build did not look into the cache for its stage"),
-            Self::Platform { from, to } => {
-                let name = |platform: &Option<String>| {
-                    platform.clone().unwrap_or_else(|| "that of this machine".to_owned())
-                };
-                write!(f, "the platform changed: {} → {}", name(from), name(to))
-            }
+            Self::Platform { from, to } => write!(f, "the platform changed: {from} → {to}"),
             Self::NotKept => f.write_str("its earlier result was not kept: files changed while it read them"),
             Self::Gone => f.write_str(
-                "nothing in its key changed, but its earlier result is no longer in the cache. Secrets and the content \
-                 of cache mounts are not part of a key",
+                "its key is the same, but no usable result was in the cache. Secrets and the content of cache mounts are \
+                 not part of a key",
             ),
             Self::NotRecorded => f.write_str("there is no record of what its key was made of, or its earlier key"),
             Self::Instruction { from, to } => {
@@ -186,6 +192,11 @@ impl fmt::Display for Reason {
             Self::Image { mount, .. } => write!(f, "the base{} changed", used_by(mount)),
             Self::MountedFiles { mount } => write!(f, "files of its mount {mount} changed"),
             Self::Files { changes } => write_files(f, changes),
+            Self::HiddenFiles { added, removed, changed } => write!(
+                f,
+                "files changed, whose paths are not kept as a source has a variable: {added} added, {removed} removed, \
+                 {changed} changed"
+            ),
             Self::ManyFiles { from, to } => {
                 write!(f, "files changed, and there are more than are kept: {from} files before, {to} now")
             }

@@ -70,7 +70,7 @@ fn step(random: &mut Random) -> RanStep {
         failed: false,
         parts,
         inputs,
-        files: Some(FileList { total: files.len() as u64, files }),
+        files: Some(FileList { total: files.len() as u64, files, is_hidden: false }),
     }
 }
 
@@ -186,7 +186,7 @@ fn files_that_are_too_many_or_not_kept_are_told_so() {
     let mut random = Random(8);
     let before = step(&mut random);
     let mut now = RanStep { keys: vec!["k".into()], ..before.clone() };
-    now.files = Some(FileList { total: 30_000, files: Vec::new() });
+    now.files = Some(FileList { total: 30_000, files: Vec::new(), is_hidden: false });
     let from = before.files.as_ref().unwrap().total;
     assert_eq!(diff(&before, &now), [Reason::ManyFiles { from, to: 30_000 }]);
     let not_kept = RanStep { kept: false, ..before.clone() };
@@ -276,4 +276,79 @@ fn files_of_steps_that_are_damaged_or_elsewhere_are_not_read() {
     for name in ["other", "empty", "missing", "", "inner/../whole", "../x", "."] {
         assert!(read_steps(folder.path(), name).is_none(), "{name}");
     }
+}
+
+/// A record of a build with steps: their numbers, outcomes, and the build and step of their origins.
+fn record(id: &str, steps: &[(u64, RecordOutcome, Option<(&str, u64)>)]) -> BuildRecord {
+    let request = crate::build::BuildRequest::new("FROM scratch\n", crate::build::BuildContext::Empty);
+    let mut record = BuildRecord::of(&request, None);
+    record.id = id.into();
+    record.outcome = RecordOutcome::Done;
+    record.steps = steps
+        .iter()
+        .map(|(number, outcome, origin)| StepRecord {
+            name: "[a 2/9] RUN x".into(),
+            started: 0,
+            milliseconds: Some(1),
+            outcome: *outcome,
+            error: None,
+            number: *number,
+            origin: origin.map(|(build, step)| Origin { build: build.into(), step }),
+        })
+        .collect();
+    record
+}
+
+#[test]
+fn a_step_that_ran_in_an_earlier_attempt_of_its_build_ran() {
+    let ran = (1, RecordOutcome::Done, Some(("now", 1)));
+    for again in [
+        (2, RecordOutcome::Cached, Some(("now", 1))),
+        // It ran again.
+        (2, RecordOutcome::Done, Some(("now", 2))),
+    ] {
+        let record = record("now", &[ran, again]);
+        let steps: Vec<_> = named_steps(&record).map(|(step, _)| (step.number, step.outcome)).collect();
+        let number = if again.1 == RecordOutcome::Cached { 1 } else { 2 };
+        assert_eq!(steps, [(number, RecordOutcome::Done)]);
+    }
+    // It was cached in the first attempt too.
+    let earlier = Some(("before", 7));
+    let record = record("now", &[(1, RecordOutcome::Cached, earlier), (2, RecordOutcome::Cached, earlier)]);
+    assert_eq!(named_steps(&record).map(|(step, _)| step.number).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn a_platform_is_that_of_the_step_and_not_that_of_several() {
+    let mut of = record("now", &[]);
+    let host = Platform::host().to_string();
+    let mut platform = |asked: Option<&str>, name: &str| {
+        of.platform = asked.map(str::to_owned);
+        platform_of(&of, name)
+    };
+    let both = Some("linux/amd64,linux/arm64");
+    assert_eq!(platform(None, "[a 1/2] RUN x"), Some(host));
+    assert_eq!(platform(Some("linux/arm64"), "[a 1/2] RUN x").as_deref(), Some("linux/arm64"));
+    assert_eq!(platform(both, "[linux/arm64 a 1/2] RUN x").as_deref(), Some("linux/arm64"));
+    assert_eq!(platform(both, "[a 1/2] RUN x"), None);
+    for reason in [Reason::Gone, Reason::NotRecorded, Reason::Files { changes: Vec::new() }] {
+        assert!(!may_be_of_platform(&reason), "{reason}");
+    }
+}
+
+#[test]
+fn hidden_files_are_counted_unless_they_are_of_other_sources() {
+    let mut random = Random(9);
+    let mut before = step(&mut random);
+    before.files.as_mut().unwrap().is_hidden = true;
+    let mut now = RanStep { keys: vec!["k".into()], ..before.clone() };
+    let list = now.files.as_mut().unwrap();
+    list.files[0].3 = "other".into();
+    list.files.push(FileHash("added".into(), "0644".into(), "o".into(), "c".into()));
+    list.total += 1;
+    assert_eq!(diff(&before, &now), [Reason::HiddenFiles { added: 1, removed: 0, changed: 1 }]);
+    let sources = now.parts.iter_mut().find(|(part, _)| *part == KeyPart::Sources).unwrap();
+    sources.1 = "other".into();
+    let part = KeyPart::Sources;
+    assert_eq!(diff(&before, &now), [Reason::Part { part, change: Change::Changed }]);
 }
