@@ -303,7 +303,6 @@ fn paths_that_a_variable_may_be_in_are_hashed_wherever_it_stands() {
     place.built(file, &arguments);
     place.write("context/s/one", "2");
     place.write("context/s/two", "2");
-    place.write("context/hidden-a/x/file", "y");
     place.built(file, &arguments);
     let history = place.join("state/history");
     for value in ["hidden-a", "hidden-b", "link/x"] {
@@ -339,12 +338,12 @@ fn a_step_is_compared_by_the_files_of_when_its_key_was_made() {
     let place = Place::new();
     let marker = marker();
     place.write("context/a", "one");
-    let run = format!("RUN --mount=type=bind,target=/m until test -e /m/go; do sleep 0.05; done; : {marker}");
+    let run = format!(
+        "RUN --mount=type=bind,target=/m i=0; until test -e /m/go || test $i = 99; do i=$((i+1)); sleep 0.05; done; : {marker}"
+    );
     let file = format!("FROM base\n{run}\n");
     let child = place.build(&file, &[]).spawn().unwrap();
-    wait_for("the step runs", || {
-        !processes(&format!("test -e /m/go; do sleep 0.05; done; : {marker}")).is_empty()
-    });
+    wait_for("the step runs", || !processes(&format!("sleep 0.05; done; : {marker}")).is_empty());
     place.write("context/a", "two");
     place.write("context/go", "");
     assert!(child.wait_with_output().unwrap().status.success());
@@ -359,14 +358,9 @@ fn a_result_that_was_made_without_a_record_is_not_compared_with_an_older_one() {
     place.built(COPIES, &[]);
     place.write("context/a", "two");
     // Bake makes no records.
-    let (file, context) = (place.join("Dockerfile"), place.join("context"));
-    let target = format!(
-        "target \"default\" {{\n dockerfile = \"{}\"\n context = \"{}\"\n}}\n",
-        file.display(),
-        context.display()
-    );
-    place.write("docker-bake.hcl", &target);
-    place.ok(&["bake", "--allow=fs.read=*"]);
+    let target = "target \"default\" {\n  dockerfile = \"../Dockerfile\"\n  context = \"context\"\n}\n";
+    place.write("docker-bake.hcl", target);
+    place.ok(&["bake"]);
     place.built(COPIES, &[]);
     assert!(steps(&place).values().all(|(outcome, _)| outcome == "cached"));
     let cached = why(&place, &[]);

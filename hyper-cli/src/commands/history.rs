@@ -67,11 +67,11 @@ pub(crate) fn run(args: HistoryArgs, session: &Session, console: &Console) -> Re
         Action::Rm { ids, all } => {
             let mut records = Vec::new();
             for id in &ids {
-                match get(&history, Some(id)) {
+                match history.get(Some(id)) {
                     Ok(record) => records.push(record),
                     // Its record may be gone before what says why its steps ran.
-                    Err(failure) if remove_stray(&history, Some(id))? == 0 => return Err(failure),
-                    Err(_) => {}
+                    Err(e) if e.kind() == ErrorKind::NotFound && remove_stray(&history, Some(id))? => {}
+                    Err(e) => return Err(with_hint(e)),
                 }
             }
             if all {
@@ -90,24 +90,27 @@ pub(crate) fn run(args: HistoryArgs, session: &Session, console: &Console) -> Re
     }
 }
 
-/// Removes what builds without a record have left, and says how many they are.
-fn remove_stray(history: &History, id: Option<&str>) -> Result<usize, Failure> {
+/// Removes what builds without a record have left, and says whether there were any.
+fn remove_stray(history: &History, id: Option<&str>) -> Result<bool, Failure> {
     let removed = history.remove_stray(id)?;
     for id in &removed {
         print_line(id)?;
     }
-    Ok(removed.len())
+    Ok(!removed.is_empty())
 }
 
 fn get(history: &History, id: Option<&str>) -> Result<BuildRecord, Failure> {
-    history.get(id).map_err(|error| {
-        let is_missing = error.kind() == ErrorKind::NotFound;
-        let failure = Failure::from(error);
-        match is_missing {
-            true => failure.with_hint(format!("`{} history ls` lists them", crate::program::name())),
-            false => failure,
-        }
-    })
+    history.get(id).map_err(with_hint)
+}
+
+/// The error of looking for a record.
+fn with_hint(error: Error) -> Failure {
+    let is_missing = error.kind() == ErrorKind::NotFound;
+    let failure = Failure::from(error);
+    match is_missing {
+        true => failure.with_hint(format!("`{} history ls` lists them", crate::program::name())),
+        false => failure,
+    }
 }
 
 fn list(history: &History, console: &Console) -> Result<(), Failure> {

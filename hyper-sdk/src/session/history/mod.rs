@@ -134,25 +134,27 @@ impl History {
         }
     }
 
-    /// Removes what says why the steps of builds ran whose records are gone, also as they were too many. Returns the ids of
-    /// these builds. With the beginning of an id, only of builds whose ids begin so.
+    /// Removes what says why the steps of builds ran whose records are gone, and returns the ids of these builds. With an id,
+    /// or the beginning of one, only of that build.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] when the folder cannot be read or a file cannot be removed.
+    /// [`ErrorKind::Invalid`] when several ids begin so; [`ErrorKind::Io`] when a file cannot be removed.
     pub fn remove_stray(&self, id: Option<&str>) -> Result<Vec<String>> {
-        let begins = id.unwrap_or_default();
-        let mut removed = Vec::new();
+        let mut strays = self.named(STEPS_SUFFIX)?;
         // A build has its record before it has these.
-        for stray in self.named(STEPS_SUFFIX)? {
-            if !stray.starts_with(begins) || self.path(&stray).exists() {
-                continue;
+        strays.retain(|stray| !self.path(stray).exists());
+        if let Some(id) = id {
+            let id = id.rsplit('/').next().unwrap_or(id);
+            strays.retain(|stray| stray.starts_with(id) && !id.is_empty());
+            if strays.len() > 1 {
+                return Err(Error::invalid(format!("several builds begin with `{id}`: give more letters")));
             }
+        }
+        for stray in &strays {
             let path = self.folder.join(format!("{stray}{STEPS_SUFFIX}"));
             std::fs::remove_file(&path).at("cannot remove why steps ran", &path)?;
-            removed.push(stray);
         }
-        removed.sort();
-        Ok(removed)
+        Ok(strays)
     }
 
     /// Removes a record and its log. Why its steps ran stays: later builds have their results from the cache.
