@@ -112,6 +112,23 @@ fn files_of_several_platforms_are_in_folders_of_their_own() {
     let listed = succeed(Command::new("tar").arg("-tf").arg(place.join("out.tar")));
     let names: Vec<&str> = listed.lines().map(|name| name.trim_end_matches('/')).collect();
     assert_eq!(names, ["linux_amd64", "linux_amd64/f", "linux_arm64", "linux_arm64/f"]);
+    // The archive is in the order of its names, and not in that of the request.
+    for (platforms, first, second) in [
+        ("linux/arm64,linux/amd64", "linux_amd64", "linux_arm64"),
+        ("linux/amd64,linux/386", "linux_386", "linux_amd64"),
+    ] {
+        built(&place, &["--platform", platforms, "-o=type=tar,dest=ordered.tar"]);
+        let listed = succeed(Command::new("tar").arg("-tf").arg(place.join("ordered.tar")));
+        let names: Vec<&str> = listed.lines().map(|name| name.trim_end_matches('/')).collect();
+        assert_eq!(names, [first, &format!("{first}/f"), second, &format!("{second}/f")], "{platforms}");
+    }
+    // Folders are named after what was asked for, also when a stage has a platform of its own.
+    built(&place, &[both, "-t=multi:1"]);
+    place.write("Dockerfile", "FROM --platform=linux/amd64 multi:1\nCOPY f /g\n");
+    built(&place, &[both, "-o=named"]);
+    for folder in ["linux_amd64", "linux_arm64"] {
+        assert!(place.join("named").join(folder).join("g").is_file(), "{folder}");
+    }
     // One platform has no folder unless it is asked for.
     built(&place, &["--platform=linux/arm64", "-o=one"]);
     assert!(place.join("one/f").is_file());
@@ -216,6 +233,25 @@ fn annotations_are_for_all_platforms_or_for_one() {
 }
 
 #[test]
+fn a_name_that_was_pulled_is_updated_for_all_platforms() {
+    let (place, registry, other) = (files(Who::Me), Registry::start(), files(Who::Me));
+    let name = format!("{}/base:1", registry.host);
+    let both = "--platform=linux/amd64,linux/arm64";
+    built(&other, &[both, "--push", "-t", &name]);
+    place.ok(&["pull", "--all-platforms", &name]);
+    other.write("context/f", "new content\n");
+    let new = built(&other, &[both, "--push", "-t", &name]).trim().to_owned();
+    place.write("Dockerfile", &format!("FROM {name}\nCOPY f /g\n"));
+    built(&place, &[both, "--pull", "-o=out"]);
+    for folder in ["linux_amd64", "linux_arm64"] {
+        let file = std::fs::read_to_string(place.join("out").join(folder).join("f")).unwrap();
+        assert_eq!(file, "new content\n", "{folder}");
+    }
+    let shown = place.ok(&["inspect", &name]);
+    assert!(shown.contains(&new), "{shown}");
+}
+
+#[test]
 fn wrong_requests_for_several_platforms_are_named() {
     let place = files(Who::Me);
     let both = "--platform=linux/amd64,linux/arm64";
@@ -256,6 +292,17 @@ fn checks_plans_and_bake_take_several_platforms() {
             assert!(place.join("baked").join(folder).join(file).is_file(), "{folder}/{file}");
         }
     }
+    // A target for one platform serves all platforms of those who need it.
+    place.write(
+        "docker-bake.hcl",
+        "target \"base\" {\n context = \"context\"\n dockerfile-inline = \"FROM scratch\\nCOPY f /\\n\"\n}\n\
+         target \"default\" {\n context = \"context\"\n dockerfile-inline = \"FROM scratch\\nCOPY --from=up f /h\\n\"\n\
+         contexts = { up = \"target:base\" }\n platforms = [\"linux/arm64\", \"linux/amd64\"]\n output = [\"type=local,dest=one\"]\n}\n",
+    );
+    place.ok(&["bake", "--allow=fs=*"]);
+    for folder in ["linux_amd64", "linux_arm64"] {
+        assert!(place.join("one").join(folder).join("h").is_file(), "{folder}");
+    }
 }
 
 /// A program for 64-bit ARM that writes a line.
@@ -295,7 +342,7 @@ fn foreign(who: Who) -> Place {
     place.write("context/f", "f\n");
     place.write("Dockerfile", "FROM scratch\nCOPY program /\n");
     built(&place, &["--platform=linux/arm64", "-t=arm:1"]);
-    place.write("Dockerfile", "FROM arm:1\nCOPY f /\nRUN [\"/program\"]\n");
+    place.write("Dockerfile", "FROM arm:1\nRUN [\"/program\"]\nCOPY f /\n");
     place
 }
 
@@ -307,14 +354,47 @@ fn a_foreign_step_without_an_emulator_is_refused_before_anything_runs() {
     }
     let told = refused(&place, 1, &["--platform=linux/arm64", "-o=type=cacheonly"]);
     for part in
-        ["linux/arm64", "RUN [\"/program\"]", "Dockerfile:3", "qemu-user-static", "--platform=$BUILDPLATFORM"]
+        ["linux/arm64", "RUN [\"/program\"]", "Dockerfile:2", "qemu-user-static", "--platform=$BUILDPLATFORM"]
     {
         assert!(told.contains(part), "{part}: {told}");
     }
     assert!(!told.contains("COPY f"), "{told}");
+    // Whether a step is in the cache may depend on the files that an earlier one makes: then it is refused after that one, or
+    // at once when it is not to come from the cache.
+    place.write("Dockerfile", "FROM arm:1\nCOPY f /\nRUN [\"/program\"]\n");
+    for (flag, copies) in [("--no-cache", false), ("--source-date-epoch=9", true)] {
+        let told = refused(&place, 1, &["--platform=linux/arm64", "-o=type=cacheonly", flag]);
+        assert!(told.contains("Dockerfile:3") && told.contains("qemu-user-static"), "{told}");
+        assert_eq!(told.contains("COPY f"), copies, "{told}");
+    }
     // What does not run is not refused, and neither is a step of this machine beside it.
     place.write("Dockerfile", "FROM arm:1\nCOPY f /\n");
     built(&place, &["--platform=linux/arm64", "-o=type=cacheonly"]);
+}
+
+#[test]
+fn a_foreign_step_whose_result_is_in_the_cache_is_not_refused() {
+    let Some(busybox) = busybox() else { skip!("there is no static busybox") };
+    let place = Place::new();
+    std::fs::create_dir_all(place.join("context")).unwrap();
+    std::fs::copy(busybox, place.join("context/busybox")).unwrap();
+    // Every platform has the same files, so that the step has the same keys.
+    place.built("FROM scratch\nCOPY busybox /\n", &["--platform", ALL, "-t=same:1"]);
+    let text = "FROM --platform=$BUILDPLATFORM base AS make\nARG N\nRUN echo $N; echo text > /out\n\
+        FROM same:1\nCOPY --from=make /out /\nRUN [\"/busybox\", \"true\"]\n";
+    let build = |platform: &str, number: &str| {
+        let number = format!("N={number}");
+        let flags =
+            ["--platform", platform, "--build-arg", &number, "-o=type=cacheonly", "--source-date-epoch=9"];
+        place.built(text, &flags).outcomes()
+    };
+    let host = if cfg!(target_arch = "x86_64") { "linux/amd64" } else { "linux/arm64" };
+    let foreign = if cfg!(target_arch = "x86_64") { "linux/arm64" } else { "linux/amd64" };
+    build(host, "1");
+    // Before the first stage has run, nobody knows that it makes the same file.
+    let outcomes = build(foreign, "2");
+    let of = |part: &str| outcomes.iter().find(|(name, _)| name.contains(part)).map(|(_, is)| is.as_str());
+    assert_eq!((of("echo $N"), of("busybox")), (Some("done"), Some("cached")), "{outcomes:?}");
 }
 
 #[test]

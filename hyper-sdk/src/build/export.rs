@@ -7,6 +7,7 @@ use crate::cache::SharedRecords;
 use crate::export::{BuiltImage, Export};
 use crate::layer::CompressOptions;
 use crate::oci::{Descriptor, ImageConfig};
+use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::solve::{Chain, LayerChain, PublishOptions, SolveContext};
@@ -47,6 +48,7 @@ impl Outputs<'_> {
     pub(super) async fn run(&self, results: &[BuildResult]) -> Result<Exported> {
         let (mut first, mut names) = (None, Vec::new());
         let mut of_exporter = None;
+        let asked: Vec<Platform> = results.iter().map(|result| result.target.platform.clone()).collect();
         for output in &self.request.outputs {
             let task = self.progress.start(format!("export {}", describe(&output.kind)), None);
             let image = match self.images(results, output).await {
@@ -54,7 +56,7 @@ impl Outputs<'_> {
                 Err(e) => return task.end_with(Err(e)),
             };
             let chains: Vec<&Chain> = results.iter().map(|result| &result.chain).collect();
-            task.end_with(self.export(output, &image, &chains).await)?;
+            task.end_with(self.export(output, &image, (&chains, &asked)).await)?;
             let config = || image.others.is_empty().then(|| image.config_descriptor().digest);
             let described = output.makes_image().then(|| (image.descriptor(), config()));
             if !output.has_image() {
@@ -156,7 +158,12 @@ impl Outputs<'_> {
         reported
     }
 
-    async fn export(&self, output: &Output, image: &BuiltImage, chains: &[&Chain]) -> Result<()> {
+    async fn export(
+        &self,
+        output: &Output,
+        image: &BuiltImage,
+        (chains, asked): (&[&Chain], &[Platform]),
+    ) -> Result<()> {
         let none = BTreeMap::new();
         let attributes = match &output.kind {
             OutputKind::Other { attributes, .. } => attributes,
@@ -170,6 +177,7 @@ impl Outputs<'_> {
             progress: self.progress,
             layers: self.context,
             chains,
+            asked,
         };
         match self.exporters.get(output)? {
             Some(exporter) => exporter.export(export).await,

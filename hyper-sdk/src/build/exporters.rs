@@ -2,12 +2,11 @@
 
 use super::{Destination, FileOptions, Output, OutputKind, StoreOptions};
 use crate::client::{Engine, LocalImage, PushOptions, RemoteImage, push};
-use crate::export::{
-    ArchiveKind, BuiltImage, Export, Exporter, export_folder, export_tar, load_image, write_archive,
-};
+use crate::export::{ArchiveKind, Export, Exporter, export_folder, export_tar, load_image, write_archive};
+use crate::layer::keep_only;
 use crate::oci::ImageConfig;
 use crate::reference::{ManifestReference, Reference, RepositoryName};
-use crate::solve::ForeignOwner;
+use crate::solve::{ForeignOwner, blocking};
 use crate::source::ClientFactory;
 use crate::store::local_repository;
 use crate::{Error, Result};
@@ -175,11 +174,11 @@ impl Exporter for TarFile {
     }
 
     async fn export(&self, export: Export<'_>) -> Result<()> {
-        let mut folders = Vec::new();
-        for image in export.image.platforms() {
-            folders.push(folder_of(self.files, export.image, image)?);
-        }
-        let trees = export.platforms().map(async |export| export.files().await);
+        let mut parts = parts(self.files, &export).await?;
+        // The entries of an archive are in the order of their paths.
+        parts.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let folders: Vec<Option<String>> = parts.iter().map(|(folder, _)| folder.clone()).collect();
+        let trees = parts.iter().map(async |(_, export)| export.files().await);
         export_tar(trees, &folders, &self.path, export.image.epoch).await
     }
 }
@@ -200,19 +199,22 @@ impl Exporter for Files {
     }
 
     async fn export(&self, export: Export<'_>) -> Result<()> {
-        let mut delete = self.files.delete;
-        for one in export.platforms() {
-            let below = folder_of(self.files, export.image, one.image)?;
-            self.one(&one, below.as_deref(), delete).await?;
-            // The first one has removed everything else.
-            delete = false;
+        let mut kept = Vec::new();
+        for (below, one) in parts(self.files, &export).await? {
+            self.one(&one, below.as_deref()).await?;
+            kept.extend(below);
+        }
+        // Each has removed what else was in its own folder.
+        if self.files.delete && !kept.is_empty() {
+            let folder = self.folder.clone();
+            blocking(move || keep_only(&folder, &kept)).await?;
         }
         Ok(())
     }
 }
 
 impl Files {
-    async fn one(&self, export: &Export<'_>, below: Option<&str>, delete: bool) -> Result<()> {
+    async fn one(&self, export: &Export<'_>, below: Option<&str>) -> Result<()> {
         let (tar, foreign) = export.files_and_foreign_owner().await?;
         if let Some(ForeignOwner { path, uid, gid }) = foreign {
             export.progress.warn(format!(
@@ -220,18 +222,37 @@ impl Files {
                  an output of `type=tar` keeps their owners"
             ));
         }
-        for device in export_folder(tar, &self.folder, below, delete).await? {
+        for device in export_folder(tar, &self.folder, below, self.files.delete).await? {
             export.progress.warn(format!("the device `{device}` was left out: only root can create it"));
         }
         Ok(())
     }
 }
 
-/// The name of the folder for the files of one of the images of an output: with several, each has its own.
-fn folder_of(files: FileOptions, all: &BuiltImage, image: &BuiltImage) -> Result<Option<String>> {
-    if !files.split.unwrap_or(!all.others.is_empty()) {
-        return Ok(None);
+/// What is written for each platform, with the name of the folder for its files: with several platforms, each has its own.
+///
+/// The layers of several are all fetched and unpacked before the first one is written.
+///
+/// # Errors
+/// Those of the sources; [`crate::ErrorKind::Invalid`] when two would be in one folder.
+async fn parts<'a>(files: FileOptions, export: &'a Export<'_>) -> Result<Vec<(Option<String>, Export<'a>)>> {
+    let is_one = export.image.others.is_empty();
+    let mut parts: Vec<(Option<String>, Export<'a>)> = Vec::new();
+    for one in export.platforms() {
+        let folder = match (files.split.unwrap_or(!is_one), one.asked) {
+            (false, _) => None,
+            // A stage with a platform of its own may give several images one platform.
+            (true, [asked]) if !is_one => Some(asked.clone()),
+            (true, _) => Some(ImageConfig::parse(&one.image.config)?.platform()),
+        };
+        let folder = folder.map(|platform| platform.to_string().replace('/', "_"));
+        if parts.iter().any(|(other, _)| *other == folder) {
+            return Err(Error::invalid("the files of two platforms would be in a folder of one name"));
+        }
+        if !is_one {
+            one.prepare_files().await?;
+        }
+        parts.push((folder, one));
     }
-    let platform = ImageConfig::parse(&image.config)?.platform();
-    Ok(Some(platform.to_string().replace('/', "_")))
+    Ok(parts)
 }

@@ -256,6 +256,7 @@ impl LocalBuilder {
         let folder = options.root.join("sources/images");
         let images = ImageSource::new(options.store.clone(), options.clients.clone(), folder)
             .refresh(request.pull)
+            .platforms(request.built_for())
             .damage(damage.clone())
             .progress(progress.clone());
         Sources::new(SourcesOptions {

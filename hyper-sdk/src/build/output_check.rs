@@ -83,7 +83,7 @@ impl BuildRequest {
                     "layers that are compressed with zstd"
                 } else if image.estargz {
                     "annotations of layers, which estargz needs"
-                } else if wants_index {
+                } else if wants_index && platforms.len() == 1 {
                     "index here"
                 } else if !annotations.is_empty() {
                     "annotations"
@@ -277,6 +277,9 @@ mod tests {
             assert!(told.unwrap_or_default().contains(text.unwrap_or_default()), "{output}");
             request.build_args.insert(MULTI_PLATFORM.to_owned(), "0".to_owned());
             assert!(request.check_outputs().is_err(), "{output}");
+            // What it asks for, several platforms have anyway.
+            request.build_args.insert(MULTI_PLATFORM.to_owned(), "1".to_owned());
+            assert_eq!(request.check_outputs().is_err(), text.is_some(), "{output}");
         }
         let mut named = request(&["type=cacheonly"]);
         named.tags = vec![format!("a@sha256:{}", "0".repeat(64)).parse().unwrap()];

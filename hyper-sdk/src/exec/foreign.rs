@@ -6,6 +6,7 @@
 
 use crate::platform::Platform;
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
@@ -23,6 +24,8 @@ pub(crate) enum Runs {
     WithFile(String),
     /// Not at all.
     No,
+    /// Nobody knows before a program is tried: the kernel did not say, or the form of the programs is not known here.
+    Unknown,
 }
 
 /// Finds out how this machine runs the programs of a platform. Blocks while it tries.
@@ -35,20 +38,34 @@ pub(crate) fn runs(platform: &Platform) -> Runs {
     if platform.architecture == host.architecture {
         return Runs::Yes;
     }
-    let Some(program) = program(&platform.architecture) else { return Runs::No };
-    match listed(Path::new(LIST), &program) {
-        Some(runs) => runs,
-        None if starts(&program) => Runs::Yes,
-        None => Runs::No,
+    let Some(program) = program(&platform.architecture) else { return Runs::Unknown };
+    // Some processors run the programs of an older one, if the kernel lets them.
+    let may_need_none =
+        matches!((&*host.architecture, &*platform.architecture), ("amd64", "386") | ("arm64", "arm"));
+    decide(listed(Path::new(LIST), &program), || starts(&program), may_need_none)
+}
+
+/// The answer, from that of the list and from whether a program starts.
+fn decide(listed: Option<Runs>, starts: impl FnOnce() -> Option<bool>, may_need_none: bool) -> Runs {
+    let is_missing = match listed {
+        Some(Runs::No) => !may_need_none,
+        Some(runs) => return runs,
+        None => false,
+    };
+    match starts() {
+        Some(true) => Runs::Yes,
+        Some(false) => Runs::No,
+        None if is_missing => Runs::No,
+        None => Runs::Unknown,
     }
 }
 
-/// What the list of emulators says of a program; `None` when none is for it.
+/// What the list of emulators says of a program: [`Runs::No`] when none is for it, `None` when the list cannot be seen.
 fn listed(list: &Path, program: &[u8]) -> Option<Runs> {
     if std::fs::read_to_string(list.join("status")).ok()?.trim() != "enabled" {
         return None;
     }
-    let mut found = None;
+    let mut found = Runs::No;
     for entry in std::fs::read_dir(list).ok()?.flatten() {
         let Ok(text) = std::fs::read_to_string(entry.path()) else { continue };
         if let Some(emulator) = Emulator::parse(&text)
@@ -57,10 +74,10 @@ fn listed(list: &Path, program: &[u8]) -> Option<Runs> {
             if emulator.is_open {
                 return Some(Runs::Yes);
             }
-            found = Some(Runs::WithFile(emulator.interpreter));
+            found = Runs::WithFile(emulator.interpreter);
         }
     }
-    found
+    Some(found)
 }
 
 /// An entry of the list.
@@ -113,11 +130,15 @@ fn hex(text: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
-/// Whether the kernel starts a program, which ends with success.
-fn starts(program: &[u8]) -> bool {
+/// Whether the kernel starts a program, which ends with success: `Some(false)` when it does not know the format, `None` when
+/// something else was in the way.
+fn starts(program: &[u8]) -> Option<bool> {
     let run = || -> std::io::Result<bool> {
-        // An emulator opens it again, so it stays open in the new process.
-        let file = memfd_create("probe", MemfdFlags::empty())?;
+        // An emulator opens it again, so it stays open in the new process. Kernels before 6.3 do not know the flag.
+        let file = match memfd_create("probe", MemfdFlags::EXEC) {
+            Err(Errno::INVAL) => memfd_create("probe", MemfdFlags::empty())?,
+            file => file?,
+        };
         let mut file = std::fs::File::from(file);
         file.write_all(program)?;
         let mut command = Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
@@ -125,7 +146,11 @@ fn starts(program: &[u8]) -> bool {
         let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
         Ok(status.success())
     };
-    run().unwrap_or(false)
+    match run() {
+        Ok(true) => Some(true),
+        Err(e) if e.raw_os_error() == Some(Errno::NOEXEC.raw_os_error()) => Some(false),
+        Ok(false) | Err(_) => None,
+    }
 }
 
 /// An architecture, as the header of a program names it.
@@ -237,7 +262,7 @@ mod tests {
         assert_eq!(listed(list.path(), &program), None);
         write("status", "enabled\n");
         write("register", "");
-        assert_eq!(listed(list.path(), &program), None);
+        assert_eq!(listed(list.path(), &program), Some(Runs::No));
         write("qemu-aarch64", &ARM64.replace("POCF", "OC"));
         let interpreter = "/usr/libexec/qemu-binfmt/aarch64-binfmt-P".to_owned();
         assert_eq!(listed(list.path(), &program), Some(Runs::WithFile(interpreter)));
@@ -252,11 +277,31 @@ mod tests {
         let host = Platform::host();
         assert_eq!(runs(&host), Runs::Yes);
         if let Some(program) = program(&host.architecture) {
-            assert!(starts(&program));
+            assert_eq!(starts(&program), Some(true));
         }
-        assert!(!starts(b"no program"));
+        assert_eq!(starts(b"no program"), Some(false));
         assert_eq!(runs(&Platform::new("windows", &host.architecture, None)), Runs::No);
-        assert_eq!(runs(&Platform::new(&host.os, "wasm", None)), Runs::No);
+        // An emulator may know what this program does not.
+        assert_eq!(runs(&Platform::new(&host.os, "mipsle", None)), Runs::Unknown);
+    }
+
+    #[test]
+    fn what_cannot_be_found_out_is_not_refused() {
+        let file = Runs::WithFile("/x".to_owned());
+        for (listed, starts, may_need_none, answer) in [
+            (Some(Runs::Yes), None, false, Runs::Yes),
+            (Some(file.clone()), Some(false), false, file),
+            (Some(Runs::No), Some(true), false, Runs::Yes),
+            (Some(Runs::No), Some(false), true, Runs::No),
+            (Some(Runs::No), None, false, Runs::No),
+            (Some(Runs::No), None, true, Runs::Unknown),
+            (None, Some(true), false, Runs::Yes),
+            (None, Some(false), false, Runs::No),
+            (None, None, false, Runs::Unknown),
+        ] {
+            let shown = format!("{listed:?} {starts:?} {may_need_none}");
+            assert_eq!(decide(listed, || starts, may_need_none), answer, "{shown}");
+        }
     }
 
     /// Emulators start the programs, where they are installed under their usual names.

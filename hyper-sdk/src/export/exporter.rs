@@ -2,6 +2,7 @@
 
 use super::BuiltImage;
 use crate::client::verify::verified;
+use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::snapshot::TarStream;
@@ -77,22 +78,37 @@ pub struct Export<'a> {
     pub(crate) layers: &'a SolveContext,
     /// The root file systems as the steps made them: that of the image, and those of its `others`.
     pub(crate) chains: &'a [&'a Chain],
+    /// The platforms that were asked for, as those of the configs may differ: that of the image, and those of its `others`.
+    pub(crate) asked: &'a [Platform],
 }
 
 impl Export<'_> {
     /// What is exported for each platform, as if it were all. Of the annotations and of the index, the image keeps its own.
     pub fn platforms(&self) -> impl Iterator<Item = Export<'_>> {
-        let one = |(image, chain)| Export { image, chains: std::slice::from_ref(chain), ..*self };
-        self.image.platforms().zip(self.chains).map(one)
+        let one = |((image, chain), asked)| Export {
+            image,
+            chains: std::slice::from_ref(chain),
+            asked: std::slice::from_ref(asked),
+            ..*self
+        };
+        self.image.platforms().zip(self.chains).zip(self.asked).map(one)
     }
 
-    /// The root file system of the image, without those of its `others`, as one tar archive. Its times are whole seconds, and none is later than the time of the
-    /// image.
+    /// The root file system of the image, without those of its `others`, as one tar archive. Its times are whole seconds, and
+    /// none is later than the time of the image.
     ///
     /// # Errors
     /// Those of the sources of base images and of the snapshotter.
     pub async fn files(&self) -> Result<TarStream> {
         Ok(self.files_and_foreign_owner().await?.0)
+    }
+
+    /// Fetches and unpacks what [`Export::files`] needs, so that a source that fails does so before anything is written.
+    pub(crate) async fn prepare_files(&self) -> Result<()> {
+        for chain in self.chains {
+            self.layers.unpack_for_export(chain).await?;
+        }
+        Ok(())
     }
 
     /// Like [`Export::files`], with the first path whose owner this user cannot set.

@@ -11,7 +11,7 @@ use std::path::Path;
 use tokio::sync::mpsc;
 
 /// Writes root file systems as one tar file, one after the other. Each is in the folder of `folders` that has its place, with
-/// the time `epoch`; the only one may be in none.
+/// the time `epoch`; the folders are in order. The only one may be in none.
 ///
 /// # Errors
 /// Those of the streams, and [`crate::ErrorKind::Io`] with the path.
@@ -74,7 +74,7 @@ fn write_below(
 
 /// Writes a root file system as files into a folder. Files get the owner of this process. Existing files stay unless
 /// the image has the same path; with `delete` they are removed at the end. With `below`, everything is in a folder of
-/// that name. Returns the device files that were skipped because only root can create them.
+/// that name, and nothing is removed elsewhere. Returns the device files that were skipped because only root can create them.
 ///
 /// # Errors
 /// Those of the stream, and [`crate::ErrorKind::Io`] with the path; with `delete` for a file system that is mounted in the

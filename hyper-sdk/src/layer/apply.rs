@@ -79,7 +79,8 @@ pub struct ApplyOptions {
     pub times: Option<Arc<TimesTable>>,
     /// The directory of the target that the layer is unpacked into. It is made if missing.
     pub below: LayerPath,
-    /// Whether files of the target that are not in the layer are removed. For [`ApplyStyle::Plain`].
+    /// Whether files that are not in the layer are removed from the directory [`ApplyOptions::below`] of the target. For
+    /// [`ApplyStyle::Plain`].
     pub prune: bool,
     /// Whether names that begin with `.wh.` stand for what is removed. In an archive that is no layer they are names.
     pub whiteouts: bool,

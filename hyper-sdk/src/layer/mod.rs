@@ -61,6 +61,7 @@ pub(crate) use owner::{OWNER_ATTRIBUTE, UNMAPPED_OWNER, format_owner, parse_owne
 pub(crate) use pack::pack;
 pub use passwd::{Owner, ProcessUser, resolve_user};
 pub(crate) use passwd::{ResolvedOwner, resolve_owner};
+pub(crate) use prune::keep_only;
 pub use reader::LayerReader;
 pub(crate) use reader::scan;
 pub use times::{EntryTimes, TimesTable};

@@ -9,13 +9,37 @@ use rustix::fs::{OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-/// Removes what is below `top` and not in the index. Links are not followed, and mounts are not entered.
+/// Removes what is in the directory `start` of `top` and not in the index. Links are not followed, and mounts are not entered.
 ///
 /// # Errors
 /// [`crate::ErrorKind::Io`] with the path that cannot be removed, such as a mount point.
-pub(super) fn prune(top: BorrowedFd<'_>, index: &LayerIndex) -> Result<()> {
-    below(top, &LayerPath::root(), index)
+pub(super) fn prune(top: BorrowedFd<'_>, start: &LayerPath, index: &LayerIndex) -> Result<()> {
+    if start.is_root() {
+        return below(top, start, index);
+    }
+    match enter(top, start.as_bytes()) {
+        Ok(inner) => below(inner.as_fd(), start, index),
+        // A layer without entries does not make it.
+        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::XDEV) => Err(is_mounted(start)),
+        Err(e) => Err(failed("cannot open a folder of the target", start, e)),
+    }
+}
+
+/// Removes what is in the directory `target`, apart from the names `kept`, whose content stays as it is.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`] with the path that cannot be read or removed, such as a mount point.
+pub(crate) fn keep_only(target: &Path, kept: &[String]) -> Result<()> {
+    let (top, root) = (files::open_top(target)?, LayerPath::root());
+    for name in files::names(&top).map_err(|e| failed("cannot read a folder of the target", &root, e))? {
+        if !kept.iter().any(|kept| kept.as_bytes() == name) {
+            remove(top.as_fd(), &root, &name)?;
+        }
+    }
+    Ok(())
 }
 
 fn below(directory: BorrowedFd<'_>, path: &LayerPath, index: &LayerIndex) -> Result<()> {

@@ -103,6 +103,19 @@ impl ImageLayout {
         })
     }
 
+    /// Takes the platforms out of the index of a layout in a folder, so that its image is found for every platform.
+    ///
+    /// # Errors
+    /// Those of [`ImageLayout::index`]; [`ErrorKind::Io`] when it cannot be written.
+    #[cfg(feature = "build")]
+    pub(crate) fn forget_platforms(&self) -> Result<()> {
+        let mut index = self.index()?;
+        for image in &mut index.manifests {
+            image.platform = None;
+        }
+        crate::atomic_file::write_file(&self.path().join(INDEX), &index.to_bytes())
+    }
+
     fn generated_blob(&self, digest: &Digest) -> Option<&GeneratedBlob> {
         self.generated.as_ref()?.blobs.get(digest)
     }

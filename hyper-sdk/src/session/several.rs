@@ -4,7 +4,9 @@ use super::Session;
 use crate::build::{
     BuildContext, BuildOutput, BuildRequest, Builder as _, Destination, NamedContext, OutputKind,
 };
+use crate::layout::ImageLayout;
 use crate::progress::{Event, Progress};
+use crate::solve::blocking;
 use crate::{Error, Result, ResultExt as _};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -68,7 +70,7 @@ impl Session {
             let lane = Arc::clone(lanes.entry(lane(&job.request)).or_default());
             let finished = done.remove(&job.name);
             let progress = if is_alone { progress.clone() } else { named(progress, &job.name) };
-            let builder = &builder;
+            let (builder, needed, layout) = (&builder, &needed, &layout);
             runs.push(async move {
                 for (context, (mut is_done, path)) in inputs {
                     let ended = is_done.wait_for(|done| *done).await.map(|_| ());
@@ -77,9 +79,15 @@ impl Session {
                     request.named_contexts.insert(context.to_ascii_lowercase(), layout);
                 }
                 let _lane = lane.lock().await;
+                let is_for_one = request.built_for().len() == 1;
                 let output = builder.build(request, &progress).await;
                 let output =
                     output.map_err(|e| if is_alone { e } else { e.with_context("target", &job.name) })?;
+                if needed.contains(&&job.name) && is_for_one {
+                    // The only image that there is serves each platform of those who need it.
+                    let layout = ImageLayout::in_folder(layout(job));
+                    blocking(move || layout.forget_platforms()).await?;
+                }
                 if let Some(finished) = finished {
                     finished.send_replace(true);
                 }

@@ -100,6 +100,15 @@ impl SolveContext {
         self.devices_of(exec).map(drop)
     }
 
+    /// Rejects a command that runs programs which this machine cannot run.
+    pub(crate) fn check_platform(&self, vertex: &Vertex) -> Result<()> {
+        let Some(platform) = &vertex.platform else { return Ok(()) };
+        match self.refused.get().and_then(|refused| refused.get(platform)) {
+            None => Ok(()),
+            Some(why) => Err(Error::unsupported(why.clone()).with_context("platform", platform)),
+        }
+    }
+
     /// The devices of a command that are permitted and exist.
     pub(super) fn devices_of(&self, exec: &ExecOp) -> Result<Vec<String>> {
         let mut names = Vec::new();
@@ -161,6 +170,7 @@ impl SolveContext {
         inputs: &[StepResult],
         task: &Task,
     ) -> Result<(NewLayer, bool)> {
+        self.check_platform(vertex)?;
         self.check_limits().await?;
         // Before the permit: a command that waits for a cache must not block others.
         let caches = self.lock_caches(exec, inputs, vertex.no_cache).await?;

@@ -22,11 +22,8 @@ impl SolveContext {
     /// The files of a chain as a tar with the times of the layers, and the first path with a foreign owner.
     pub(crate) async fn export(&self, chain: &Chain) -> Result<(TarStream, Option<ForeignOwner>)> {
         let layers = chain.links();
-        let foreign = self.foreign_layer(chain).await?;
-        let (name, owner) = match foreign {
-            None => (self.unpack(chain).await?, None),
-            Some(first) => (self.unpack_foreign(chain, first).await?, self.foreign_owner(chain).await?),
-        };
+        let (name, foreign) = self.unpack_for_export(chain).await?;
+        let owner = if foreign.is_some() { self.foreign_owner(chain).await? } else { None };
         // Layers below the first one with true times have the times of the layers.
         let timed = layers.iter().position(|link| link.layer.times().is_some());
         let first = timed.into_iter().chain(foreign).min().unwrap_or(layers.len());
@@ -36,6 +33,16 @@ impl SolveContext {
         }
         let options = ExportOptions { published, owners: foreign.is_some() };
         Ok((self.snapshotter.export(name.as_ref(), "/", options).await?, owner))
+    }
+
+    /// Fetches and unpacks what [`SolveContext::export`] needs: the snapshot, and the lowest layer with a foreign owner.
+    pub(crate) async fn unpack_for_export(&self, chain: &Chain) -> Result<(Option<Digest>, Option<usize>)> {
+        let foreign = self.foreign_layer(chain).await?;
+        let name = match foreign {
+            None => self.unpack(chain).await?,
+            Some(first) => self.unpack_foreign(chain, first).await?,
+        };
+        Ok((name, foreign))
     }
 
     /// The lowest layer with a foreign owner.

@@ -58,6 +58,7 @@ pub(crate) use step::{SOURCES_REPOSITORY, SolveContext};
 pub use value::{Layer, LayerChain, LayerTimes};
 
 use crate::graph::{Graph, Op, SourceOp, VertexId};
+use crate::platform::Platform;
 use crate::progress::Task;
 use crate::{Error, Result};
 use chain::StepLayer;
@@ -146,6 +147,12 @@ impl Solver {
     /// The context of the steps, which exporters use.
     pub(crate) fn context(&self) -> &SolveContext {
         &self.context
+    }
+
+    /// Refuses commands that run in files of some platforms, each with its reason, when their results are not in the cache. What
+    /// was set first stays.
+    pub(crate) fn refuse(&self, platforms: BTreeMap<Platform, String>) {
+        let _ = self.context.refused.set(platforms);
     }
 
     /// Solves the roots and everything that they need. Independent vertices run concurrently.

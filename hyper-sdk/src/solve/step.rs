@@ -15,6 +15,7 @@ use crate::graph::{Graph, InputIndex, MountKind, Op, SourceOp, Vertex, VertexId}
 use crate::layer::copy::StatCache;
 use crate::layer::{LayerIndex, TreeIndex};
 use crate::media_type::Compression;
+use crate::platform::Platform;
 use crate::progress::{Progress, Task};
 use crate::reference::RepositoryName;
 use crate::snapshot::SharedSnapshotter;
@@ -79,6 +80,8 @@ pub(crate) struct SolveContext {
     pub(super) ssh: BTreeMap<String, PathBuf>,
     pub(super) secrets: BTreeMap<String, SecretBytes>,
     pub(super) after_failure: AfterFailure,
+    /// The platforms whose programs this machine cannot run, and why.
+    pub(super) refused: OnceLock<BTreeMap<Platform, String>>,
     /// Who keeps what keys were made of, and the graph, which has the names of steps.
     pub(super) recorder: Option<(StepRecorder, Arc<Graph>)>,
     pub(super) damage: Damage,
@@ -166,6 +169,7 @@ impl SolveContext {
             ssh: options.ssh,
             secrets: options.secrets,
             after_failure: AfterFailure::new(options.on_error, options.on_error_in),
+            refused: OnceLock::new(),
             recorder: options.recorder.map(|recorder| (recorder, Arc::clone(graph))),
             damage: options.damage,
             imports: options.imports,

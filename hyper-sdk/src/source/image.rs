@@ -21,9 +21,11 @@ use crate::store::{
 };
 use crate::{Digest, Error, ErrorDetail, ErrorKind, Result, ResultExt as _};
 use async_trait::async_trait;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::OnceCell;
 
 /// The largest config that is read, in bytes.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -115,6 +117,17 @@ pub struct ImageSource {
     refresh: bool,
     damage: Damage,
     progress: Progress,
+    several: Option<Arc<Several>>,
+}
+
+/// What the platforms of one build share.
+#[derive(Debug)]
+struct Several {
+    platforms: Vec<Platform>,
+    /// The digests of names at their registries: the platforms get images of one index, also when a tag moves meanwhile.
+    roots: Mutex<HashMap<String, Arc<OnceCell<Digest>>>>,
+    /// One pull at a time moves a name.
+    pulls: tokio::sync::Mutex<()>,
 }
 
 impl ImageSource {
@@ -128,7 +141,22 @@ impl ImageSource {
             refresh: false,
             damage: Damage::default(),
             progress: Progress::none(),
+            several: None,
         }
+    }
+
+    /// Looks up images for one build for these platforms: when they are several, each name has one digest for all of them, and
+    /// a pulled name that has changed is pulled for all of them at once.
+    #[must_use]
+    pub(crate) fn platforms(mut self, platforms: Vec<Platform>) -> Self {
+        if platforms.len() > 1 {
+            self.several = Some(Arc::new(Several {
+                platforms,
+                roots: Mutex::default(),
+                pulls: tokio::sync::Mutex::default(),
+            }));
+        }
+        self
     }
 
     /// Whether the registry is asked even when the store has the image.
@@ -187,8 +215,12 @@ impl ImageSource {
     ) -> Result<SourceImage> {
         let root = match reference.digest() {
             Some(digest) => digest.clone(),
-            // HEAD does not count as a pull in registries with a rate limit.
-            None => client.resolve(reference.repository(), &reference.manifest()).await?.digest,
+            None => self.root(client, reference).await?,
+        };
+        // Platforms that have the same base update its name one after the other: the first one does it.
+        let pulls = match &self.several {
+            Some(several) => Some(several.pulls.lock().await),
+            None => None,
         };
         let no_variant =
             || Error::new(ErrorKind::ManifestUnknown, format!("the image has no variant for {platform}"));
@@ -197,17 +229,22 @@ impl ImageSource {
             && self.is_stale(&old, &root, client, reference).await?
         {
             // The user pulled this name before, so the complete image is updated.
-            let options = PullOptions {
-                platforms: Platforms::One(platform.clone()),
-                progress: self.progress.clone(),
-                ..PullOptions::default()
+            let platforms = match &self.several {
+                None => Platforms::One(platform.clone()),
+                // The stage may be for a platform of its own.
+                Some(several) => {
+                    Platforms::Only([&several.platforms[..], std::slice::from_ref(platform)].concat())
+                }
             };
+            let options =
+                PullOptions { platforms, progress: self.progress.clone(), ..PullOptions::default() };
             let from = RemoteImage::new(client, reference.repository(), &ManifestReference::Digest(root));
             let to = LocalTarget::new(&self.store, kept, Some(tag));
             let pulled = pull(&from, &to, &options).await?;
             let found = self.stored(kept, &pulled.digest.into(), reference, platform).await?;
             return Ok(SourceImage { is_kept: true, ..found.ok_or_else(no_variant)? });
         }
+        drop(pulls);
         if let Some(found) = self.stored(kept, &root.clone().into(), reference, platform).await? {
             return Ok(SourceImage { is_kept: true, ..found });
         }
@@ -237,6 +274,18 @@ impl ImageSource {
         // Also for a reference by digest: the record is what keeps the image in the store.
         self.records.put(reference, &root)?;
         Ok(found)
+    }
+
+    /// The digest of a name at its registry.
+    async fn root(&self, client: &SharedClient, reference: &Reference) -> Result<Digest> {
+        // HEAD does not count as a pull in registries with a rate limit.
+        let ask = async || Ok(client.resolve(reference.repository(), &reference.manifest()).await?.digest);
+        let Some(several) = &self.several else { return ask().await };
+        let cell = {
+            let mut roots = several.roots.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(roots.entry(reference.to_string()).or_default())
+        };
+        cell.get_or_try_init(ask).await.cloned()
     }
 
     /// Whether a name has another digest in the store than at the registry.

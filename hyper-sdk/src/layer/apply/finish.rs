@@ -121,7 +121,7 @@ impl Apply<'_> {
         let index = index.finish();
         if self.options.style == ApplyStyle::Plain && self.options.prune {
             // Times and modes of directories are set after this.
-            prune(self.top.as_fd(), &index)?;
+            prune(self.top.as_fd(), &self.options.below, &index)?;
         }
         for (path, time) in std::mem::take(&mut self.times) {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY;

@@ -304,3 +304,33 @@ fn a_whiteout_of_the_lowest_layer_is_left_out_when_it_is_known_to_be_the_lowest(
         assert_eq!((exists("d/f"), exists("d/gone"), exists("e")), (true, !all_lowers, !all_lowers));
     }
 }
+
+/// The files of one platform are in a folder beside those of others.
+#[test]
+fn files_of_other_folders_stay_until_all_are_written() {
+    let target = tempfile::tempdir().unwrap();
+    for old in ["a/old", "a/new/older", "b/old", "c/old"] {
+        std::fs::create_dir_all(target.path().join(old).parent().unwrap()).unwrap();
+        std::fs::write(target.path().join(old), "").unwrap();
+    }
+    std::fs::write(target.path().join("top"), "").unwrap();
+    let options = ApplyOptions {
+        owners: OwnerPolicy::Ignore,
+        below: path("a"),
+        prune: true,
+        ..ApplyOptions::new(ApplyStyle::Plain)
+    };
+    let left =
+        |names: &[&str]| -> Vec<bool> { names.iter().map(|n| target.path().join(n).exists()).collect() };
+    apply::apply(&write_layer(&[dir("new"), file("new/f", "")]).0[..], target.path(), &options).unwrap();
+    assert_eq!(
+        left(&["a/old", "a/new/older", "a/new/f", "b/old", "c/old", "top"]),
+        [false, false, true, true, true, true]
+    );
+    keep_only(target.path(), &["a".to_owned(), "b".to_owned()]).unwrap();
+    assert_eq!(left(&["a/new/f", "b/old", "c", "top"]), [true, true, false, false]);
+    // Without entries there may be no folder.
+    let nothing = ApplyOptions { below: path("d"), ..options };
+    apply::apply(&write_layer(&[]).0[..], target.path(), &nothing).unwrap();
+    assert_eq!(left(&["a/new/f", "b/old"]), [true, true]);
+}
