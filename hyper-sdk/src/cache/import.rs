@@ -366,30 +366,17 @@ impl Inner {
         let task = self.progress.start(format!("import cache {place}"), None);
         let read = async {
             let open = place.open(&self.clients, &self.progress).await?;
-            let (mut all, mut missing) = (None::<SharedRecords>, None);
-            for platform in &self.platforms {
-                match (read(&open, platform).await, &mut all) {
-                    // An image of one platform, or what is for all.
-                    (Ok(records), Some(all)) if *all == records => {}
-                    (Ok(records), Some(all)) => {
-                        all.records.extend(records.records);
-                        all.indexes.extend(records.indexes);
-                    }
-                    (Ok(records), None) => all = Some(records),
-                    (Err(e), _) => missing = missing.or(Some(e)),
-                }
-            }
-            match (all, missing) {
-                (Some(records), _) => Ok((open, records)),
-                (None, missing) => {
-                    Err(missing.unwrap_or_else(|| Error::internal("a build without a platform")))
-                }
-            }
+            let (records, missing) = read_all(&open, &self.platforms).await?;
+            Ok((open, records, missing))
         };
         match read.await {
-            Ok(read) => {
+            Ok((open, records, missing)) => {
+                for (platform, error) in missing {
+                    let why = reason(&error);
+                    task.warn(format!("the cache {place} is not used for {platform}: {why}"));
+                }
                 task.done();
-                Some(read)
+                Some((open, records))
             }
             Err(e) => {
                 task.warn(format!("the cache {place} is not used: {}", reason(&e)));
@@ -400,17 +387,57 @@ impl Inner {
     }
 }
 
-/// Reads the records of an artifact, or those of an image.
-async fn read(open: &OpenPlace, platform: &Platform) -> Result<SharedRecords> {
-    let OpenPlace { client, repository, reference } = open;
-    let mut manifest: Manifest = client.get_manifest(repository, reference).await?;
-    for _ in 0..MAX_DEPTH {
-        let Some(index) = manifest.index() else { break };
-        let entry = choose(&index.manifests, platform)?;
-        manifest = client.get_manifest(repository, &entry.digest.into()).await?;
+/// Reads the records of a place for several platforms, each manifest once, and says which of the platforms have none.
+///
+/// # Errors
+/// Those of [`read`], when no platform has records.
+async fn read_all(
+    open: &OpenPlace,
+    platforms: &[Platform],
+) -> Result<(SharedRecords, Vec<(Platform, Error)>)> {
+    let root = open.client.get_manifest(&open.repository, &open.reference).await?;
+    let Some(index) = root.index() else { return Ok((read(open, &root).await?, Vec::new())) };
+    let (mut all, mut missing, mut seen) = (None::<SharedRecords>, Vec::new(), HashSet::new());
+    for platform in platforms {
+        let of_platform = async {
+            let mut entry = choose(&index.manifests, platform)?;
+            for _ in 0..MAX_DEPTH {
+                if seen.contains(&entry.digest) {
+                    return Ok(None);
+                }
+                let manifest = open.client.get_manifest(&open.repository, &entry.digest.into()).await?;
+                let Some(below) = manifest.index() else {
+                    seen.insert(manifest.digest().clone());
+                    return read(open, &manifest).await.map(Some);
+                };
+                entry = choose(&below.manifests, platform)?;
+            }
+            Err(Error::invalid("the indexes of the image are nested too deep"))
+        };
+        match (of_platform.await, &mut all) {
+            (Ok(Some(records)), Some(all)) => {
+                all.records.extend(records.records);
+                all.indexes.extend(records.indexes);
+            }
+            (Ok(Some(records)), None) => all = Some(records),
+            (Ok(None), _) => {}
+            (Err(e), _) => missing.push((platform.clone(), e)),
+        }
     }
+    match all {
+        Some(all) => Ok((all, missing)),
+        None => {
+            let first = missing.into_iter().next().map(|(_, error)| error);
+            Err(first.unwrap_or_else(|| Error::internal("a build without a platform")))
+        }
+    }
+}
+
+/// Reads the records of an artifact, or those of an image.
+async fn read(open: &OpenPlace, manifest: &Manifest) -> Result<SharedRecords> {
+    let OpenPlace { client, repository, .. } = open;
     let Some(image) = manifest.image() else {
-        return Err(Error::invalid("the indexes of the image are nested too deep"));
+        return Err(Error::invalid("it is not the manifest of an image"));
     };
     let config = &image.config;
     if config.media_type == RECORDS {
