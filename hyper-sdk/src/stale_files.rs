@@ -25,6 +25,7 @@ pub fn remove(folder: &Path, age: Duration, is_one: impl Fn(&str) -> bool) {
 /// Removes the folders of a folder, with all that is in them, whose names are `is_one`, that this user owns, that were
 /// not changed for `age` and that nobody holds: a [`crate::private_folder::TemporaryFolder`] is held for as long as it is
 /// in use.
+#[cfg(any(feature = "build", feature = "store-sql"))]
 pub(crate) fn remove_folders(folder: &Path, age: Duration, is_one: impl Fn(&str) -> bool) {
     for entry in entries(folder, is_one) {
         let Ok(meta) = entry.metadata() else { continue };
