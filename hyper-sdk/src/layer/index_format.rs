@@ -310,11 +310,12 @@ mod tests {
 
     #[test]
     fn an_index_of_another_machine_has_bounds() {
-        let bytes = sample().to_bytes();
-        let paths: usize = sample().entries().iter().map(|entry| entry.path.as_bytes().len()).sum();
-        let entries = sample().entries().len();
+        let sample = sample();
+        let bytes = sample.to_bytes();
+        let paths: usize = sample.entries().iter().map(|entry| entry.path.as_bytes().len()).sum();
+        let entries = sample.entries().len();
         let read = |entries, paths| LayerIndex::from_bytes_within(&bytes, Bounds { entries, paths });
-        assert_eq!(read(entries, paths).unwrap(), sample());
+        assert_eq!(read(entries, paths).unwrap(), sample);
         assert_eq!(read(entries - 1, paths).unwrap_err().kind(), ErrorKind::TooLarge);
         assert_eq!(read(entries, paths - 1).unwrap_err().kind(), ErrorKind::TooLarge);
         assert!(LayerIndex::from_bytes_within(&bytes, Bounds::SHARED).is_ok());

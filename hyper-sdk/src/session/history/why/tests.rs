@@ -279,7 +279,10 @@ fn files_of_steps_that_are_damaged_or_elsewhere_are_not_read() {
 }
 
 /// A record of a build with steps: their numbers, outcomes, and the build and step of their origins.
-fn record(id: &str, steps: &[(u64, RecordOutcome, Option<(&str, u64)>)]) -> BuildRecord {
+/// The number of a step, how it ended, and the build and step that its result is from.
+type Step<'a> = (u64, RecordOutcome, Option<(&'a str, u64)>);
+
+fn record(id: &str, steps: &[Step<'_>]) -> BuildRecord {
     let request = crate::build::BuildRequest::new("FROM scratch\n", crate::build::BuildContext::Empty);
     let mut record = BuildRecord::of(&request, None);
     record.id = id.into();
