@@ -340,7 +340,7 @@ fn a_step_is_compared_by_the_files_of_when_its_key_was_made() {
     let marker = marker();
     place.write("context/a", "one");
     let run = format!(
-        "RUN --mount=type=bind,target=/m i=0; until test -e /m/go || test $i = 99; do i=$((i+1)); sleep 0.05; done; : {marker}"
+        "RUN --mount=type=bind,target=/m i=0; until test -e /m/go || test $i = 30; do i=$((i+1)); sleep 0.05; done; : {marker}"
     );
     let file = format!("FROM base\n{run}\n");
     let child = place.build(&file, &[]).spawn().unwrap();
