@@ -2,11 +2,11 @@
 
 use super::SolveContext;
 use super::chain::{Chain, StepResult};
+use super::keys::{Keys, UsedInput};
 use super::layers::NewLayer;
 use super::made_layer::BlobTime;
 use super::on_error::OnError;
 use super::sink::Target;
-use super::step::{Keys, UsedInput};
 use super::task_log::TaskLog;
 use super::value::{LayerTimes, snapshot_name};
 use crate::digest::Hasher;

@@ -2,11 +2,11 @@
 
 use super::chain::{Chain, StepResult, unmade};
 use super::exec::{input_value, threads};
+use super::keys::{Keys, UsedInput};
 use super::layers::NewLayer;
 use super::record::FileLister;
 use super::sink::LayerSink;
 use super::sink::Target;
-use super::step::{Keys, UsedInput};
 use super::value::{LayerTimes, Planned};
 use super::{SolveContext, blocking};
 use crate::digest::Hasher;

@@ -22,6 +22,7 @@ mod fetch_layers;
 mod files;
 mod files_out;
 mod imported;
+mod keys;
 mod layers;
 mod made;
 mod made_layer;

@@ -1,17 +1,18 @@
 //! One step: its keys and its record in the cache; and the context that all steps of a graph share.
 
 use super::chain::{Chain, StepLayer, StepResult};
+use super::keys::Keys;
 use super::made_layer::{BlobTime, MadeLayer};
 use super::on_error::AfterFailure;
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
 use super::record::{Ended, FileLister, StepRecorder};
 use super::sink::{LAYERS_REPOSITORY, Target};
-use super::value::{Layer, LayerTimes, Planned};
+use super::value::{Layer, LayerTimes};
 use super::{Failed, PendingResult, StepReport};
 use crate::cache::{CacheRecord, Imports, SharedCache};
 use crate::digest::Hasher;
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes};
-use crate::graph::{Graph, InputIndex, MountKind, Op, SourceOp, Vertex, VertexId};
+use crate::graph::{Graph, MountKind, Op, SourceOp, Vertex, VertexId};
 use crate::layer::copy::StatCache;
 use crate::layer::{LayerIndex, TreeIndex};
 use crate::media_type::Compression;
@@ -104,25 +105,6 @@ pub(crate) struct SolveContext {
     pub(super) pending: Mutex<Vec<Arc<StepLayer>>>,
     /// Takes the layers whose blobs are made while later steps run; none when all steps are done.
     pub(super) later: Mutex<Option<mpsc::Sender<Arc<StepLayer>>>>,
-}
-
-/// The keys of a step, best first.
-#[derive(Debug)]
-pub(super) struct Keys {
-    pub(super) digests: Vec<Digest>,
-    /// The current times of the files in a layer of these keys, when the keys depend on them.
-    pub(super) planned: Option<Planned>,
-    /// What the keys have of inputs other than the root file system, and of files that are not listed.
-    pub(super) used: Vec<UsedInput>,
-}
-
-/// What keys have of an input.
-#[derive(Debug)]
-pub(super) struct UsedInput {
-    pub(super) input: InputIndex,
-    /// The mount that uses it, from 1.
-    pub(super) mount: Option<usize>,
-    pub(super) key: String,
 }
 
 impl SolveContext {

@@ -6,7 +6,8 @@ use crate::dockerfile::without_passwords;
 use crate::graph::{ExecOp, FileAction, FileOp, MountKind, Op, SourceOp, Vertex};
 use crate::solve::chain::{Chain, StepResult};
 use crate::solve::exec::keyed;
-use crate::solve::step::{SolveContext, UsedInput};
+use crate::solve::keys::UsedInput;
+use crate::solve::step::SolveContext;
 use std::sync::Arc;
 
 /// The fields, one after the other, so that other lists have other bytes.

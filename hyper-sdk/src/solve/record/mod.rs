@@ -25,7 +25,7 @@ pub use recorder::StepRecorder;
 use crate::Digest;
 use crate::graph::Vertex;
 use crate::progress::TaskId;
-use crate::solve::step::Keys;
+use crate::solve::keys::Keys;
 use serde::{Deserialize, Serialize};
 
 /// How the file with the records of a build is called: the id of the build and this.
