@@ -252,6 +252,28 @@ fn clean(place: &Place, killed: bool, over: &AtomicBool, fail: &(dyn Fn(String) 
     }
 }
 
+/// The first build of a state folder measures it, and removes nothing that the next one needs: the layers of a layout too.
+#[test]
+fn a_layer_of_a_layout_is_read_once() {
+    if busybox().is_none() {
+        skip!("there is no static busybox");
+    }
+    let place = Place::new();
+    place.write("context/Dockerfile", "FROM base\nRUN echo hello > /file\n");
+    let context = format!("base=oci-layout://{}", base().display());
+    let (archive, folder) = (place.join("image.tar"), place.join("context"));
+    let output = format!("type=oci,dest={}", archive.display());
+    let mut pulled = Vec::new();
+    for _ in 0..2 {
+        let mut build =
+            place.hyper(&["build", "--progress", "plain", "--build-context", &context, "-o", &output]);
+        let built = build.arg(&folder).output().unwrap();
+        assert!(built.status.success(), "{}", told(&built));
+        pulled.push(told(&built).lines().filter(|line| line.contains(" pull ")).count());
+    }
+    assert!(pulled[0] > 0 && pulled[1] == 0, "{pulled:?}");
+}
+
 /// Builds, removals and clean-ups at once: every image that was reported is whole, and at the end nothing unused is left.
 #[test]
 fn builds_removals_and_prunes_at_once_lose_nothing() {

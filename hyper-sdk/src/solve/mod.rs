@@ -55,7 +55,7 @@ pub(crate) use record::{
 };
 pub use record::{KeyPart, StepRecorder};
 pub(crate) use sink::LAYERS_REPOSITORY;
-pub(crate) use step::{SOURCES_REPOSITORY, SolveContext};
+pub(crate) use step::SolveContext;
 pub use value::{Layer, LayerChain, LayerTimes};
 
 use crate::graph::{Graph, Op, SourceOp, VertexId};

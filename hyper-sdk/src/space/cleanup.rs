@@ -11,10 +11,10 @@ use super::{Pruned, Space, SpaceItem, SpaceKind};
 use crate::cache::CacheEntry;
 use crate::clock::{Clock as _, SystemClock};
 use crate::reference::RepositoryName;
-use crate::solve::{LAYERS_REPOSITORY, SOURCES_REPOSITORY, blocking};
+use crate::solve::blocking;
 use crate::store::{
     CollectOptions, Collected, LINK_LEASE, RegistryStore, RegistryStoreExt as _, Removal, RemovalObserver,
-    Roots, is_internal,
+    Roots, is_internal, is_of_bases,
 };
 use crate::uses::{Cleaning, Closed};
 use crate::{Digest, Error, ErrorKind, Result};
@@ -36,8 +36,10 @@ struct Kept {
     layers_alone: bool,
 }
 
+/// Whether the links of a repository are kept by records of the cache: those of steps, of sources, and of layers of image
+/// layouts, whose manifests are not in the store. The layers of other base images are kept by their manifests.
 fn is_of_records(repository: &RepositoryName) -> bool {
-    [LAYERS_REPOSITORY, SOURCES_REPOSITORY].contains(&repository.as_str())
+    is_internal(repository) && !is_of_bases(repository)
 }
 
 impl Roots for Kept {

@@ -8,7 +8,7 @@ use crate::cache::CacheEntry;
 use crate::reference::RepositoryName;
 use crate::solve::{STEPS_SUFFIX, blocking};
 use crate::source::records_in;
-use crate::store::{Roots, base_repository, is_internal, local_reference};
+use crate::store::{Roots, base_repository, is_internal, is_of_bases, local_reference};
 use crate::uses::{self, Closed};
 use crate::{Digest, ErrorKind, Reference, Result};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -208,8 +208,7 @@ impl Space {
             let mut item =
                 SpaceItem::new(SpaceKind::Layer, id, describe::layer(&first.record, entries.len()));
             // A note that a layer of an image was there goes with the image.
-            if !is_internal(&first.record.repository) || first.record.repository.as_str().contains("/bases/")
-            {
+            if !is_internal(&first.record.repository) || is_of_bases(&first.record.repository) {
                 item.description = "note of a base layer".to_owned();
             }
             let mut paths: Vec<PathBuf> = entries.iter().map(|entry| self.record_path(&entry.key)).collect();

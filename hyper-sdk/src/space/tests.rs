@@ -117,6 +117,27 @@ async fn unused_layers_go_with_their_records_and_images_stay() {
     assert_eq!(state.stored().await, 2);
 }
 
+/// The manifest of a layout is not in the store: the note of the layer alone keeps it.
+#[tokio::test]
+async fn the_layer_of_a_layout_stays_until_it_is_its_turn() {
+    let state = State::new();
+    for (text, repository) in [("of a layout", "hyper.local/layouts"), ("of a source", "hyper.local/others")]
+    {
+        let repository = name(repository);
+        let text = text.to_owned();
+        let layer =
+            state.blobs.put_bytes(&repository, media_type::OCI_LAYER, text.clone().into()).await.unwrap();
+        let record = CacheRecord::of_blob(layer, Digest::sha256(&text), repository);
+        state.space.cache.put(&key(&text), &record).await.unwrap();
+    }
+    let kept = PruneOptions { max_used: Some(1 << 20), ..PruneOptions::default() };
+    let pruned = state.space.prune(&kept).await.unwrap();
+    assert!(pruned.removed.is_empty() && state.stored().await == 2, "{pruned:?}");
+    assert!(state.knows("of a layout").await && state.knows("of a source").await);
+    let pruned = state.prune().await;
+    assert_eq!((pruned.removed.len(), pruned.freed, state.stored().await), (2, 22, 0), "{pruned:?}");
+}
+
 #[tokio::test]
 async fn what_running_work_found_or_made_stays() {
     let state = State::new();

@@ -48,6 +48,12 @@ const INTERNAL: &str = "hyper.local/";
 #[cfg(feature = "client")]
 const BASES: &str = "hyper.local/bases/";
 
+/// Whether a repository of a local store is the builder's own repository of a base image.
+#[cfg(feature = "build")]
+pub(crate) fn is_of_bases(repository: &RepositoryName) -> bool {
+    repository.as_str().starts_with(BASES)
+}
+
 /// Whether a repository of a local store is internal to a builder: for the layers of cached steps, and for base images that
 /// the user did not pull. It is not an image of the user.
 pub fn is_internal(repository: &RepositoryName) -> bool {

@@ -41,11 +41,11 @@ pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
 pub use kinds::DiskStore;
 pub use kinds::MemoryStore;
 #[cfg(feature = "build")]
-pub(crate) use local_name::base_repository;
-#[cfg(feature = "build")]
 pub(crate) use local_name::locate;
 #[cfg(feature = "client")]
 pub(crate) use local_name::prefixes;
+#[cfg(feature = "build")]
+pub(crate) use local_name::{base_repository, is_of_bases};
 pub use local_name::{find_local, is_internal, local_reference, local_repository};
 pub use range::ByteRange;
 pub use upload::{BlobUpload, UploadId, UploadOptions};
