@@ -22,6 +22,26 @@ const FOLDERS: [(&str, &str); 6] = [
 const FILES: [&str; 8] =
     ["", "indexes", "cache", "mounts", "snapshots", "sources/web", "sources/images", "uses"];
 
+/// After so long the folders are looked through again. What is removed is a day old, so some hours more do not matter; a
+/// build that is cached would spend more time on looking than on anything else.
+const EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// The file whose time is that of the last look.
+const LOOKED: &str = "uses/swept";
+
+/// [`sweep`], if the last time is long enough ago.
+pub(super) fn sweep_at_times(root: &Path, age: Duration) {
+    let looked = root.join(LOOKED);
+    let modified = std::fs::metadata(&looked).and_then(|meta| meta.modified());
+    // A time in the future tells nothing.
+    let is_recent = modified.is_ok_and(|time| time.elapsed().is_ok_and(|elapsed| elapsed < EVERY));
+    if !is_recent {
+        sweep(root, age);
+        // Without the file, the next build looks again.
+        let _ = std::fs::create_dir_all(root.join("uses")).and_then(|()| std::fs::write(&looked, ""));
+    }
+}
+
 /// Removes leftovers that are older than `age`. One that cannot be removed stays until the next time.
 pub(super) fn sweep(root: &Path, age: Duration) {
     for (folder, prefix) in FOLDERS {
@@ -78,6 +98,24 @@ mod tests {
         );
         let left = files.map(|name| root.path().join(name).exists());
         assert_eq!(left, [false, false, false, false, false, false, false, true, true]);
+    }
+
+    #[test]
+    fn a_look_is_taken_once_an_hour() {
+        let root = tempfile::tempdir().unwrap();
+        let left = root.path().join("scratch/context-a");
+        let is_removed = || {
+            std::fs::create_dir_all(&left).unwrap();
+            sweep_at_times(root.path(), Duration::ZERO);
+            !left.exists()
+        };
+        assert_eq!([is_removed(), is_removed()], [true, false]);
+        let looked = std::fs::File::options().write(true).open(root.path().join(LOOKED)).unwrap();
+        let now = std::time::SystemTime::now();
+        for time in [now - Duration::from_secs(3700), now + Duration::from_secs(100)] {
+            looked.set_modified(time).unwrap();
+            assert_eq!([is_removed(), is_removed()], [true, false]);
+        }
     }
 
     /// What is unpacked, fetched or probed is in use as long as its owner has it.

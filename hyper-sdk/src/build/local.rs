@@ -203,7 +203,7 @@ impl LocalBuilder {
         };
         let root = options.root.clone();
         blocking(move || {
-            leftovers::sweep(&root, leftovers::AGE);
+            leftovers::sweep_at_times(&root, leftovers::AGE);
             Ok(())
         })
         .await?;

@@ -11,6 +11,7 @@
 //!                     fs.lent names the caches in fs/: see [`crate::sandbox::lent`]
 //! removed/RANDOM/     the content of such a folder               being removed; locked while its remover lives
 //! synced              6                                          layers up to this number are durable
+//! settled             see [`settled`]                            what a start need not look at again
 //! lock                                                           shared by all users, exclusive for removals
 //! numbers             8                                          the last number; also a lock, held while numbers are
 //!                     allocated or read
@@ -42,6 +43,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod joins;
+mod settled;
 
 pub(super) use joins::{MAX_LEVEL, Piece};
 
@@ -109,8 +111,19 @@ pub(super) struct Folders {
     whole: Mutex<HashSet<Digest>>,
     /// A number that all folders of earlier processes are up to.
     floor: OnceLock<u64>,
-    /// The highest join of each chain.
+    /// The highest join of each chain, once they are read.
     joins: Mutex<HashMap<Digest, joins::Join>>,
+    /// Whether the joins of earlier processes are read.
+    joins_are_read: OnceLock<()>,
+}
+
+/// What a start finds in the folder.
+#[derive(Debug)]
+struct Listing {
+    /// The records of snapshots.
+    records: Vec<(Digest, Record)>,
+    /// The numbers that records of snapshots and joins name.
+    named: BTreeSet<u64>,
 }
 
 fn make(path: &Path) -> Result<()> {
@@ -149,9 +162,17 @@ impl Folders {
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let (known, whole, floor) = (Mutex::default(), Mutex::default(), OnceLock::new());
-        let folders = Self { root, lock, boot, known, whole, floor, joins: Mutex::default() };
-        let leftovers = folders.clean()?;
-        folders.sync_in_background();
+        let (joins, joins_are_read) = (Mutex::default(), OnceLock::new());
+        let folders = Self { root, lock, boot, known, whole, floor, joins, joins_are_read };
+        let held = folders.hold_numbers()?;
+        let state = folders.state();
+        let listing = if folders.is_settled(state.as_ref()) { None } else { Some(folders.read_all()?) };
+        let leftovers = folders.clean(listing.as_ref())?;
+        if let Some(listing) = listing {
+            folders.sync_listed(&listing);
+            folders.settle(state, &listing);
+        }
+        drop(held);
         Ok((folders, leftovers))
     }
 
@@ -170,23 +191,31 @@ impl Folders {
         Ok(held)
     }
 
-    /// Moves the folders of dead processes to `removed`, and finds those that are there already.
-    fn clean(&self) -> Result<Vec<Removed>> {
-        let _held = self.hold_numbers()?;
+    /// Reads all records. Those whose files are missing or may not be durable are dropped: their snapshots are made again.
+    fn read_all(&self) -> Result<Listing> {
         let synced = self.synced();
-        let mut named = BTreeSet::new();
+        let mut listing = Listing { records: Vec::new(), named: BTreeSet::new() };
         for (chain, record) in self.list()? {
             let is_there = self.files(record.id).is_dir();
             if is_there && (record.boot == self.boot || record.id <= synced) {
-                named.insert(record.id);
+                listing.named.insert(record.id);
+                listing.records.push((chain, record));
             } else {
                 self.forget(&chain)?;
             }
         }
-        named.extend(self.read_joins()?);
+        listing.named.extend(self.read_joins()?);
+        Ok(listing)
+    }
+
+    /// Moves the folders of dead processes to `removed`, and finds those that are there already. The caller holds the
+    /// numbers. Without a listing, each folder of `layers` is known to have a name.
+    fn clean(&self, listing: Option<&Listing>) -> Result<Vec<Removed>> {
+        let nothing = BTreeSet::new();
+        let of_layers = listing.map(|listing| ("layers", &listing.named));
         let mut leftovers = Vec::new();
-        for (of, named) in [("active", BTreeSet::new()), ("layers", named)] {
-            for number in self.numbers(of)?.difference(&named) {
+        for (of, named) in [("active", &nothing)].into_iter().chain(of_layers) {
+            for number in self.numbers(of)?.difference(named) {
                 let folder = self.root.join(of).join(number.to_string());
                 let Some(lock) = free(&folder)? else { continue };
                 let _in_order = if of == "active" && folder.is_dir() {
@@ -302,23 +331,22 @@ impl Folders {
         text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Syncs the layers that the kernel has likely written out by now, and marks them durable.
+    /// Syncs the layers that the kernel has likely written out by now, and marks them durable. The caller holds the
+    /// numbers.
     ///
     /// Newer layers wait for a later build: a process cannot end during a sync, so a short build would wait for the
     /// data of a long one.
-    fn sync_in_background(&self) -> Option<std::thread::JoinHandle<()>> {
-        let _held = self.hold_numbers().ok()?;
-        let records = self.list().ok()?;
-        let settled = records.iter().filter(|(chain, _)| is_old(&self.record_path(chain)));
+    fn sync_listed(&self, listing: &Listing) -> Option<std::thread::JoinHandle<()>> {
+        let synced = self.synced();
+        let fresh = listing.records.iter().filter(|(_, record)| record.id > synced);
+        let settled = fresh.filter(|(chain, _)| is_old(&self.record_path(chain)));
         let last = settled.map(|(_, record)| record.id).max()?;
         // A layer gets its number at its start, so an unfinished layer may have a lower number than finished ones.
-        let mut named: BTreeSet<u64> = records.iter().map(|(_, record)| record.id).collect();
-        named.extend(self.read_joins().ok()?);
         let layers = self.numbers("layers").ok()?;
         let mut under_way = self.numbers("active").ok()?;
-        under_way.extend(layers.difference(&named));
+        under_way.extend(layers.difference(&listing.named));
         let last = under_way.first().map_or(last, |first| last.min(first - 1));
-        if last <= self.synced() {
+        if last <= synced {
             return None;
         }
         let root = self.root.clone();

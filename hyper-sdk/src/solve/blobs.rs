@@ -156,7 +156,7 @@ impl SolveContext {
         let Some(CacheRecord { layer: Some(blob), repository, .. }) = self.cache.get(key).await? else {
             return Ok(None);
         };
-        if self.store.has_blob(&repository, &blob.digest).await? {
+        if self.sees_blob(&repository, &blob.digest).await? {
             return Ok(Some(blob));
         }
         self.damage.warn(&self.progress, &blob.digest);

@@ -99,6 +99,10 @@ pub(crate) struct SolveContext {
     pub(super) fetched_layers: Mutex<HashMap<(RepositoryName, Digest), Once>>,
     /// The indexes that were read, by diff ID.
     pub(super) indexes: tokio::sync::Mutex<HashMap<Digest, Arc<LayerIndex>>>,
+    /// The blobs that were seen in the store: several records may name one, and each is asked for more than once.
+    pub(super) seen_blobs: Mutex<HashSet<(RepositoryName, Digest)>>,
+    /// The tables of times that were found intact.
+    pub(super) seen_times: Mutex<HashSet<Digest>>,
     /// The merged views of chains, by chain ID: the last one of each branch.
     pub(super) trees: Mutex<HashMap<Digest, Arc<TreeIndex>>>,
     /// The layers whose files nothing but this process has.
@@ -161,6 +165,8 @@ impl SolveContext {
             pulls: tokio::sync::Semaphore::new(PULLS),
             fetched_layers: Mutex::default(),
             indexes: tokio::sync::Mutex::default(),
+            seen_blobs: Mutex::default(),
+            seen_times: Mutex::default(),
             trees: Mutex::default(),
             pending: Mutex::default(),
             later: Mutex::default(),
@@ -389,11 +395,25 @@ impl SolveContext {
             return Ok(false);
         }
         if let Some(blob) = &record.layer
-            && self.store.has_blob(&record.repository, &blob.digest).await?
+            && self.sees_blob(&record.repository, &blob.digest).await?
         {
             return Ok(true);
         }
         self.snapshot_of(record).await
+    }
+
+    /// Whether the store has a blob, or had it earlier in this build.
+    pub(super) async fn sees_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<bool> {
+        let blob = (repository.clone(), digest.clone());
+        let seen = || self.seen_blobs.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen().contains(&blob) {
+            return Ok(true);
+        }
+        let is_there = self.store.has_blob(repository, digest).await?;
+        if is_there {
+            seen().insert(blob);
+        }
+        Ok(is_there)
     }
 
     /// Gives a layer to those whose blobs are made while later steps run, if an output needs its blob.

@@ -10,7 +10,7 @@ use crate::layer::{FileTime, TimesTable};
 use crate::{Digest, Error, Result};
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 impl SolveContext {
     /// The time of files that a step makes now. It is at least the epoch, so that the files have the epoch in the layer.
@@ -25,7 +25,15 @@ impl SolveContext {
 
     /// Whether a table is stored and intact. A damaged table is removed, so that the step makes it again.
     pub(super) fn has_times(&self, digest: &Digest) -> bool {
-        self.read_times(digest).is_some()
+        let seen = || self.seen_times.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen().contains(digest) {
+            return true;
+        }
+        let is_intact = self.read_times(digest).is_some();
+        if is_intact {
+            seen().insert(digest.clone());
+        }
+        is_intact
     }
 
     fn read_times(&self, digest: &Digest) -> Option<Vec<u8>> {
@@ -41,7 +49,7 @@ impl SolveContext {
     /// Stores a table.
     pub(super) fn keep_times(&self, table: &TimesTable) -> Result<LayerTimes> {
         let path = self.times_path(table.digest());
-        if !self.has_times(table.digest()) {
+        if self.read_times(table.digest()).is_none() {
             tempfile::NamedTempFile::new_in(&self.index_folder)
                 .and_then(|mut staged| {
                     staged.write_all(table.to_bytes())?;

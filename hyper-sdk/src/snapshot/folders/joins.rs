@@ -7,8 +7,9 @@
 use super::{Claim, Folders, MAX_CHAIN, Removed, checked, locked, unchecked};
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::MutexGuard;
 
 /// The highest level of a join.
 pub(in super::super) const MAX_LEVEL: u32 = 8;
@@ -44,7 +45,7 @@ impl Folders {
         let mut pieces = Vec::new();
         let mut next = chain.cloned();
         while let Some(top) = next {
-            let joined = locked(&self.joins).get(&top).map(|join| (join.id, join.level, join.below.clone()));
+            let joined = self.known_joins()?.get(&top).map(|join| (join.id, join.level, join.below.clone()));
             let (id, level, below) = match joined {
                 Some(joined) => joined,
                 None => {
@@ -62,6 +63,14 @@ impl Folders {
             }
         }
         Ok(pieces)
+    }
+
+    /// The joins, read from the folder if they are not yet.
+    fn known_joins(&self) -> Result<MutexGuard<'_, HashMap<Digest, Join>>> {
+        if self.joins_are_read.get().is_none() {
+            self.read_joins()?;
+        }
+        Ok(locked(&self.joins))
     }
 
     fn join_path(&self, chain: &Digest, level: u32) -> PathBuf {
@@ -131,6 +140,7 @@ impl Folders {
                 joins.insert(chain, Join { level, ..join });
             }
         }
+        let _ = self.joins_are_read.set(());
         Ok(named)
     }
 

@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// Syncs as a start does.
+fn sync(folders: &Folders) -> Option<std::thread::JoinHandle<()>> {
+    let _held = folders.hold_numbers().unwrap();
+    folders.sync_listed(&folders.read_all().unwrap())
+}
+
 fn chain(text: &str) -> Digest {
     Digest::sha256(text.as_bytes())
 }
@@ -138,13 +144,13 @@ fn only_old_layers_are_synced() {
     for name in ["a", "b"] {
         folders.commit(folders.claim().unwrap(), None, &chain(name), None).unwrap();
     }
-    assert!(folders.sync_in_background().is_none());
+    assert!(sync(&folders).is_none());
     let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
     let first = File::options().write(true).open(folders.record_path(&chain("a"))).unwrap();
     first.set_modified(an_hour_ago).unwrap();
-    folders.sync_in_background().unwrap().join().unwrap();
+    sync(&folders).unwrap().join().unwrap();
     assert_eq!(folders.synced(), folders.record(&chain("a")).unwrap().unwrap().id);
-    assert!(folders.sync_in_background().is_none());
+    assert!(sync(&folders).is_none());
 }
 
 #[test]
@@ -157,12 +163,12 @@ fn an_unfinished_layer_is_not_durable() {
     let an_hour_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
     let fast = File::options().write(true).open(folders.record_path(&chain("fast"))).unwrap();
     fast.set_modified(an_hour_ago).unwrap();
-    if let Some(thread) = folders.sync_in_background() {
+    if let Some(thread) = sync(&folders) {
         thread.join().unwrap();
     }
     assert!(folders.synced() < id);
     folders.commit(slow, None, &chain("slow"), None).unwrap();
-    folders.sync_in_background().unwrap().join().unwrap();
+    sync(&folders).unwrap().join().unwrap();
     assert_eq!(folders.synced(), id + 1);
     // A number that is marked durable is never allocated again.
     for name in ["fast", "slow"] {
@@ -228,4 +234,87 @@ fn a_join_replaces_a_record_that_is_damaged_or_has_no_files() {
     let (spare, third) = join(&folders);
     assert!(spare.is_none());
     assert_eq!(shown(&folders), (1, third));
+}
+
+/// A folder of two layers that an earlier start found in order, and the folders that it opened.
+fn settled_folder() -> (tempfile::TempDir, Folders) {
+    let folder = tempfile::tempdir().unwrap();
+    let (folders, _) = Folders::open(folder.path()).unwrap();
+    folders.commit(folders.claim().unwrap(), None, &chain("below"), None).unwrap();
+    folders.commit(folders.claim().unwrap(), Some(&chain("below")), &chain("top"), None).unwrap();
+    std::fs::write(folder.path().join("synced"), "2").unwrap();
+    let state = folders.state().map(|state| settled::State { changed: 0, ..state });
+    folders.settle(state, &folders.read_all().unwrap());
+    assert!(folders.is_settled(folders.state().as_ref()));
+    (folder, folders)
+}
+
+#[test]
+fn a_start_reads_no_record_when_nothing_changed_since_all_was_in_order() {
+    let (folder, folders) = settled_folder();
+    drop(folders);
+    // The record is damaged, which only a look at it shows.
+    let record = std::fs::read_dir(folder.path().join("chains")).unwrap().next().unwrap().unwrap().path();
+    let intact = std::fs::read(&record).unwrap();
+    std::fs::write(&record, "x").unwrap();
+    let (folders, _) = Folders::open(folder.path()).unwrap();
+    assert!(record.exists());
+    drop(folders);
+    std::fs::write(&record, intact).unwrap();
+    let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+    assert!(leftovers.is_empty() && folders.is_whole(&chain("top")).unwrap());
+}
+
+#[test]
+fn any_change_makes_the_next_start_read_all() {
+    let changes: [fn(&Folders); 5] = [
+        |folders| drop(folders.commit(folders.claim().unwrap(), None, &chain("new"), None).unwrap()),
+        |folders| folders.forget(&chain("top")).unwrap(),
+        |folders| std::fs::create_dir(folders.root.join("layers/77")).unwrap(),
+        |folders| std::fs::remove_dir_all(folders.root.join("layers/1")).unwrap(),
+        |folders| drop(folders.commit_join(folders.claim().unwrap(), &chain("top"), None, 1).unwrap()),
+    ];
+    for change in changes {
+        let (_folder, folders) = settled_folder();
+        change(&folders);
+        assert!(!folders.is_settled(folders.state().as_ref()));
+    }
+    let (_folder, folders) = settled_folder();
+    let another = Folders { boot: "another".to_owned(), ..folders };
+    assert!(!another.is_settled(another.state().as_ref()));
+}
+
+#[test]
+fn what_is_new_or_not_durable_or_unnamed_is_not_settled() {
+    let (folder, folders) = settled_folder();
+    std::fs::remove_file(folder.path().join("settled")).unwrap();
+    let old = || folders.state().map(|state| settled::State { changed: 0, ..state });
+    folders.settle(folders.state(), &folders.read_all().unwrap());
+    assert!(!folder.path().join("settled").exists(), "it changed just now");
+    std::fs::write(folder.path().join("synced"), "1").unwrap();
+    folders.settle(old(), &folders.read_all().unwrap());
+    assert!(!folder.path().join("settled").exists(), "a layer is not durable");
+    std::fs::write(folder.path().join("synced"), "2").unwrap();
+    std::fs::create_dir(folders.root.join("layers/77")).unwrap();
+    folders.settle(old(), &folders.read_all().unwrap());
+    assert!(!folder.path().join("settled").exists(), "a folder has no name");
+    std::fs::remove_dir(folders.root.join("layers/77")).unwrap();
+    folders.settle(old(), &folders.read_all().unwrap());
+    assert!(folder.path().join("settled").exists());
+}
+
+#[test]
+fn joins_are_found_after_a_start_that_read_nothing() {
+    let (folder, folders) = settled_folder();
+    let claim = folders.claim().unwrap();
+    let files = folders.files(claim.id);
+    assert!(folders.commit_join(claim, &chain("top"), None, 1).unwrap().is_none());
+    std::fs::write(folder.path().join("synced"), "9").unwrap();
+    let state = folders.state().map(|state| settled::State { changed: 0, ..state });
+    folders.settle(state, &folders.read_all().unwrap());
+    drop(folders);
+    let (folders, _) = Folders::open(folder.path()).unwrap();
+    assert!(folders.joins_are_read.get().is_none());
+    let pieces = folders.pieces(Some(&chain("top"))).unwrap();
+    assert_eq!((pieces.len(), pieces[0].level, &pieces[0].files), (1, 1, &files));
 }
