@@ -15,15 +15,8 @@ const WITH_VALUE: &[&str] = &[
     "cap-add",
     "cap-drop",
     "cert-dir",
-    "cgroup-parent",
     "cgroupns",
     "cpp-flag",
-    "cpu-period",
-    "cpu-quota",
-    "cpu-shares",
-    "cpus",
-    "cpuset-cpus",
-    "cpuset-mems",
     "credential-spec",
     "creds",
     "decryption-key",
@@ -42,8 +35,6 @@ const WITH_VALUE: &[&str] = &[
     "layer-label",
     "logfile",
     "manifest",
-    "memory",
-    "memory-swap",
     "metadata-provenance",
     "on",
     "os",
@@ -52,7 +43,6 @@ const WITH_VALUE: &[&str] = &[
     "pid",
     "policy",
     "print",
-    "resource",
     "retry",
     "retry-delay",
     "runtime",
@@ -109,7 +99,7 @@ const SWITCHES: &[&str] = &[
 ];
 
 /// The flags that have a short form, too.
-const LETTERS: &[(&str, char)] = &[("debug", 'D'), ("env", 'e'), ("memory", 'm'), ("volume", 'v')];
+const LETTERS: &[(&str, char)] = &[("debug", 'D'), ("env", 'e'), ("volume", 'v')];
 
 /// The flags that ask for what every build does, unless they are turned off.
 const ALWAYS_ON: &[&str] =
@@ -235,11 +225,8 @@ mod tests {
         }
         for (arguments, name) in [
             (&["-D"][..], "debug"),
-            (&["-m", "1g"], "memory"),
-            (&["-m1g"], "memory"),
             (&["-v", "/a:/b"], "volume"),
             (&["-e", "A=1"], "env"),
-            (&["--resource", "memory=1g"], "resource"),
             (&["--tls-verify=false"], "tls-verify"),
             (&["--layers=false"], "layers"),
         ] {
@@ -253,6 +240,6 @@ mod tests {
         check(&["--rm=true", "--squash=false", "--debug=0", "--layers", "--disable-content-trust"]).unwrap();
         assert!(check(&["--provenance"]).is_err());
         assert!(check(&["--rm=false"]).is_ok(), "no intermediate containers are kept or removed");
-        assert!(check(&["--memory=false"]).is_err(), "it is not a switch");
+        assert!(check(&["--retry=false"]).is_err(), "it is not a switch");
     }
 }

@@ -131,11 +131,11 @@ fn errors_name_unsupported_flags_of_other_builders() {
     for (arguments, name) in [
         (&["-D"][..], "--debug"),
         (&["--debug"], "--debug"),
-        (&["-m", "1g"], "--memory"),
-        (&["--resource", "memory=1g"], "--resource"),
+        (&["-v", "/a:/b"], "--volume"),
+        (&["--retry", "1"], "--retry"),
         (&["--volume", "/a:/b"], "--volume"),
         (&["--layers=false"], "--layers"),
-        (&["--cpus=2"], "--cpus"),
+        (&["--dns=192.0.2.1"], "--dns"),
         (&["--timestamp", "0"], "--timestamp"),
     ] {
         let (output, lines) = lines(&place, FILES, &[arguments, &["--progress=json"]].concat(), &[]);

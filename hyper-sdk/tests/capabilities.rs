@@ -48,7 +48,7 @@ impl Executor for Printer {
     async fn run(&self, _rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus> {
         log.log(LogStream::Stdout, spec.args.join(" ").as_bytes());
         self.0.lock().unwrap().push(spec.args);
-        Ok(ExitStatus { code: 0 })
+        Ok(ExitStatus::new(0))
     }
 }
 

@@ -52,7 +52,7 @@ impl Executor for Notes {
         let command = spec.args.join(" ");
         let code = i32::from(command.contains("fail"));
         self.commands.lock().unwrap().push(command);
-        Ok(ExitStatus { code })
+        Ok(ExitStatus::new(code))
     }
 }
 

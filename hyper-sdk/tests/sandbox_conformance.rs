@@ -357,10 +357,10 @@ impl Executor for Faulty {
             _ => run.await,
         };
         match (fault, ran) {
-            (Fault::AlwaysSucceeds, Ok(_)) => Ok(ExitStatus { code: 0 }),
-            (Fault::CutsCodes, Ok(status)) => Ok(ExitStatus { code: status.code & 0x7f }),
-            (Fault::SignalsAreOne, Ok(status)) if status.code > 128 => Ok(ExitStatus { code: 1 }),
-            (Fault::MissingIs127, Err(e)) if e.kind() == ErrorKind::Invalid => Ok(ExitStatus { code: 127 }),
+            (Fault::AlwaysSucceeds, Ok(_)) => Ok(ExitStatus::new(0)),
+            (Fault::CutsCodes, Ok(status)) => Ok(ExitStatus::new(status.code & 0x7f)),
+            (Fault::SignalsAreOne, Ok(status)) if status.code > 128 => Ok(ExitStatus::new(1)),
+            (Fault::MissingIs127, Err(e)) if e.kind() == ErrorKind::Invalid => Ok(ExitStatus::new(127)),
             (Fault::UnknownUsersAreRoot, Err(_)) => {
                 spec.user.clear();
                 self.inner.run(rootfs, spec, log).await

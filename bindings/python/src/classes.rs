@@ -93,7 +93,8 @@ macro_rules! class {
                     cache_to=Several::default(), no_cache=false, no_cache_filter=Several::default(), pull=false,
                     network=None, extra_hosts=Table::default(), allow_insecure=false, allow_host_network=false,
                     allow_devices=Several::default(), device_folders=None, source_date_epoch=None,
-                    ulimits=Table::default(), shm_size=None, progress=None
+                    ulimits=Table::default(), shm_size=None, resources=Table::default(), cgroup_parent=None,
+                    progress=None
                 ))]
                 #[allow(clippy::too_many_arguments, reason = "they are keyword arguments in Python")]
                 fn $build<'py>(
@@ -127,6 +128,8 @@ macro_rules! class {
                     source_date_epoch: Option<EpochArgument>,
                     ulimits: Table<String>,
                     shm_size: Option<String>,
+                    resources: Table<String>,
+                    cgroup_parent: Option<String>,
                     progress: Option<Py<PyAny>>,
                 ) -> PyResult<Bound<'py, PyAny>> {
                     let arguments = BuildArguments {
@@ -152,7 +155,7 @@ macro_rules! class {
                         allow_devices,
                         device_folders,
                         source_date_epoch,
-                        limits: LimitArguments { ulimits, shm_size },
+                        limits: LimitArguments { ulimits, shm_size, resources, cgroup_parent },
                     };
                     $run(py, self.0.$build_operation(arguments, progress))
                 }

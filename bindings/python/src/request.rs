@@ -106,6 +106,8 @@ pub(crate) struct BuildArguments {
 pub(crate) struct LimitArguments {
     pub(crate) ulimits: Table<String>,
     pub(crate) shm_size: Option<String>,
+    pub(crate) resources: Table<String>,
+    pub(crate) cgroup_parent: Option<String>,
 }
 
 /// A request, and the folders that its contexts were unpacked into: they are there as long as this value is.
@@ -224,9 +226,13 @@ fn pairs(table: &Table<String>) -> Result<Vec<String>> {
 
 impl LimitArguments {
     fn limits(self) -> Result<StepLimits> {
+        let mut group = text::resources(self.resources.0)?;
+        group.parent = self.cgroup_parent;
+        group.validate()?;
         Ok(StepLimits {
             ulimits: text::ulimits(pairs(&self.ulimits)?)?,
             shm_size: self.shm_size.as_deref().map(text::shm_size).transpose()?.flatten(),
+            group,
         })
     }
 }
@@ -282,7 +288,7 @@ impl BuildArguments {
         if let Some(folders) = self.device_folders {
             request.device_folders = folders.0;
         }
-        *request.limits = self.limits.limits()?;
+        request.limits = Box::new(self.limits.limits()?);
         request.check_outputs()?;
         Ok(Prepared { request, unpacked })
     }

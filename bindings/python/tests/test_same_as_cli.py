@@ -135,9 +135,14 @@ def run(
             for name, value in [("nofile", "64:128"), ("files", "1"), ("nofile", "2:1")]
         ),
         *(
+            (["-o", "out", "--resource", f"{name}={value}"], {"outputs": "out", "resources": {name: value}})
+            for name, value in [("memory", "0"), ("memory", "1k"), ("disk", "1"), ("cpus", "much")]
+        ),
+        *(
             (["-o", "out", "--shm-size", text], {"outputs": "out", "shm_size": text})
             for text in ["1m", "0", "-1", ""]
         ),
+        (["-o", "out", "--cgroup-parent", "../a"], {"outputs": "out", "cgroup_parent": "../a"}),
         (["-o", "-", "-o", "type=oci,dest=-"], {"outputs": ["-", "type=oci,dest=-"]}),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

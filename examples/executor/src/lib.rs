@@ -194,6 +194,6 @@ impl Executor for ChrootExecutor {
             pass_on(output, LogStream::Stdout, &*log),
             pass_on(errors, LogStream::Stderr, &*log)
         )?;
-        Ok(ExitStatus { code: status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(255) })
+        Ok(ExitStatus::new(status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(255)))
     }
 }

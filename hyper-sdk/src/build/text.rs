@@ -14,6 +14,7 @@
 //!   platforms       OS[(VERSION)]/ARCH[/VARIANT] or `local`, several with commas between
 //!   ulimits         NAME=SOFT[:HARD]
 //!   shm_size        bytes, or a number with a unit
+//!   resources       NAME and VALUE
 //! ```
 //!
 //! [`Output::parse_with`](super::Output::parse_with) parses outputs, and [`EpochPolicy`] and [`Network`] implement
@@ -22,7 +23,7 @@
 //! The environment of the program comes in as a function. Errors name the wrong text, and never the value of a secret.
 
 pub use super::cache_options::{cache_from, cache_to};
-pub use super::limits_text::{shm_size, ulimits};
+pub use super::limits_text::{RESOURCES, resources, shm_size, ulimits};
 use super::{BuildRequest, EpochPolicy, HOST_GATEWAY, NamedContext, PlacedAnnotations};
 use crate::dockerfile::csv_fields;
 use crate::exec::{Network, SecretBytes};

@@ -1,11 +1,11 @@
 //! How steps are restricted on this machine, part by part, for people who ask.
 
-use super::device_guard;
+use super::{control_group, device_guard};
 use crate::sandbox::{Context, Isolation, Rung, sys};
 
 /// What restricts steps here beside their namespaces, and why nothing better does.
 pub(super) fn rungs(context: Context) -> Vec<Rung> {
-    vec![control_group(context), system_calls(context), abstract_sockets(context), network(context)]
+    vec![control_group(context), limits(), system_calls(context), abstract_sockets(context), network(context)]
 }
 
 fn control_group(context: Context) -> Rung {
@@ -23,6 +23,15 @@ fn control_group(context: Context) -> Rung {
         false => Rung::new(part, "that of the builder; mounts of steps are `nodev`")
             .because("no control group of version 2 with a device program can be made"),
     }
+}
+
+fn limits() -> Rung {
+    let (names, reasons) = control_group::usable();
+    let used = match names.as_slice() {
+        [] => "those of each process".to_owned(),
+        names => format!("those of each process, and of a step together: {}", names.join(", ")),
+    };
+    reasons.into_iter().fold(Rung::new("limits", used), Rung::because)
 }
 
 fn system_calls(context: Context) -> Rung {

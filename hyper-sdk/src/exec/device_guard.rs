@@ -14,19 +14,16 @@
 //! mount that was made there, and `nodev` is set on all others.
 //!
 //! The steps of a helper share one control group, which the helper removes at its end. A step that may open more
-//! devices has its own. A new helper removes the groups that a killed helper left behind. Every user of a group holds a
-//! lock on it, since the group is empty while no step runs.
+//! devices has its own. A new helper removes the groups that a killed helper left behind.
 
-use super::{ExecMount, HostOption, MountSource};
+use super::group_folder::GroupFolder;
+use super::{ExecMount, HostOption, MountSource, control_group};
 use crate::sandbox::sys::{self, BpfInstruction, Fork};
-use crate::sandbox::view;
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 /// How access to devices is restricted for a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,16 +51,13 @@ const USUAL: &[(u32, u32, Option<u32>)] = &[
 ];
 /// A number reserved for examples, without a driver: opening it has no effect where it is allowed.
 const EXAMPLE: (u32, u32) = (42, 1);
-const LAST_TRIES: usize = 20;
-const A_MOMENT: Duration = Duration::from_millis(1);
-const PREFIX: &str = "hyper-step-";
 
 /// The control group of the steps of this helper that may open the usual devices alone.
-static SHARED: OnceLock<Option<DeviceGuard>> = OnceLock::new();
+static SHARED: OnceLock<Option<GroupFolder>> = OnceLock::new();
 
 /// Makes the control group that steps share, in the process that forks them all.
 pub(super) fn share() {
-    SHARED.get_or_init(|| DeviceGuard::with_rules(USUAL));
+    SHARED.get_or_init(|| guard(USUAL));
 }
 
 /// Whether steps share a control group.
@@ -74,15 +68,9 @@ pub(super) fn is_shared() -> bool {
 /// Removes the control group that steps share. While a step is still ending this fails, and the next helper removes the
 /// group.
 pub(super) fn end_share() {
-    if let Some(Some(guard)) = SHARED.get() {
-        guard.remove();
+    if let Some(Some(shared)) = SHARED.get() {
+        shared.remove();
     }
-}
-
-/// A control group of steps. Dropping it removes it, once every process in it has ended.
-pub(super) struct DeviceGuard {
-    folder: OwnedFd,
-    path: PathBuf,
 }
 
 /// Keeps the control group of a step until the step has ended.
@@ -90,94 +78,43 @@ pub(super) enum Guarded {
     /// The shared group.
     Shared,
     /// A group of its own.
-    Own { _until_dropped: DeviceGuard },
+    Own { _until_dropped: GroupFolder },
+    /// The group that limits what the step uses.
+    OfStep,
 }
 
 /// Forks into a control group whose processes may also open the devices among `mounts`; the child is pid 1 of a new pid
-/// namespace. `None` where that is not possible.
-pub(super) fn fork(mounts: &[ExecMount]) -> Option<(Guarded, Fork)> {
+/// namespace. A process is in one group of version 2: `of_step` is the one that the step has anyway. `None` where that is
+/// not possible.
+pub(super) fn fork(mounts: &[ExecMount], of_step: Option<&GroupFolder>) -> Option<(Guarded, Fork)> {
     let more: Vec<_> = mounts.iter().filter_map(granted).collect();
+    if let Some(group) = of_step {
+        let program = sys::load_device_program(&program(&[USUAL, &more].concat())).ok()?;
+        sys::attach_device_program(program.as_fd(), group.as_fd()).ok()?;
+        return sys::fork_into(group.as_fd()).ok().map(|fork| (Guarded::OfStep, fork));
+    }
     if more.is_empty()
         && let Some(Some(shared)) = SHARED.get()
-        && let Ok(fork) = sys::fork_into(shared.folder.as_fd())
+        && let Ok(fork) = sys::fork_into(shared.as_fd())
     {
         return Some((Guarded::Shared, fork));
     }
     // A manager of control groups on this machine may remove an empty group before it is used.
     for _ in 0..3 {
-        let guard = DeviceGuard::with_rules(&[USUAL, &more].concat())?;
-        if let Ok(fork) = sys::fork_into(guard.folder.as_fd()) {
+        let guard = guard(&[USUAL, &more].concat())?;
+        if let Ok(fork) = sys::fork_into(guard.as_fd()) {
             return Some((Guarded::Own { _until_dropped: guard }, fork));
         }
     }
     None
 }
 
-impl DeviceGuard {
-    fn with_rules(rules: &[(u32, u32, Option<u32>)]) -> Option<Self> {
-        let program = sys::load_device_program(&program(rules)).ok()?;
-        let own = own_cgroup()?;
-        let (number, mut tries) = (sys::own_pid(), 0);
-        let path = loop {
-            let path = own.join(format!("{PREFIX}{number}-{tries}"));
-            match std::fs::create_dir(&path) {
-                Ok(()) => break path,
-                // A process with the same number left it behind.
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && tries < 16 => tries += 1,
-                Err(_) => return None,
-            }
-        };
-        let guard = match view::open_folder(&path) {
-            Ok(folder) => {
-                // Without the lock another helper may remove the group; then a new one is made.
-                let _ = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockShared);
-                Self { folder, path }
-            }
-            Err(_) => {
-                let _ = std::fs::remove_dir(&path);
-                return None;
-            }
-        };
-        sys::attach_device_program(program.as_fd(), guard.folder.as_fd()).ok()?;
-        Some(guard)
-    }
-
-    fn remove(&self) {
-        // Newer kernels count a process for a moment after it was waited for. The next helper removes what stays.
-        for tries in 0..LAST_TRIES {
-            match std::fs::remove_dir(&self.path) {
-                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
-                    if tries == 0 {
-                        // A cancelled step may still run. Older kernels do not have this file.
-                        let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
-                    }
-                    std::thread::sleep(A_MOMENT);
-                }
-                _ => break,
-            }
-        }
-    }
-}
-
-impl Drop for DeviceGuard {
-    fn drop(&mut self) {
-        self.remove();
-    }
-}
-
-/// Removes the control groups that killed helpers left behind.
-pub(super) fn sweep() {
-    let Some(entries) = own_cgroup().and_then(|own| std::fs::read_dir(own).ok()) else { return };
-    for entry in entries.flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
-            continue;
-        }
-        let Ok(folder) = view::open_folder(&entry.path()) else { continue };
-        if rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            // The kernel refuses it while a process lives there.
-            let _ = std::fs::remove_dir(entry.path());
-        }
-    }
+/// Makes a control group with these rules.
+fn guard(rules: &[(u32, u32, Option<u32>)]) -> Option<GroupFolder> {
+    let program = sys::load_device_program(&program(rules)).ok()?;
+    let guard = GroupFolder::make(&control_group::own_group()?).ok()?;
+    sys::attach_device_program(program.as_fd(), guard.as_fd()).ok()?;
+    Some(guard)
 }
 
 /// Whether the device rules are enforced for this process. Tries nodes in `folder`, which is on a mount of the sandbox.
@@ -208,27 +145,6 @@ fn granted(mount: &ExecMount) -> Option<(u32, u32, Option<u32>)> {
         _ => return None,
     };
     Some((kind, rustix::fs::major(stat.rdev()), Some(rustix::fs::minor(stat.rdev()))))
-}
-
-/// The folder of the cgroup v2 that this process is in.
-fn own_cgroup() -> Option<PathBuf> {
-    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    cgroup_folder(&groups, &mounts)
-}
-
-fn cgroup_folder(groups: &str, mounts: &str) -> Option<PathBuf> {
-    let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
-    mounts.lines().find_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        if file_system.split(' ').next() != Some("cgroup2") {
-            return None;
-        }
-        let mut fields = mount.split(' ').skip(3);
-        let (root, place) = (fields.next()?, fields.next()?);
-        let below = Path::new(own).strip_prefix(root).ok()?;
-        Some(Path::new(place).join(below))
-    })
 }
 
 /// The program: making a node is allowed, opening one by the list.
@@ -321,21 +237,5 @@ mod tests {
         }
         assert!(run(&program, read | write, BLOCK, 7, 3) && !run(&program, read, BLOCK, 7, 4));
         assert!(!run(&program, read, CHARACTER, 7, 3));
-    }
-
-    #[test]
-    fn the_own_cgroup_is_found_below_its_mount() {
-        let mounts = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n\
-                      32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n\
-                      41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
-        let find = |groups: &str, mounts: &str| cgroup_folder(groups, mounts);
-        let unified = Path::new("/sys/fs/cgroup/unified");
-        assert_eq!(find("5:devices:/x\n0::/\n", mounts).as_deref(), Some(unified));
-        assert_eq!(find("0::/user.slice/s\n", mounts), Some(unified.join("user.slice/s")));
-        let part = "41 31 0:38 /docker/7 /sys/fs/cgroup rw - cgroup2 cgroup rw\n";
-        assert_eq!(find("0::/docker/7/a\n", part).as_deref(), Some(Path::new("/sys/fs/cgroup/a")));
-        assert_eq!(find("0::/other\n", part), None);
-        assert_eq!(find("5:devices:/x\n", mounts), None);
-        assert_eq!(find("0::/\n", ""), None);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A limit changes neither what a command is nor its result, so no key of the cache depends on it.
 
+use super::group_limits::GroupLimits;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -121,6 +122,8 @@ pub struct StepLimits {
     pub ulimits: Vec<Ulimit>,
     /// The size of `/dev/shm` in bytes; `None` and 0 for 64 MiB.
     pub shm_size: Option<u64>,
+    /// Limits of the command and everything that it starts, together.
+    pub group: GroupLimits,
 }
 
 impl StepLimits {
@@ -138,7 +141,7 @@ impl StepLimits {
             Some(limit) => {
                 Err(Error::invalid(format!("the limit `{limit}`: the soft limit is above the hard limit")))
             }
-            None => Ok(()),
+            None => self.group.validate(),
         }
     }
 
@@ -156,7 +159,9 @@ impl StepLimits {
     pub(super) fn first(&self) -> Option<String> {
         let ulimit = last_of_each(&self.ulimits).next().map(Ulimit::to_string);
         let shm_size = || self.asked_shm_size().map(|size| format!("shm-size={size}"));
-        ulimit.or_else(shm_size)
+        let of_group = || self.group.names().first().map(|name| (*name).to_owned());
+        let parent = || self.group.parent.as_ref().map(|_| "cgroup-parent".to_owned());
+        ulimit.or_else(shm_size).or_else(of_group).or_else(parent)
     }
 }
 
@@ -215,6 +220,10 @@ mod tests {
     fn the_first_limit_is_named() {
         let mut limits = StepLimits::default();
         assert_eq!(limits.first(), None);
+        limits.group.parent = Some("/a".to_owned());
+        assert_eq!(limits.first().as_deref(), Some("cgroup-parent"));
+        limits.group.pids = Some(9);
+        assert_eq!(limits.first().as_deref(), Some("pids-limit"));
         limits.shm_size = Some(5);
         assert_eq!(limits.first().as_deref(), Some("shm-size=5"));
         limits.ulimits = vec![nofile(Some(1), Some(2))];

@@ -23,10 +23,13 @@ mod cache_mount;
 mod command;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod control_group;
 mod describe;
 mod device_guard;
 mod devices;
 mod foreign;
+mod group_folder;
+mod group_limits;
 mod insecure_devices;
 mod limits;
 mod mask;
@@ -45,10 +48,13 @@ mod step;
 mod syscalls;
 mod unisolated;
 
-pub use crate::sandbox::{HelperCommand, Identity, Isolation, RootFs, SandboxOptions};
+pub use crate::sandbox::{
+    ExitStatus, HelperCommand, Identity, Isolation, ReachedLimit, RootFs, SandboxOptions,
+};
 pub use devices::DevicePermissions;
 pub(crate) use devices::Devices;
 pub(crate) use foreign::{Runs, runs};
+pub use group_limits::{GroupLimits, SwapLimit};
 pub use limits::{StepLimits, Ulimit, UlimitKind};
 pub use native::{NativeExecutor, helper_main, init};
 pub use spec::{
@@ -108,20 +114,6 @@ impl ExecCapabilities {
         sandbox: with_sandbox, without_sandbox;
         overlays: with_overlays, without_overlays;
         limits: with_limits, without_limits;
-    }
-}
-
-/// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExitStatus {
-    /// The exit code; 128 + the signal's number when a signal ended it.
-    pub code: i32,
-}
-
-impl ExitStatus {
-    /// Whether the command succeeded.
-    pub fn success(self) -> bool {
-        self.code == 0
     }
 }
 

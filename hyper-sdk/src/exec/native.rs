@@ -1,6 +1,9 @@
 //! The native executor: steps as processes of the sandbox's helper.
 
-use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, StepLimits, device_guard};
+use super::{
+    ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, StepLimits, control_group,
+    device_guard,
+};
 use super::{describe, step};
 use crate::progress::LogStream;
 use crate::sandbox::{
@@ -51,7 +54,7 @@ impl Steps for Commands {
 
     fn start(context: Context) {
         if guards_devices(context) {
-            device_guard::sweep();
+            control_group::sweep();
         }
     }
 
@@ -63,6 +66,7 @@ impl Steps for Commands {
 
     fn end() {
         device_guard::end_share();
+        control_group::leave();
     }
 
     fn describe(context: Context) -> Vec<Rung> {
@@ -70,10 +74,11 @@ impl Steps for Commands {
     }
 
     fn check(step: ExecSpec, context: Context) -> Result<()> {
-        step::check_limits(&step.limits, context)
+        step::check_limits(&step.limits, context)?;
+        control_group::check(&step.limits.group)
     }
 
-    fn run(rootfs: &RootFs, step: ExecSpec, io: StepIo<'_>, context: Context) -> Result<i32> {
+    fn run(rootfs: &RootFs, step: ExecSpec, io: StepIo<'_>, context: Context) -> Result<ExitStatus> {
         step::run(rootfs, step, io, context)
     }
 }
@@ -152,11 +157,11 @@ impl Executor for NativeExecutor {
             pass_on(errors, LogStream::Stderr, &*log),
         );
         match reply.op("run command")? {
-            Reply::Exited(code) => {
+            Reply::Exited(status) => {
                 output?;
                 errors?;
                 control.close().await;
-                Ok(ExitStatus { code })
+                Ok(status)
             }
             _ => Err(wrong_reply()),
         }

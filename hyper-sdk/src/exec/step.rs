@@ -5,6 +5,7 @@
 //! the command. The operation does the same for that process, so that nothing is left when a step ends either of them.
 
 use super::above::{SIGNALS, Status, wait_for};
+use super::control_group::StepGroup;
 use super::device_guard::{self, DeviceAccess, Guarded};
 use super::limits::StepLimits;
 use super::mountpoint::{self, KEPT, Made};
@@ -13,7 +14,9 @@ use super::notify::socketcall;
 use super::spec::{ExecSpec, Network, Security};
 use super::{command, rlimits, single_id, unisolated};
 use crate::sandbox::records::{self, StepRecord};
-use crate::sandbox::{Context, Identity, Isolation, RootFs, StepIo, processes, read_frame, sys, tree};
+use crate::sandbox::{
+    Context, ExitStatus, Identity, Isolation, RootFs, StepIo, processes, read_frame, sys, tree,
+};
 use crate::{Error, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
@@ -25,8 +28,8 @@ use std::time::{Duration, Instant};
 /// How long a cancelled step without a pid namespace has to put its tree in order.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs a command to its end and removes its mount points. Returns the exit code.
-pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Context) -> Result<i32> {
+/// Runs a command to its end and removes its mount points.
+pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Context) -> Result<ExitStatus> {
     let StepIo { control, output, errors } = io;
     check(&spec)?;
     check_limits(&spec.limits, context)?;
@@ -49,11 +52,14 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
         sys::signal_at_death_of_parent(0);
         processes::adopt_orphans()?;
     }
-    let (guard, fork) = fork_init(&spec, context)?;
+    let group = StepGroup::make(&spec.limits.group, own_tasks(&spec, context))?;
+    let (guard, fork) = fork_init(&spec, context, group.as_ref())?;
     let guarded = guard.is_some();
     let init = match fork {
         sys::Fork::Child => {
             drop(status);
+            // The processes above ignore interrupts of a terminal.
+            sys::ignore_interrupts(false);
             if has_namespace {
                 sys::die_with_parent(own_pid);
             } else {
@@ -66,9 +72,10 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
                 sys::exit_now(1);
             }
             let files = command::Output { output, errors };
-            let outcome = match context.isolation {
-                Isolation::Full => init(rootfs, spec, files, &status, context, guarded),
-                shared => processes::adopt_orphans().map_err(Error::from).and_then(|()| {
+            let outcome = match (group.as_ref().map_or(Ok(()), StepGroup::enter), context.isolation) {
+                (Err(error), _) => Err(error),
+                (_, Isolation::Full) => init(rootfs, spec, files, &status, context, guarded),
+                (_, shared) => processes::adopt_orphans().map_err(Error::from).and_then(|()| {
                     let outcome = match shared {
                         Isolation::None => unisolated::run(rootfs, &spec, files, &status, context),
                         _ => init(rootfs, spec, files, &status, context, guarded),
@@ -90,6 +97,8 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
     let mut owners = StepRecord::new();
     let outcome = watch(control, File::from(status), init, has_namespace, &mut made, &mut owners);
     drop(guard);
+    let reached = group.as_ref().and_then(StepGroup::reached);
+    drop(group);
     if locks.is_some() {
         // The process above the command may have been killed.
         unisolated::put_back(rootfs)?;
@@ -103,20 +112,31 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
         _ => Ok(()),
     });
     match outcome? {
-        Some(code) => cleaned.map(|()| code),
+        Some(code) => cleaned.map(|()| ExitStatus::new(code).with_reached(reached)),
         // The caller is gone.
         None => sys::exit_now(1),
     }
 }
 
+/// How many processes and threads of the sandbox are in the control group of a step.
+fn own_tasks(spec: &ExecSpec, context: Context) -> u64 {
+    let is_supervised = context.identity == Identity::Single || socketcall::IS_NEEDED;
+    let has_filter = spec.security == Security::Sandbox && context.isolation != Isolation::None;
+    1 + u64::from(has_filter && is_supervised)
+}
+
 /// Forks pid 1 of a new pid namespace, in a control group that restricts devices where possible.
-fn fork_init(spec: &ExecSpec, context: Context) -> Result<(Option<Guarded>, sys::Fork)> {
+fn fork_init(
+    spec: &ExecSpec,
+    context: Context,
+    group: Option<&StepGroup>,
+) -> Result<(Option<Guarded>, sys::Fork)> {
     if context.isolation != Isolation::Full {
         return Ok((None, sys::fork()?));
     }
     if !context.user_namespace
         && spec.security == Security::Sandbox
-        && let Some((guard, fork)) = device_guard::fork(&spec.mounts)
+        && let Some((guard, fork)) = device_guard::fork(&spec.mounts, group.and_then(StepGroup::unified))
     {
         return Ok((Some(guard), fork));
     }

@@ -468,10 +468,11 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
-        // The helper ends when its socket closes, and removes its control group. A stopped or stuck helper is killed.
+        // The helper ends when its socket closes: it waits for its operations, and removes control groups. A stopped or stuck
+        // helper is killed.
         if rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).is_ok() {
             let mut ends = [PollFd::new(&self.socket, PollFlags::empty())];
-            let _ = poll(&mut ends, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
+            let _ = poll(&mut ends, Some(&Timespec { tv_sec: 2, tv_nsec: 0 }));
         }
         // Its children die with it. Both calls fail only when it has ended already.
         let _ = child.kill();

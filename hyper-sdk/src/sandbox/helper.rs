@@ -6,12 +6,13 @@
 //!         │          ├─ operation (Apply)
 //! ```
 //! Every process dies with the one to its left: the helper when its socket closes, the others by a signal. An operation
-//! also ends when its own control socket closes. Where steps have no pid namespace, the operation and its pid 1 end
+//! also ends when its own control socket closes, and the helper waits for that before it ends. Neither ends by an interrupt
+//! of the terminal, which the caller gets as well. Where steps have no pid namespace, the operation and its pid 1 end
 //! what is below them: see [`super::processes`].
 
 use super::RootFs;
 use super::protocol::{Failure, FrameReader, Hello, Reply, Request, Start, Started, read_frame, write_frame};
-use super::{Context, Isolation, Rung, descriptors, sys, tree, userns, view};
+use super::{Context, ExitStatus, Isolation, Rung, descriptors, sys, tree, userns, view};
 use crate::{Error, ErrorKind, Result};
 use rustix::net::SocketType;
 use serde::de::DeserializeOwned;
@@ -19,12 +20,16 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// The first argument of a program that is started as the helper.
 const MARKER: &str = "--hyper-exec-helper";
 
 /// How many files an operation can have open before the table of its open files grows.
 const OPEN_FILES: i32 = 1023;
+
+/// How long the operations may take to end after the caller is gone.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How to start the helper.
 ///
@@ -78,8 +83,8 @@ pub(crate) trait Steps {
     /// Checks that a step can be restricted as it asks, in the process of an operation, which ends then.
     fn check(step: Self::Step, context: Context) -> Result<()>;
 
-    /// Runs a step in the process of its operation, which ends when `io.control` is closed. Returns the exit code.
-    fn run(rootfs: &RootFs, step: Self::Step, io: StepIo<'_>, context: Context) -> Result<i32>;
+    /// Runs a step in the process of its operation, which ends when `io.control` is closed.
+    fn run(rootfs: &RootFs, step: Self::Step, io: StepIo<'_>, context: Context) -> Result<ExitStatus>;
 }
 
 /// The control socket and the pipes of a step.
@@ -147,6 +152,7 @@ pub(crate) fn helper_main<S: Steps>() -> ! {
         Some(context) if sent => {
             S::start(context);
             sys::ignore_children();
+            sys::ignore_interrupts(true);
             serve::<S>(socket.as_fd(), context)
         }
         _ => sys::exit_now(1),
@@ -200,6 +206,7 @@ fn serve<S: Steps>(socket: BorrowedFd<'_>, context: Context) -> ! {
     let own_pid = sys::own_pid();
     loop {
         let Some(files) = descriptors::receive(socket) else {
+            wait_for_operations();
             S::end();
             sys::exit_now(0)
         };
@@ -212,6 +219,16 @@ fn serve<S: Steps>(socket: BorrowedFd<'_>, context: Context) -> ! {
             let code = operation::<S>(UnixStream::from(control), output, errors, context);
             sys::exit_now(code);
         }
+    }
+}
+
+/// Waits for the operations to end, whose control sockets have closed with the caller: they put in order what outlives a
+/// process, such as control groups.
+fn wait_for_operations() {
+    let began = Instant::now();
+    // Ended children are not kept, so the answer is an error once there is none.
+    while sys::wait(-1, false).is_ok() && began.elapsed() < END_TIMEOUT {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -256,15 +273,22 @@ fn dispatch<S: Steps>(
     errors: OwnedFd,
     context: Context,
 ) -> Result<Reply> {
-    if let Request::Run { rootfs, step } = request {
-        return S::run(&rootfs, *step, StepIo { control, output, errors }, context).map(Reply::Exited);
-    }
+    // These fork, so this process must not have a second thread yet.
+    let request = match request {
+        Request::Run { rootfs, step } => {
+            return S::run(&rootfs, *step, StepIo { control, output, errors }, context).map(Reply::Exited);
+        }
+        Request::Check { step } => return S::check(*step, context).map(|()| Reply::Done),
+        Request::Describe => return Ok(Reply::Described(S::describe(context))),
+        other => other,
+    };
     drop(errors);
     exit_with_caller(control)?;
     let mut output = std::io::BufWriter::with_capacity(256 << 10, std::fs::File::from(output));
     match request {
-        Request::Run { .. } => Err(Error::internal("a step was run twice")),
-        Request::Check { step } => S::check(*step, context).map(|()| Reply::Done),
+        Request::Run { .. } | Request::Check { .. } | Request::Describe => {
+            Err(Error::internal("an operation that was done already"))
+        }
         Request::Apply { target, plain, times, any_owner } => {
             // Headers are read in small parts.
             let tar = std::io::BufReader::with_capacity(256 << 10, FrameReader::new(control));
@@ -309,7 +333,6 @@ fn dispatch<S: Steps>(
             let usage = crate::disk_usage::disk_usage(&root, &parts);
             Ok(Reply::Usage { total: usage.total, parts: usage.parts })
         }
-        Request::Describe => Ok(Reply::Described(S::describe(context))),
         Request::Remove { paths } => {
             crate::remove_tree::remove_all(&paths, tree::remove)?;
             Ok(Reply::Done)

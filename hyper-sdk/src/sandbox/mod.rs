@@ -16,6 +16,7 @@
 
 mod client;
 pub(crate) mod descriptors;
+mod exit;
 mod helper;
 mod isolation;
 mod known;
@@ -30,6 +31,7 @@ pub(crate) mod userns;
 pub(crate) mod view;
 
 pub use client::Sandbox;
+pub use exit::{ExitStatus, ReachedLimit};
 pub use helper::HelperCommand;
 pub(crate) use helper::{StepIo, Steps, helper_main, is_marked};
 pub use isolation::{Isolation, Rung, SandboxOptions};

@@ -48,6 +48,11 @@ fn parents() -> Vec<(i32, i32)> {
     .collect()
 }
 
+/// The parent of a process.
+pub(crate) fn parent_of(pid: u32) -> Option<u32> {
+    u32::try_from(parent(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?).ok()
+}
+
 /// The parent in a line of `/proc/PID/stat`. The name of the program may have any character.
 fn parent(stat: &str) -> Option<i32> {
     let (_, after) = stat.rsplit_once(')')?;

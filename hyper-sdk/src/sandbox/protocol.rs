@@ -14,7 +14,7 @@
 //! When one side closes a socket, the other side ends the work that belongs to it.
 
 use super::userns::MappedIds;
-use super::{Identity, Isolation, RootFs, Rung, SandboxOptions};
+use super::{ExitStatus, Identity, Isolation, RootFs, Rung, SandboxOptions};
 use crate::layer::copy::CopyRequest;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -159,7 +159,7 @@ pub(crate) enum Request<S = NoStep> {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Done,
-    Exited(i32),
+    Exited(ExitStatus),
     File(Option<Vec<u8>>),
     Usage {
         total: u64,

@@ -166,6 +166,14 @@ pub(crate) fn ignore_children() {
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }
 
+/// Whether this process ignores the signals by which a terminal, or a manager of processes, ends a whole group of them.
+pub(crate) fn ignore_interrupts(ignores: bool) {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT] {
+        // SAFETY: neither action runs code of ours.
+        unsafe { libc::signal(signal, if ignores { libc::SIG_IGN } else { libc::SIG_DFL }) };
+    }
+}
+
 /// Lets [`wait`] report ended children.
 pub(crate) fn notice_children() {
     // SAFETY: the default action runs no code of ours.

@@ -202,6 +202,11 @@ impl SolveContext {
         if status.as_ref().is_ok_and(|status| !status.success()) {
             self.after_failure.run(&*self.executor, active.rootfs(), again, task).await;
         }
+        if let Some(reached) =
+            status.as_ref().ok().filter(|status| status.success()).and_then(|status| status.reached)
+        {
+            task.warn(format!("the command succeeded, but {reached}"));
+        }
         let made = match status {
             Ok(status) if status.success() => match self.snapshotter.diff(&*active).await {
                 // The snapshot has the files; without haste the blob is made of it.
@@ -217,7 +222,10 @@ impl SolveContext {
             },
             Ok(status) => Err(Error::new(
                 ErrorKind::CommandFailed,
-                format!("the command failed with exit code {}", status.code),
+                match status.reached {
+                    Some(reached) => format!("the command failed with exit code {}: {reached}", status.code),
+                    None => format!("the command failed with exit code {}", status.code),
+                },
             )
             .with_detail(ErrorDetail::Command(CommandFailure::new(status.code, log.tail())))),
             Err(e) => Err(e),

@@ -272,7 +272,7 @@ impl Executor for FakeExecutor {
         if run.hangs {
             std::future::pending::<()>().await;
         }
-        Ok(ExitStatus { code: run.code })
+        Ok(ExitStatus::new(run.code))
     }
 }
 

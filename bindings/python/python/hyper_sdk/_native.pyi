@@ -86,6 +86,8 @@ class Hyper:
         source_date_epoch: int | str | None = None,
         ulimits: Mapping[str, str] = ...,
         shm_size: str | None = None,
+        resources: Mapping[str, str] = ...,
+        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> BuildResult: ...
     def plan(
@@ -119,6 +121,8 @@ class Hyper:
         source_date_epoch: int | str | None = None,
         ulimits: Mapping[str, str] = ...,
         shm_size: str | None = None,
+        resources: Mapping[str, str] = ...,
+        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> BuildPlan: ...
     def check(
@@ -301,6 +305,8 @@ class AsyncHyper:
         source_date_epoch: int | str | None = None,
         ulimits: Mapping[str, str] = ...,
         shm_size: str | None = None,
+        resources: Mapping[str, str] = ...,
+        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, BuildResult]: ...
     def plan(
@@ -334,6 +340,8 @@ class AsyncHyper:
         source_date_epoch: int | str | None = None,
         ulimits: Mapping[str, str] = ...,
         shm_size: str | None = None,
+        resources: Mapping[str, str] = ...,
+        cgroup_parent: str | None = None,
         progress: _Progress | None = None,
     ) -> Coroutine[Any, Any, BuildPlan]: ...
     def check(
