@@ -13,6 +13,7 @@ mod bake;
 mod build;
 mod cache_export;
 mod cache_losses;
+mod cache_mount_contents;
 mod check;
 mod containers;
 mod damage;

@@ -86,6 +86,7 @@ impl LocalBuilder {
                 progress.warn(note.clone());
             }
             request.limits.validate()?;
+            request.check_mounts(&executor.capabilities())?;
             let backends = SolverBackends {
                 store: self.options.store.clone(),
                 snapshotter: snapshotter.clone(),
@@ -115,6 +116,7 @@ impl LocalBuilder {
                 damage: damage.clone(),
                 imports: imports.clone(),
                 keeps_results: request.shares_results(),
+                shares_mounts: request.shares_mounts(),
                 progress: progress.clone(),
                 on_error_in,
                 recorder: request.recorder.clone(),

@@ -2,8 +2,9 @@
 
 use super::cache_options::{CacheMode, CacheTarget, CacheTo};
 use super::{BuildRequest, LocalBuilder, Output, OutputKind};
-use crate::cache::{CacheBundle, Imports};
+use crate::cache::{CacheBundle, Imports, PackedMount};
 use crate::dockerfile::parse_bool;
+use crate::exec::ExecCapabilities;
 use crate::layer::CompressOptions;
 use crate::progress::Progress;
 use crate::reference::Reference;
@@ -58,6 +59,28 @@ impl BuildRequest {
     }
 }
 
+impl BuildRequest {
+    /// Whether a cache gets the contents of cache mounts.
+    pub(super) fn shares_mounts(&self) -> bool {
+        self.cache_to.iter().any(|cache| cache.mounts)
+    }
+
+    /// Checks that the contents of cache mounts can be read and made, when a cache has them.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when the executor cannot do it.
+    pub(super) fn check_mounts(&self, executor: &ExecCapabilities) -> Result<()> {
+        let wants = self.shares_mounts() || self.cache_from.iter().any(|cache| cache.mounts);
+        if wants && !executor.cache_contents {
+            return Err(Error::unsupported(
+                "`cache-mounts=true` is not supported: the executor of this builder cannot read or make the content of \
+                 cache mounts",
+            ));
+        }
+        Ok(())
+    }
+}
+
 impl LocalBuilder {
     /// The caches of other machines that a request names. They are read when the cache of this one lacks a step.
     pub(super) fn imports(&self, request: &BuildRequest, progress: &Progress) -> Imports {
@@ -91,10 +114,19 @@ impl CacheExport<'_> {
     }
 
     async fn write_all(&self, chains: &[Chain]) -> Result<()> {
+        let mut mounts = None;
         for cache in &self.request.cache_to {
             let CacheTarget::Place(_) = &cache.target else { continue };
             let task = self.progress.start(format!("export cache to {cache}"), None);
-            match self.export(cache, chains).await {
+            let written = async {
+                // Once for all caches.
+                if cache.mounts && mounts.is_none() {
+                    mounts = Some(self.context.pack_mounts().await?);
+                }
+                let mounts = mounts.as_deref().filter(|_| cache.mounts).unwrap_or_default();
+                self.export(cache, chains, mounts).await
+            };
+            match written.await {
                 Err(e) if cache.ignore_error => {
                     task.warn(format!("the cache {cache} was not written: {e}"));
                     task.done();
@@ -105,7 +137,7 @@ impl CacheExport<'_> {
         Ok(())
     }
 
-    async fn export(&self, cache: &CacheTo, chains: &[Chain]) -> Result<()> {
+    async fn export(&self, cache: &CacheTo, chains: &[Chain], mounts: &[PackedMount]) -> Result<()> {
         let CacheTarget::Place(place) = &cache.target else { return Ok(()) };
         let chains = (cache.mode == CacheMode::Min).then_some(chains);
         let compress = cache
@@ -119,8 +151,15 @@ impl CacheExport<'_> {
             let of = (self.store, self.imports);
             bundle.export(place, &siblings, of, self.clients, self.progress).await
         };
+        let bundle = async || {
+            let mut bundle = self.context.shared(chains, compress).await?;
+            for mount in mounts.iter().filter(|mount| !mount.is_lost(self.imports)) {
+                bundle.add_mount(mount);
+            }
+            Ok::<_, Error>(bundle)
+        };
         for _ in 0..LOSSES {
-            let bundle = self.context.shared(chains, compress).await?;
+            let bundle = bundle().await?;
             self.imports.take_losses();
             match write(&bundle).await {
                 Err(_) if self.imports.take_losses() => bundle.find_losses(self.imports).await,
@@ -129,6 +168,6 @@ impl CacheExport<'_> {
         }
         // Its caches lose things all the time.
         self.imports.leave();
-        write(&self.context.shared(chains, compress).await?).await
+        write(&bundle().await?).await
     }
 }

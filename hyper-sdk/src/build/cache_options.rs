@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!   --cache-from   NAME   type=registry,ref=NAME   type=local,src=DIR[,tag=TAG][,digest=DIGEST]
+//!                  the last two with [,cache-mounts=BOOL]
 //!   --cache-to     type=registry,ref=NAME   type=local,dest=DIR[,tag=TAG]   type=inline
 //!                  the first two with [,mode=min|max][,ignore-error=BOOL][,compression=…][,compression-level=N]
+//!                                     [,cache-mounts=BOOL]
 //! ```
 
-use crate::cache::CachePlace;
+use crate::cache::{CacheFrom, CachePlace};
 use crate::dockerfile::{csv_fields, parse_bool};
 use crate::layer::{CompressOptions, LayerCompressor};
 use crate::media_type::Compression;
@@ -25,6 +27,8 @@ const OF_ALL: [&str; 7] = [
     "oci-mediatypes",
     "image-manifest",
 ];
+/// Whether the contents of cache mounts are written or read.
+const MOUNTS: &str = "cache-mounts";
 /// Types that other tools have.
 const NOT_YET: [&str; 3] = ["gha", "s3", "azblob"];
 
@@ -58,12 +62,15 @@ pub struct CacheTo {
     pub ignore_error: bool,
     /// How its layers are compressed, with the level; without, as those of the first image.
     pub compression: Option<(Compression, Option<i32>)>,
+    /// Whether it gets the files in the cache mounts of the steps, too. They may hold more than a result does: what a step
+    /// downloads, and what it wrote there by mistake.
+    pub mounts: bool,
 }
 
 impl CacheTo {
     /// A cache with the results of the image alone.
     pub fn new(target: CacheTarget) -> Self {
-        Self { target, mode: CacheMode::Min, ignore_error: false, compression: None }
+        Self { target, mode: CacheMode::Min, ignore_error: false, compression: None, mounts: false }
     }
 }
 
@@ -193,26 +200,26 @@ impl Fields {
 /// # Errors
 /// [`crate::ErrorKind::Invalid`] for a malformed text, an unknown type and an unknown attribute;
 /// [`crate::ErrorKind::Unsupported`] for types that only other tools have.
-pub fn cache_from<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec<CachePlace>> {
+pub fn cache_from<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec<CacheFrom>> {
     let mut places = Vec::new();
     for text in texts {
         let fields = csv_fields(text.as_ref()).map_err(Error::invalid)?;
         if fields.iter().all(|field| !field.contains('=')) {
             for name in &fields {
                 let reference = Reference::parse(name)?;
-                places.push(CachePlace::Registry { reference, insecure: false });
+                places.push(CachePlace::Registry { reference, insecure: false }.into());
             }
             continue;
         }
         let fields = Fields::read(&fields)?;
         let others = [&["dest"], &OF_ALL[..]].concat();
-        places.push(match fields.kind.as_str() {
+        let place = match fields.kind.as_str() {
             "local" => {
-                fields.check(&[&["src", "tag", "digest"]], &others, "a cache that is written")?;
+                fields.check(&[&["src", "tag", "digest", MOUNTS]], &others, "a cache that is written")?;
                 fields.layout(fields.needed("src", "DIR")?)?
             }
             "registry" => {
-                fields.check(&[&["ref", "registry.insecure"]], &others, "a cache that is written")?;
+                fields.check(&[&["ref", "registry.insecure", MOUNTS]], &others, "a cache that is written")?;
                 fields.registry()?
             }
             "inline" => {
@@ -221,7 +228,8 @@ pub fn cache_from<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<V
                 ));
             }
             _ => return fields.unknown("registry or local"),
-        });
+        };
+        places.push(CacheFrom { place, mounts: fields.switch(MOUNTS)? == Some(true) });
     }
     Ok(places)
 }
@@ -245,11 +253,11 @@ fn one_cache_to(text: &str) -> Result<CacheTo> {
     let (other, others) = ("a cache that is read", ["src", "digest"]);
     let place = match fields.kind.as_str() {
         "local" => {
-            fields.check(&[&["dest", "tag"], &OF_ALL], &others, other)?;
+            fields.check(&[&["dest", "tag", MOUNTS], &OF_ALL], &others, other)?;
             fields.layout(fields.needed("dest", "DIR")?)?
         }
         "registry" => {
-            fields.check(&[&["ref", "registry.insecure"], &OF_ALL], &others, other)?;
+            fields.check(&[&["ref", "registry.insecure", MOUNTS], &OF_ALL], &others, other)?;
             fields.registry()?
         }
         "inline" => {
@@ -279,7 +287,8 @@ fn one_cache_to(text: &str) -> Result<CacheTo> {
     };
     let ignore_error = fields.switch("ignore-error")? == Some(true);
     let compression = fields.compression()?;
-    Ok(CacheTo { target: CacheTarget::Place(place), mode, ignore_error, compression })
+    let mounts = fields.switch(MOUNTS)? == Some(true);
+    Ok(CacheTo { target: CacheTarget::Place(place), mode, ignore_error, compression, mounts })
 }
 
 #[cfg(test)]
@@ -342,7 +351,7 @@ mod tests {
             ("type=registry", "needs ref=NAME"),
             (
                 "type=local,src=x,color=red",
-                "`color=red` is not an attribute of type=local: known are src, tag, digest",
+                "`color=red` is not an attribute of type=local: known are src, tag, digest, cache-mounts",
             ),
             ("type=inline", "name the image to read its cache"),
             ("type=tape", "`tape` is not a type of cache: registry or local"),

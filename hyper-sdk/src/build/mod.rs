@@ -40,7 +40,7 @@ mod resolver;
 mod tests;
 pub mod text;
 
-pub use crate::cache::CachePlace;
+pub use crate::cache::{CacheFrom, CachePlace};
 pub use crate::solve::OnError;
 pub use crate::source::{BuildContext, NamedContext};
 pub use annotations::{AnnotatedPart, AnnotationPlace, PlacedAnnotations};

@@ -2,7 +2,7 @@
 
 use super::CacheTo;
 use super::{BuildContext, NamedContext, Output, PlacedAnnotations};
-use crate::cache::CachePlace;
+use crate::cache::CacheFrom;
 use crate::exec::{DevicePermissions, SecretBytes};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
@@ -70,7 +70,7 @@ pub struct BuildRequest {
     pub outputs: Vec<Output>,
     /// Caches of other machines. What the cache of this machine has counts first, then the order here. One that cannot be
     /// read is a warning.
-    pub cache_from: Vec<CachePlace>,
+    pub cache_from: Vec<CacheFrom>,
     /// Caches that are written for other machines when the outputs are made.
     pub cache_to: Vec<CacheTo>,
     /// Whether every step runs, even when its result is cached.

@@ -7,11 +7,14 @@
 //! - A blob that an imported cache does not give is noted there as lost.
 
 use super::CachePlace;
-use super::import::{Imports, SharedBlob};
-use super::shared_records::{ARTIFACT, INDEX, MAX_UNPACKED, RECORDS, SharedRecords, TIMES};
+use super::import::{Imports, MountImport, SharedBlob};
+use super::shared_records::{
+    ARTIFACT, INDEX, MAX_UNPACKED, MOUNT, RECORDS, SharedMount, SharedRecords, TIMES,
+};
 use crate::client::{
     ClientCapabilities, PushOptions, RegistryClient, RemoteImage, SharedClient, copy_known, verified,
 };
+use crate::layer::CompressedLayer;
 use crate::layout::{ImageLayout, LayoutWriter, REF_NAME, blob_path, blocking, lock_index, write_index};
 use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::progress::{Event, Progress};
@@ -24,6 +27,8 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -31,6 +36,8 @@ use std::sync::Arc;
 const MAX_MANIFEST: usize = 4 << 20;
 /// How many blobs imported caches are asked for at once.
 const ASKED_AT_ONCE: usize = 8;
+/// How many bytes of a temporary file are read at once.
+const FILE_BLOCK: u64 = 256 << 10;
 /// How small tables and indexes are compressed.
 const LEVEL: i32 = 3;
 
@@ -43,6 +50,15 @@ pub(crate) enum SharedContent {
     Stored(RepositoryName),
     /// In a cache that the build imported.
     Imported(Box<SharedBlob>),
+    /// In a temporary file, which has no name.
+    File(Arc<File>),
+}
+
+/// The content of a cache mount that is exported.
+#[derive(Clone, Debug)]
+pub(crate) struct PackedMount {
+    pub(crate) mount: SharedMount,
+    pub(crate) content: SharedContent,
 }
 
 /// What is exported: records, and the blobs that they name.
@@ -50,6 +66,26 @@ pub(crate) enum SharedContent {
 pub(crate) struct CacheBundle {
     pub(crate) records: SharedRecords,
     blobs: BTreeMap<Digest, (Descriptor, SharedContent)>,
+}
+
+impl PackedMount {
+    /// Whether an imported cache, which alone has it, has lost it.
+    pub(crate) fn is_lost(&self, imports: &Imports) -> bool {
+        matches!(&self.content, SharedContent::Imported(shared) if imports.is_lost(shared))
+    }
+
+    /// One that an imported cache has.
+    pub(crate) fn imported(import: MountImport) -> Self {
+        let content = SharedContent::Imported(Box::new(import.blob()));
+        Self { mount: import.mount, content }
+    }
+
+    /// One that is in a temporary file.
+    pub(crate) fn in_file(name: Digest, layer: CompressedLayer, file: File) -> Self {
+        let blob = Descriptor::new(MOUNT, layer.digest, layer.size);
+        let mount = SharedMount { name, blob, diff_id: layer.diff_id, size: layer.uncompressed_size };
+        Self { mount, content: SharedContent::File(Arc::new(file)) }
+    }
 }
 
 impl CacheBundle {
@@ -67,6 +103,12 @@ impl CacheBundle {
             self.records.indexes.push((diff_id.clone(), blob));
         }
         Ok(())
+    }
+
+    /// Adds the content of a cache mount.
+    pub(crate) fn add_mount(&mut self, packed: &PackedMount) {
+        self.add(&packed.mount.blob, packed.content.clone());
+        self.records.mounts.push(packed.mount.clone());
     }
 
     /// Adds a table of times, and returns its blob; `None` for one that is too large.
@@ -104,6 +146,7 @@ impl CacheBundle {
         let mut records = self.records.clone();
         records.records.sort_by(|a, b| a.keys.cmp(&b.keys));
         records.indexes.sort_by(|a, b| a.0.cmp(&b.0));
+        records.mounts.sort_by(|a, b| a.name.cmp(&b.name));
         let records = Bytes::from(records.to_bytes()?);
         let config = Descriptor::of(RECORDS, &records);
         let layers = self.blobs.values().map(|(blob, _)| blob.clone()).collect();
@@ -255,6 +298,7 @@ impl CacheArtifact {
                 BlobReader { size: blob.size, offset: 0, length: blob.size, stream }
             }
             SharedContent::Stored(repository) => self.store.get_blob(repository, &blob.digest, None).await?,
+            SharedContent::File(file) => part_of_file(file, blob.size, 0, blob.size),
             SharedContent::Imported(shared) => {
                 let opened = self.imports.open(shared).await.inspect_err(|e| self.imports.lose(shared, e));
                 return Ok(self.noting_loss(verified(opened?, &blob.digest), shared));
@@ -273,6 +317,25 @@ impl CacheArtifact {
         });
         BlobReader { stream: stream.boxed(), ..reader }
     }
+}
+
+/// A part of a temporary file with a whole blob.
+fn part_of_file(file: &Arc<File>, size: u64, offset: u64, length: u64) -> BlobReader {
+    let blocks =
+        futures::stream::try_unfold((Arc::clone(file), offset, length), |(file, at, left)| async move {
+            if left == 0 {
+                return Ok(None);
+            }
+            let read = move || {
+                let mut block = vec![0; left.min(FILE_BLOCK) as usize];
+                file.read_exact_at(&mut block, at)?;
+                Ok::<_, Error>((block, file))
+            };
+            let (block, file) = blocking(read).await?;
+            let count = block.len() as u64;
+            Ok(Some((Bytes::from(block), (file, at + count, left - count))))
+        });
+    BlobReader { size, offset, length, stream: blocks.boxed() }
 }
 
 /// The index of a layout, which need not exist yet.
@@ -331,6 +394,10 @@ impl RegistryClient for CacheArtifact {
                 let (offset, length) = range.resolve(size)?;
                 let part = bytes.slice(offset as usize..(offset + length) as usize);
                 Ok(BlobReader { size, offset, length, stream: futures::stream::iter([Ok(part)]).boxed() })
+            }
+            Some(SharedContent::File(file)) => {
+                let (offset, length) = range.resolve(size)?;
+                Ok(part_of_file(file, size, offset, length))
             }
             Some(SharedContent::Imported(shared)) => {
                 let part = self.imports.open_part(shared, range).await;

@@ -4,6 +4,7 @@
 //!   the first step that the cache of this machine does not have ─▶ the manifest and the records of every cache
 //!   a key that depends on files                                 ─▶ the index of a layer
 //!   a step or an output that needs the files                    ─▶ the layer and its true times
+//!   a step that runs with a cache mount that is not here        ─▶ the files of the mount, where that was asked for
 //! ```
 //!
 //! # Invariants
@@ -12,10 +13,11 @@
 //! - What was fetched has the digest that the manifest names, and at most the bytes of a limit.
 //! - An index is used in this build alone: it is not kept with those that this machine made.
 
-use super::CachePlace;
+use super::CacheFrom;
 use super::place::OpenPlace;
 use super::shared_records::{
-    ARTIFACT, INDEX, MAX_SHARED_RECORDS, MAX_UNPACKED, RECORDS, SharedRecord, SharedRecords, TIMES,
+    ARTIFACT, INDEX, MAX_SHARED_RECORDS, MAX_UNPACKED, MOUNT, RECORDS, SharedMount, SharedRecord,
+    SharedRecords, TIMES,
 };
 use crate::client::{RegistryClientExt as _, choose};
 use crate::layer::{Bounds, LayerIndex, TimesTable};
@@ -42,7 +44,7 @@ const MAX_DEPTH: usize = 4;
 pub(crate) struct Imports(Option<Arc<Inner>>);
 
 struct Inner {
-    places: Vec<CachePlace>,
+    places: Vec<CacheFrom>,
     clients: ClientFactory,
     /// Those of which images are read.
     platforms: Vec<Platform>,
@@ -76,6 +78,8 @@ struct Loaded {
     records: HashMap<Digest, Vec<Arc<Imported>>>,
     /// By diff ID, those of earlier caches first.
     indexes: HashMap<Digest, Vec<SharedBlob>>,
+    /// By name, those of earlier caches first.
+    mounts: HashMap<Digest, Vec<MountImport>>,
 }
 
 /// A record of a shared cache.
@@ -90,6 +94,20 @@ pub(crate) struct Imported {
 pub(crate) struct SharedBlob {
     cache: usize,
     pub(crate) blob: Descriptor,
+}
+
+/// The content of a cache mount in a shared cache.
+#[derive(Clone, Debug)]
+pub(crate) struct MountImport {
+    cache: usize,
+    pub(crate) mount: SharedMount,
+}
+
+impl MountImport {
+    /// Its archive as a blob.
+    pub(crate) fn blob(&self) -> SharedBlob {
+        SharedBlob { cache: self.cache, blob: self.mount.blob.clone() }
+    }
 }
 
 impl Imported {
@@ -117,7 +135,7 @@ impl fmt::Debug for Inner {
 impl Imports {
     /// Shared caches; of two with one key the first counts that has the layer. Nothing is read before something is looked up.
     pub(crate) fn new(
-        places: Vec<CachePlace>,
+        places: Vec<CacheFrom>,
         clients: ClientFactory,
         platforms: Vec<Platform>,
         progress: &Progress,
@@ -151,6 +169,34 @@ impl Imports {
         let found = inner.loaded().await.indexes.get(diff_id)?;
         let lost = inner.lost();
         found.iter().find(|blob| !lost.has(blob)).cloned()
+    }
+
+    /// Whether a cache is read whose contents of cache mounts are wanted.
+    pub(crate) fn wants_mounts(&self) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.places.iter().any(|from| from.mounts))
+    }
+
+    /// The content of a cache mount, from the first cache that has it and whose contents are wanted.
+    pub(crate) async fn mount(&self, name: &Digest) -> Option<MountImport> {
+        if !self.wants_mounts() {
+            return None;
+        }
+        let inner = self.0.as_ref()?;
+        let found = inner.loaded().await.mounts.get(name)?;
+        let lost = inner.lost();
+        found.iter().find(|mount| !lost.has(&mount.blob())).cloned()
+    }
+
+    /// Notes that the content of a cache mount cannot be had, and warns. No result depends on it, so nothing begins anew.
+    pub(crate) fn lose_mount(&self, id: &str, import: &MountImport, error: &Error) {
+        let Some(inner) = &self.0 else { return };
+        inner.lost().blobs.insert((import.cache, import.mount.blob.digest.clone()));
+        inner.progress.warn(format!(
+            "the cache {} has no usable content of the cache mount `{}`: {}",
+            inner.places[import.cache],
+            id.escape_debug(),
+            reason(error)
+        ));
     }
 
     /// The index of a layer; `None` when no cache has one that can be read.
@@ -298,6 +344,7 @@ impl Imports {
         let kind = match blob.blob.media_type.as_str() {
             TIMES => "table of times",
             INDEX => "index",
+            MOUNT => "content of a cache mount",
             _ => "layer",
         };
         let what = match is_of_blob {
@@ -341,12 +388,18 @@ impl Inner {
     /// The records of all caches, read once and at once.
     async fn loaded(&self) -> &Loaded {
         let load = async || {
-            let caches = self.places.iter().map(|place| self.load(place));
+            let caches = self.places.iter().map(|from| self.load(from));
             let mut loaded = Loaded::default();
             for (cache, read) in futures::future::join_all(caches).await.into_iter().enumerate() {
                 let (open, records) = read.unzip();
                 loaded.caches.push(open);
-                let SharedRecords { records, indexes } = records.unwrap_or_default();
+                let SharedRecords { records, indexes, mounts } = records.unwrap_or_default();
+                if self.places[cache].mounts {
+                    for mount in mounts {
+                        let name = mount.name.clone();
+                        loaded.mounts.entry(name).or_default().push(MountImport { cache, mount });
+                    }
+                }
                 for record in records {
                     let imported = Arc::new(Imported { cache, record });
                     for key in &imported.record.keys {
@@ -362,7 +415,7 @@ impl Inner {
         self.loaded.get_or_init(load).await
     }
 
-    async fn load(&self, place: &CachePlace) -> Option<(OpenPlace, SharedRecords)> {
+    async fn load(&self, CacheFrom { place, .. }: &CacheFrom) -> Option<(OpenPlace, SharedRecords)> {
         let task = self.progress.start(format!("import cache {place}"), None);
         let read = async {
             let open = place.open(&self.clients, &self.progress).await?;
@@ -418,6 +471,7 @@ async fn read_all(
             (Ok(Some(records)), Some(all)) => {
                 all.records.extend(records.records);
                 all.indexes.extend(records.indexes);
+                all.mounts.extend(records.mounts);
             }
             (Ok(Some(records)), None) => all = Some(records),
             (Ok(None), _) => {}

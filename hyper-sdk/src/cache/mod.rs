@@ -13,11 +13,11 @@ mod place;
 mod shared_records;
 
 pub use disk::DiskCache;
-pub(crate) use export::{CacheBundle, SharedContent};
-pub(crate) use import::{Imported, Imports, SharedBlob};
+pub(crate) use export::{CacheBundle, PackedMount, SharedContent};
+pub(crate) use import::{Imported, Imports, MountImport, SharedBlob};
 pub use memory::MemoryCache;
-pub use place::CachePlace;
-pub use shared_records::{MAX_SHARED_RECORDS, SharedRecord, SharedRecords};
+pub use place::{CacheFrom, CachePlace};
+pub use shared_records::{MAX_SHARED_MOUNT, MAX_SHARED_RECORDS, SharedMount, SharedRecord, SharedRecords};
 
 use crate::layer::FileTime;
 use crate::oci::Descriptor;

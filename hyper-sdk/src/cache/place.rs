@@ -30,6 +30,28 @@ pub enum CachePlace {
     },
 }
 
+/// A cache that a build reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheFrom {
+    /// Where it is.
+    pub place: CachePlace,
+    /// Whether cache mounts that this machine does not have get their files from it.
+    pub mounts: bool,
+}
+
+impl From<CachePlace> for CacheFrom {
+    /// Without the contents of cache mounts.
+    fn from(place: CachePlace) -> Self {
+        Self { place, mounts: false }
+    }
+}
+
+impl fmt::Display for CacheFrom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.place.fmt(f)
+    }
+}
+
 impl fmt::Display for CachePlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

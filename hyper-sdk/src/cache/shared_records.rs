@@ -6,15 +6,21 @@
 //!     layers   the layers of steps, with the media types of image layers
 //!              application/vnd.hyper.cache.index.v1+zstd: the index of a layer's files, as `layer` writes it
 //!              application/vnd.hyper.cache.times.v1+zstd: the true times of a layer's files, as `layer` writes them
+//!              application/vnd.hyper.cache.mount.v1.tar+zstd: the files of a cache mount, with exact times
 //!
 //!   {"version": 1,
 //!    "records": [{"keys": [KEY…], "diff_id": DIGEST, "blob": DIGEST, "form": DIGEST,
 //!                 "times": {"name": DIGEST, "blob": DIGEST}, "made": {"seconds": N, "nanoseconds": N}}…],
-//!    "indexes": [{"diff_id": DIGEST, "blob": DIGEST}…]}
+//!    "indexes": [{"diff_id": DIGEST, "blob": DIGEST}…],
+//!    "mounts": [{"name": DIGEST, "blob": DIGEST, "diff_id": DIGEST, "size": N}…]}
 //! ```
 //!
 //! `blob` names a layer of the manifest by its digest; `form` says how the blob was compressed. `form`, `times` and `made`
 //! may be missing. A record has digests and times alone: no name, no argument, no path.
+//!
+//! `mounts` is missing unless the contents of cache mounts were asked for; with it the version is 2. `name` is a digest of
+//! what a cache mount is known by: its id, its owner and mode, the key of its first content. `size` is that of the archive,
+//! uncompressed.
 //!
 //! A record says which layer a key has, and names no other record: records have no order and no circles.
 //!
@@ -36,6 +42,8 @@ pub(super) const RECORDS: &str = "application/vnd.hyper.cache.records.v1+json";
 pub(super) const INDEX: &str = "application/vnd.hyper.cache.index.v1+zstd";
 /// The media type of the true times of a layer.
 pub(super) const TIMES: &str = "application/vnd.hyper.cache.times.v1+zstd";
+/// The media type of the files of a cache mount.
+pub(super) const MOUNT: &str = "application/vnd.hyper.cache.mount.v1.tar+zstd";
 /// The field of an image config.
 const FIELD: &str = "hyper.cache.v1";
 
@@ -46,7 +54,11 @@ pub const MAX_SHARED_RECORDS: u64 = 16 << 20;
 pub(super) const MAX_UNPACKED: u64 = 128 << 20;
 /// The most keys of one record. A step has two.
 const MAX_KEYS: usize = 16;
+/// The most bytes of the files of a cache mount as an archive. A larger one is not shared.
+pub const MAX_SHARED_MOUNT: u64 = 64 << 30;
 const VERSION: u32 = 1;
+/// The version of records with the contents of cache mounts.
+const WITH_MOUNTS: u32 = 2;
 
 /// What one key has.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +77,19 @@ pub struct SharedRecord {
     pub made: Option<FileTime>,
 }
 
+/// The content of one cache mount.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedMount {
+    /// The digest of what the cache mount is known by.
+    pub name: Digest,
+    /// The compressed archive of its files as a blob of the cache.
+    pub blob: Descriptor,
+    /// The digest of the uncompressed archive.
+    pub diff_id: Digest,
+    /// The bytes of the uncompressed archive.
+    pub size: u64,
+}
+
 /// The records of a shared cache, with the indexes of layers, by diff ID.
 ///
 /// ```
@@ -80,6 +105,8 @@ pub struct SharedRecords {
     pub records: Vec<SharedRecord>,
     /// The diff ID of a layer and the blob of its index. The layer may be one of a base image.
     pub indexes: Vec<(Digest, Descriptor)>,
+    /// The contents of cache mounts.
+    pub mounts: Vec<SharedMount>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,6 +115,8 @@ struct File {
     version: u32,
     records: Vec<Record>,
     indexes: Vec<Index>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<Mount>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,6 +145,15 @@ struct Times {
 struct Index {
     diff_id: Digest,
     blob: Digest,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mount {
+    name: Digest,
+    blob: Digest,
+    diff_id: Digest,
+    size: u64,
 }
 
 /// A record in the config of an image.
@@ -150,9 +188,9 @@ impl SharedRecords {
         }
         let not_json = |e| wrong("the records of the cache are damaged").with_source(e);
         let version: Version = serde_json::from_slice(bytes).map_err(not_json)?;
-        if version.version != VERSION {
+        if ![VERSION, WITH_MOUNTS].contains(&version.version) {
             return Err(Error::unsupported(format!(
-                "the cache was written by another version of this program: its format is {}, not {VERSION}",
+                "the cache was written by another version of this program: its format is {}, not {VERSION} or {WITH_MOUNTS}",
                 version.version
             )));
         }
@@ -182,7 +220,15 @@ impl SharedRecords {
         }
         let index = |Index { diff_id, blob }| Ok((diff_id, find(&blob, &|kind| kind == INDEX)?));
         let indexes = file.indexes.into_iter().map(index).collect::<Result<_>>()?;
-        Ok(Self { records, indexes })
+        let mount = |Mount { name, blob, diff_id, size }| {
+            if size > MAX_SHARED_MOUNT {
+                return Err(wrong("a record of the cache names a cache mount that is too large")
+                    .with_context("limit", MAX_SHARED_MOUNT));
+            }
+            Ok(SharedMount { name, blob: find(&blob, &|kind| kind == MOUNT)?, diff_id, size })
+        };
+        let mounts = file.mounts.into_iter().map(mount).collect::<Result<_>>()?;
+        Ok(Self { records, indexes, mounts })
     }
 
     /// The JSON. Equal records give equal bytes.
@@ -205,10 +251,17 @@ impl SharedRecords {
             diff_id: diff_id.clone(),
             blob: blob.digest.clone(),
         };
+        let mount = |mount: &SharedMount| Mount {
+            name: mount.name.clone(),
+            blob: mount.blob.digest.clone(),
+            diff_id: mount.diff_id.clone(),
+            size: mount.size,
+        };
         let file = File {
-            version: VERSION,
+            version: if self.mounts.is_empty() { VERSION } else { WITH_MOUNTS },
             records: self.records.iter().map(record).collect(),
             indexes: self.indexes.iter().map(index).collect(),
+            mounts: self.mounts.iter().map(mount).collect(),
         };
         let bytes = serde_json::to_vec(&file)
             .map_err(|e| Error::internal("records cannot be written as JSON").with_source(e))?;
@@ -249,7 +302,7 @@ impl SharedRecords {
             let (layer, diff_id) = (plain(layer), diff_id.clone());
             records.push(SharedRecord { keys, diff_id, layer, form, times: None, made: None });
         }
-        Ok(Some(Self { records, indexes: Vec::new() }))
+        Ok(Some(Self { records, ..Self::default() }))
     }
 
     /// Puts records into the config of an image, each with the number of its layer.
@@ -300,8 +353,13 @@ mod tests {
     }
 
     fn sample() -> (SharedRecords, Vec<Descriptor>) {
-        let layers =
-            vec![blob(OCI_LAYER_GZIP, "layer"), blob(TIMES, "times"), blob(INDEX, "index"), blob("a/b", "x")];
+        let layers = vec![
+            blob(OCI_LAYER_GZIP, "layer"),
+            blob(TIMES, "times"),
+            blob(INDEX, "index"),
+            blob("a/b", "x"),
+            blob(MOUNT, "files"),
+        ];
         let record = SharedRecord {
             keys: vec![Digest::sha256("one"), Digest::sha256("two")],
             diff_id: Digest::sha256("tar"),
@@ -312,7 +370,13 @@ mod tests {
         };
         let plain = SharedRecord { form: None, times: None, made: None, ..record.clone() };
         let indexes = vec![(Digest::sha256("tar"), layers[2].clone())];
-        (SharedRecords { records: vec![record, plain], indexes }, layers)
+        let mounts = vec![SharedMount {
+            name: Digest::sha256("id"),
+            blob: layers[4].clone(),
+            diff_id: Digest::sha256("archive"),
+            size: 4096,
+        }];
+        (SharedRecords { records: vec![record, plain], indexes, mounts }, layers)
     }
 
     #[test]
@@ -334,7 +398,7 @@ mod tests {
             assert!(error.to_string().contains(why), "{text}: {error}");
             error.kind()
         };
-        let other = text.replace(r#""version":1"#, r#""version":2,"more":3"#);
+        let other = text.replace(r#""version":2"#, r#""version":3,"more":3"#);
         assert_eq!(refused(&other, &layers, "another version"), ErrorKind::Unsupported);
         refused(&text, &layers[..2], "does not have");
         refused(&text, &layers[1..], "does not have");

@@ -5,9 +5,10 @@
 
 use super::mount_api::{own, wrong};
 use super::spec::{CacheMount, CacheOwner};
+use crate::sandbox::cache_folder::place;
 use crate::sandbox::{lent, tree, view};
 use crate::{Error, Result};
-use rustix::fs::{CWD, FileType, Mode, OFlags, RenameFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -43,17 +44,6 @@ pub(super) fn fill_in_turn(cache: &CacheMount) -> Result<()> {
     });
     let removed = tree::remove(&staging);
     made.and(removed)
-}
-
-/// Moves a new folder to its path; an existing one stays.
-fn place(fresh: &Path, to: &Path) -> rustix::io::Result<()> {
-    match rustix::fs::renameat_with(CWD, fresh, CWD, to, RenameFlags::NOREPLACE) {
-        Err(Errno::EXIST) => Ok(()),
-        // Some network file systems do not support this flag.
-        Err(Errno::INVAL) if !to.exists() => rustix::fs::rename(fresh, to),
-        Err(Errno::INVAL) => Ok(()),
-        moved => moved,
-    }
 }
 
 /// Makes a new folder next to `path`. A name that a killed step left behind is skipped.

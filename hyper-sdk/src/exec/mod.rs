@@ -67,6 +67,8 @@ use crate::store::capabilities::switches;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
 use std::fmt::{Debug, Display};
+use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What an executor supports here. A request for anything else fails with [`crate::ErrorKind::Unsupported`].
@@ -86,6 +88,8 @@ pub struct ExecCapabilities {
     pub overlays: bool,
     /// Whether commands can be held to [`StepLimits`], or to some of them: see [`Executor::check_limits`].
     pub limits: bool,
+    /// Whether the content of cache mounts can be read and made: see [`Executor::pack_cache`] and [`Executor::fill_cache`].
+    pub cache_contents: bool,
 }
 
 impl ExecCapabilities {
@@ -105,6 +109,7 @@ impl ExecCapabilities {
             sandbox: false,
             overlays: false,
             limits: false,
+            cache_contents: false,
         }
     }
 
@@ -114,6 +119,7 @@ impl ExecCapabilities {
         sandbox: with_sandbox, without_sandbox;
         overlays: with_overlays, without_overlays;
         limits: with_limits, without_limits;
+        cache_contents: with_cache_contents, without_cache_contents;
     }
 }
 
@@ -230,6 +236,36 @@ pub trait Executor: Display + Debug + Send + Sync + 'static {
             _ => Ok(()),
         }
     }
+
+    /// Reads the folder of a cache mount ([`CacheMount::path`]), which no command uses meanwhile: an archive of its files
+    /// with their owners as commands see them and exact times. The root of the archive is the folder. An error comes with
+    /// the last read at the latest. Dropping the reader ends the work.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] unless [`ExecCapabilities::cache_contents`]; [`crate::ErrorKind::Io`].
+    async fn pack_cache(&self, folder: &Path) -> Result<Box<dyn Read + Send>> {
+        let _ = folder;
+        Err(no_cache_contents())
+    }
+
+    /// Makes the folder of a cache mount of an archive that [`Executor::pack_cache`] of another machine has made, or that
+    /// is hostile: nothing outside of the folder is touched. An existing folder stays as it is. The folder appears with all of
+    /// its files when `files` has been read to the end without an error, or not at all. Owners that cannot be set here
+    /// become root. Dropping the future ends the work; what is beside the folder then belongs to no cache.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] unless [`ExecCapabilities::cache_contents`]; the errors of reading `files`;
+    /// [`crate::ErrorKind::Invalid`], [`crate::ErrorKind::TooLarge`] and [`crate::ErrorKind::Unsupported`] for archives
+    /// that cannot be unpacked; [`crate::ErrorKind::Io`].
+    async fn fill_cache(&self, folder: &Path, files: Box<dyn Read + Send>) -> Result<()> {
+        let _ = (folder, files);
+        Err(no_cache_contents())
+    }
+}
+
+/// Why an executor does neither of the two.
+fn no_cache_contents() -> crate::Error {
+    crate::Error::unsupported("this executor cannot read or make the content of cache mounts")
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -245,5 +281,13 @@ impl<T: Executor + ?Sized> Executor for Arc<T> {
 
     async fn check_limits(&self, limits: &StepLimits) -> Result<()> {
         (**self).check_limits(limits).await
+    }
+
+    async fn pack_cache(&self, folder: &Path) -> Result<Box<dyn Read + Send>> {
+        (**self).pack_cache(folder).await
+    }
+
+    async fn fill_cache(&self, folder: &Path, files: Box<dyn Read + Send>) -> Result<()> {
+        (**self).fill_cache(folder, files).await
     }
 }

@@ -12,8 +12,12 @@ use crate::sandbox::{
 use crate::{Error, Result, ResultExt};
 use async_trait::async_trait;
 use std::fmt;
+use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
@@ -134,7 +138,8 @@ async fn pass_on(from: OwnedFd, stream: LogStream, log: &dyn LogSink) -> Result<
 #[async_trait]
 impl Executor for NativeExecutor {
     fn capabilities(&self) -> ExecCapabilities {
-        let mut all = ExecCapabilities::new(self.0.identity()).with_sandbox().with_limits();
+        let mut all =
+            ExecCapabilities::new(self.0.identity()).with_sandbox().with_limits().with_cache_contents();
         let has_namespaces = self.0.isolation() != Isolation::None;
         all.private_network = has_namespaces;
         all.insecure = has_namespaces && !self.0.has_user_namespace();
@@ -182,6 +187,33 @@ impl Executor for NativeExecutor {
             _ => Err(wrong_reply()),
         }
     }
+
+    async fn pack_cache(&self, folder: &Path) -> Result<Box<dyn Read + Send>> {
+        self.0.stream(&Request::PackCache { folder: folder.to_owned() })
+    }
+
+    async fn fill_cache(&self, folder: &Path, files: Box<dyn Read + Send>) -> Result<()> {
+        // Made here, so that an operation that is ended in its middle does not make it after it was removed.
+        let staging = staging_of(folder);
+        std::fs::create_dir(&staging).at("cannot make a cache folder", &staging)?;
+        let request = Request::FillCache { folder: folder.to_owned(), staging: staging.clone() };
+        let filled = self.0.feed(request, files, std::future::ready(Ok(Vec::new()))).await;
+        if filled.is_err() {
+            // When the archive could not be read to its end, its operation was ended.
+            let _ = self.0.call(Request::Remove { paths: vec![staging] }).await;
+        }
+        filled
+    }
+}
+
+/// A new folder beside that of a cache, which no other process takes.
+fn staging_of(folder: &Path) -> PathBuf {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    let mut name = folder.as_os_str().to_owned();
+    name.push(format!(".new-{}-{number}-{time}", std::process::id()));
+    name.into()
 }
 
 fn wrong_reply() -> Error {

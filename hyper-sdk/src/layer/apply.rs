@@ -89,6 +89,8 @@ pub struct ApplyOptions {
     /// Whether [`ApplyOptions::lowers`] are all lower layers, also when there are none: then no whiteout of the lowest layer
     /// is kept. A folder that only one layer has would list it.
     pub all_lowers: bool,
+    /// The most entries that the layer may have; `None` for any number.
+    pub max_entries: Option<usize>,
 }
 
 impl ApplyOptions {
@@ -105,6 +107,7 @@ impl ApplyOptions {
             whiteouts: true,
             digests: true,
             all_lowers: false,
+            max_entries: None,
         }
     }
 }
@@ -123,6 +126,7 @@ pub struct Applied {
 ///
 /// # Errors
 /// Those of [`LayerReader::next_entry`]; [`ErrorKind::Invalid`] for parents that are no directory and dangling hardlinks;
+/// [`ErrorKind::TooLarge`] for more entries than [`ApplyOptions::max_entries`];
 /// [`ErrorKind::Unsupported`] for attributes, [`ErrorKind::Denied`] for owners that cannot be set; [`ErrorKind::Io`].
 pub fn apply(source: impl Read, target: &Path, options: &ApplyOptions) -> Result<Applied> {
     unpack(source, target, options)?.finish(&options.lowers)
@@ -160,7 +164,12 @@ pub(crate) fn unpack<'a>(
         apply.directories.insert(path, Pending { entry, existed: false, implied: true });
     }
     let mut read = || {
+        let mut left = options.max_entries.unwrap_or(usize::MAX);
         while let Some(mut entry) = reader.next_entry()? {
+            left = left.checked_sub(1).ok_or_else(|| {
+                Error::new(ErrorKind::TooLarge, "the archive has too many entries")
+                    .with_context("limit", options.max_entries.unwrap_or_default())
+            })?;
             entry.move_below(&options.below)?;
             apply.entry(entry, &mut reader)?;
         }

@@ -258,6 +258,22 @@ fn both_directories<W: Write>(
     Ok(())
 }
 
+/// Writes all files of a folder as an archive, and the folder itself as its root. Sockets are left out.
+///
+/// # Errors
+/// Those of [`LayerWriter::append`]; [`crate::ErrorKind::Io`].
+pub(crate) fn write_folder<W: Write>(
+    folder: &Path,
+    writer: &mut LayerWriter<W>,
+    options: &DiffOptions<'_>,
+) -> Result<()> {
+    let top = files::open_top(folder)?;
+    let root = LayerPath::root();
+    let stat = rustix::fs::fstat(&top).map_err(|e| failed("cannot stat", &root, e))?;
+    let lowers = Lowers::default();
+    Emitter::new(writer, options, &top, false, &lowers).tree(&root, top.as_fd(), b"", &stat)
+}
+
 fn open_directory(parent: BorrowedFd<'_>, name: &[u8], path: &LayerPath) -> Result<OwnedFd> {
     files::open_below(parent, name, OFlags::RDONLY | OFlags::DIRECTORY)
         .map_err(|e| failed("cannot open the directory", path, e))

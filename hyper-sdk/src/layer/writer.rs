@@ -50,6 +50,8 @@ pub struct LayerWriter<W: Write> {
     inner: W,
     epoch: Option<i64>,
     exact: bool,
+    /// Whether names with `.wh.` would stand for what is removed.
+    is_layer: bool,
     times: EntryTimes,
     index: Encoder,
     last: Option<Entry>,
@@ -60,13 +62,19 @@ impl<W: Write> LayerWriter<W> {
     /// Makes a writer to `inner`; every time later than `epoch` becomes `epoch`.
     pub fn new(inner: W, epoch: Option<i64>) -> Self {
         let (times, index, last, buffer) = (EntryTimes::default(), Encoder::default(), None, Vec::new());
-        Self { inner, epoch, exact: false, times, index, last, buffer }
+        Self { inner, epoch, exact: false, is_layer: true, times, index, last, buffer }
     }
 
     /// Makes a writer to `inner` that keeps exact times in nanoseconds. The result is not a layer to store: it is the
     /// input for [`LayerWriter::append_all`] of another writer.
     pub fn exact(inner: W) -> Self {
         Self { exact: true, ..Self::new(inner, None) }
+    }
+
+    /// Makes a writer to `inner` of an archive that is no layer: it has exact times, and names that begin with `.wh.` are
+    /// names as all others are.
+    pub(crate) fn of_files(inner: W) -> Self {
+        Self { is_layer: false, ..Self::exact(inner) }
     }
 
     /// The times of the entries written so far, before they were rounded and clamped to the epoch.
@@ -161,7 +169,7 @@ impl<W: Write> LayerWriter<W> {
         {
             return internal("a hardlink of a layer names itself");
         }
-        if entry.path.parts().any(|part| part.starts_with(WHITEOUT_PREFIX)) {
+        if self.is_layer && entry.path.parts().any(|part| part.starts_with(WHITEOUT_PREFIX)) {
             return Err(Error::invalid(
                 "a file name that starts with `.wh.` would be read as a whiteout: rename it",
             )

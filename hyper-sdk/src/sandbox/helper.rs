@@ -12,7 +12,7 @@
 
 use super::RootFs;
 use super::protocol::{Failure, FrameReader, Hello, Reply, Request, Start, Started, read_frame, write_frame};
-use super::{Context, ExitStatus, Isolation, Rung, descriptors, sys, tree, userns, view};
+use super::{Context, ExitStatus, Isolation, Rung, cache_folder, descriptors, sys, tree, userns, view};
 use crate::{Error, ErrorKind, Result};
 use rustix::net::SocketType;
 use serde::de::DeserializeOwned;
@@ -313,6 +313,15 @@ fn dispatch<S: Steps>(
         Request::Pack { files, index } => {
             tree::pack(&files, &index, &mut output)?;
             finish(output)
+        }
+        Request::PackCache { folder } => {
+            cache_folder::pack(&folder, &mut output, context)?;
+            finish(output)
+        }
+        Request::FillCache { folder, staging } => {
+            let tar = std::io::BufReader::with_capacity(256 << 10, FrameReader::new(control));
+            cache_folder::fill(&folder, &staging, tar, |tar| lower_layers(tar).map(drop), context)?;
+            Ok(Reply::Done)
         }
         Request::ReadFile { rootfs, path, limit } => {
             view::read_file(view::open(&rootfs)?.as_fd(), &path, limit).map(Reply::File)

@@ -14,6 +14,7 @@
 //! - No process outlives its operation: dropping the future, or killing the caller, ends the helper and what it runs.
 //! - Files of mapped owners are accessed only inside the user namespace that maps them.
 
+pub(crate) mod cache_folder;
 mod client;
 pub(crate) mod descriptors;
 mod exit;

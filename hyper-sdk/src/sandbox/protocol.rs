@@ -7,7 +7,7 @@
 //!   caller ▶ helper   one byte + 3 descriptors  for each operation: control socket, output pipe, error pipe
 //! control socket (SOCK_STREAM, one an operation)
 //!   caller ▶ helper   frame: Request
-//!   caller ▶ helper   Apply only: frames of tar, an empty one at the end; a frame with the folders of the lower layers
+//!   caller ▶ helper   Apply, FillCache: frames of tar, an empty one at the end; a frame with the folders of the lower layers
 //!   helper ▶ caller   frame: Reply
 //! frame: length u32 little-endian, then as many bytes
 //! ```
@@ -113,6 +113,16 @@ pub(crate) enum Request<S = NoStep> {
     Pack {
         files: PathBuf,
         index: PathBuf,
+    },
+    /// Write the files of the folder of a cache mount to the output pipe, with exact times.
+    PackCache {
+        folder: PathBuf,
+    },
+    /// Unpack the archive that follows on the control socket into the empty folder `staging`, and move that to `folder` when
+    /// all of it has come, unless there is one. An empty list of folders follows after the archive.
+    FillCache {
+        folder: PathBuf,
+        staging: PathBuf,
     },
     ReadFile {
         rootfs: RootFs,

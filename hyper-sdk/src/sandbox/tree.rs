@@ -7,7 +7,7 @@ use super::{Context, Identity, records, view};
 use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, index_of, tree_of};
 use crate::layer::{
     ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, FileTime, LayerPath, LayerWriter, OwnerPolicy,
-    TimesTable, apply as apply_at_once, diff_overlay, diff_trees, pack as pack_layer, unpack,
+    TimesTable, apply as apply_at_once, diff_overlay, diff_trees, pack as pack_layer, unpack, write_folder,
 };
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -18,6 +18,9 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// The most files of a cache that are unpacked: their list is in memory.
+const MAX_CACHE_FILES: usize = 4_000_000;
 
 /// An archive without entries.
 const EMPTY_TAR: &[u8] = &[0; 1024];
@@ -219,6 +222,29 @@ pub(crate) fn pack(files: &Path, index: &Path, output: &mut impl Write) -> Resul
     let mut writer = LayerWriter::new(output, None);
     pack_layer(&index_of(index)?, files, &mut writer)?;
     writer.finish().map(drop)
+}
+
+/// Writes the files of a cache folder as an archive, with exact times.
+pub(crate) fn pack_cache(folder: &Path, output: &mut impl Write, context: Context) -> Result<()> {
+    // With a single id, files and folders have their owners in an attribute.
+    let owner =
+        |_: &LayerPath, stat: &rustix::fs::Stat, own: Option<_>| own.unwrap_or(records::seen_owner(stat));
+    let recorded = context.identity == Identity::Single;
+    let options = DiffOptions { owner: if recorded { Some(&owner) } else { None }, time: None };
+    let mut writer = LayerWriter::of_files(output);
+    write_folder(folder, &mut writer, &options)?;
+    writer.finish().map(drop)
+}
+
+/// Unpacks what [`pack_cache`] wrote, or somebody else, into an empty folder. Files whose owner cannot be set belong to root.
+pub(crate) fn unpack_cache(archive: impl Read, target: &Path, context: Context) -> Result<()> {
+    let mut options = apply_options(ApplyStyle::Plain, &[], context);
+    options.whiteouts = false;
+    options.max_entries = Some(MAX_CACHE_FILES);
+    if options.owners == OwnerPolicy::Keep {
+        options.owners = OwnerPolicy::KeepMapped;
+    }
+    apply_at_once(archive, target, &options).map(drop)
 }
 
 /// The owners that are recorded for a tree.

@@ -174,6 +174,7 @@ impl SolveContext {
         self.check_limits().await?;
         // Before the permit: a command that waits for a cache must not block others.
         let caches = self.lock_caches(exec, inputs, vertex.no_cache).await?;
+        self.fill_caches(&caches).await?;
         let _permit =
             self.commands.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
         let base_name = self.unpack(base).await?;

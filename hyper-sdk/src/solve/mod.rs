@@ -33,11 +33,13 @@ mod plan;
 mod record;
 mod retime;
 mod shared;
+mod shared_mounts;
 mod sink;
 mod step;
 mod task_log;
 mod times;
 mod unmade_copies;
+mod used_mounts;
 mod value;
 
 pub(crate) use blobs::PublishOptions;

@@ -23,7 +23,17 @@ const SOURCE: &str = "/source";
 /// The cache folders of a command, held while it runs.
 pub(super) struct Caches {
     folders: HashMap<usize, PathBuf>,
+    /// Those that another machine may fill.
+    pub(super) shareable: Vec<CacheFolder>,
     _locks: Vec<File>,
+}
+
+/// The folder of a cache mount of a command.
+pub(super) struct CacheFolder {
+    /// What it is known by, on every machine.
+    pub(super) name: Digest,
+    pub(super) id: String,
+    pub(super) folder: PathBuf,
 }
 
 impl Caches {
@@ -133,6 +143,8 @@ impl SolveContext {
     /// The locks are files, so that they work between processes. They are taken in the order of their names, so that commands
     /// cannot deadlock. Mounts of one command with the same cache share it.
     ///
+    /// A shared one is not locked against other commands, but against those who copy its content for other machines.
+    ///
     /// With `--no-cache`, a cache with an owner or mode starts empty, once in a build, and later builds use the new cache.
     pub(super) async fn lock_caches(
         &self,
@@ -142,19 +154,11 @@ impl SolveContext {
     ) -> Result<Caches> {
         let mut keys = HashMap::new();
         let mut wanted: BTreeMap<String, Sharing> = BTreeMap::new();
+        let mut shareable = BTreeMap::new();
         for (at, mount) in exec.mounts.iter().enumerate() {
-            let MountKind::Cache { id, from, sharing, owner, .. } = &mount.kind else { continue };
-            let mut name = Hasher::sha256();
-            name.update_field(id);
-            // A cache has one folder for each owner and mode, and one without.
-            if let Some(CacheOwner { mode, uid, gid }) = owner {
-                name.update_field(format!("{mode:o} {uid} {gid}"));
-            }
-            if let Some((input, source)) = from {
-                name.update_field(self.source_key(inputs, *input, source).await?);
-                name.update_field(source);
-            }
-            let mut key = name.finish().hex().to_owned();
+            let MountKind::Cache { id, sharing, owner, .. } = &mount.kind else { continue };
+            let Some(name) = self.cache_name(&mount.kind, inputs).await? else { continue };
+            let mut key = name.hex().to_owned();
             if owner.is_some() {
                 key = self.generation(&key, reset)?;
             }
@@ -162,23 +166,23 @@ impl SolveContext {
             if *sharing == Sharing::Locked || *strictest == Sharing::Shared {
                 *strictest = *sharing;
             }
+            // One that has just been emptied stays empty.
+            if !(reset && owner.is_some()) {
+                shareable.insert(key.clone(), (name, id.clone()));
+            }
             keys.insert(at, key);
         }
         let (mut found, mut locks) = (HashMap::new(), Vec::new());
         for (key, sharing) in wanted {
             let folder = match sharing {
-                Sharing::Shared => self.cache_mounts.join(&key),
+                Sharing::Shared => {
+                    let folder = self.cache_mounts.join(&key);
+                    locks.push(wait_for_lock(&folder, Lock::InUse).await?);
+                    folder
+                }
                 Sharing::Locked => {
                     let folder = self.cache_mounts.join(&key);
-                    let mut pause = Duration::from_millis(1);
-                    let lock = loop {
-                        match try_lock(&folder)? {
-                            Some(lock) => break lock,
-                            None => tokio::time::sleep(pause).await,
-                        }
-                        pause = (pause * 2).min(Duration::from_millis(100));
-                    };
-                    locks.push(lock);
+                    locks.push(wait_for_lock(&folder, Lock::Alone).await?);
                     folder
                 }
                 Sharing::Private => {
@@ -186,7 +190,7 @@ impl SolveContext {
                     loop {
                         let suffix = if number == 0 { String::new() } else { format!("-{number}") };
                         let folder = self.cache_mounts.join(format!("{key}{suffix}"));
-                        if let Some(lock) = try_lock(&folder)? {
+                        if let Some(lock) = try_lock(&folder, Lock::Alone)? {
                             locks.push(lock);
                             break folder;
                         }
@@ -197,12 +201,35 @@ impl SolveContext {
             crate::uses::mark(&folder);
             found.insert(key, folder);
         }
-        let folders = keys.into_iter().filter_map(|(at, key)| Some((at, found.get(&key)?.clone()))).collect();
-        Ok(Caches { folders, _locks: locks })
+        let folders = keys.iter().filter_map(|(at, key)| Some((*at, found.get(key)?.clone()))).collect();
+        let shareable = shareable
+            .into_iter()
+            .filter_map(|(key, (name, id))| Some(CacheFolder { name, id, folder: found.get(&key)?.clone() }));
+        Ok(Caches { folders, shareable: shareable.collect(), _locks: locks })
+    }
+
+    /// What a cache mount is known by; `None` for another mount. It is the same on every machine.
+    pub(super) async fn cache_name(
+        &self,
+        mount: &MountKind,
+        inputs: &[StepResult],
+    ) -> Result<Option<Digest>> {
+        let MountKind::Cache { id, from, owner, .. } = mount else { return Ok(None) };
+        let mut name = Hasher::sha256();
+        name.update_field(id);
+        // A cache has one folder for each owner and mode, and one without.
+        if let Some(CacheOwner { mode, uid, gid }) = owner {
+            name.update_field(format!("{mode:o} {uid} {gid}"));
+        }
+        if let Some((input, source)) = from {
+            name.update_field(self.source_key(inputs, *input, source).await?);
+            name.update_field(source);
+        }
+        Ok(Some(name.finish()))
     }
 
     /// The name of the current generation of a cache.
-    fn generation(&self, key: &str, reset: bool) -> Result<String> {
+    pub(super) fn generation(&self, key: &str, reset: bool) -> Result<String> {
         let path = self.cache_mounts.join(format!("{key}.generation"));
         let mut renewed = self.reset_caches.lock().unwrap_or_else(PoisonError::into_inner);
         if reset && renewed.insert(key.to_owned()) {
@@ -280,12 +307,42 @@ fn selected(source: &str) -> CopySpec {
     spec
 }
 
-/// Tries to take the lock of a cache folder.
-fn try_lock(folder: &Path) -> Result<Option<File>> {
-    let path = folder.with_extension("lock");
+/// A lock of a cache folder.
+#[derive(Clone, Copy)]
+pub(super) enum Lock {
+    /// For one command at a time.
+    Alone,
+    /// For any number of commands, while nobody copies the content.
+    InUse,
+    /// For whoever copies the content, while no command has [`Lock::InUse`].
+    Still,
+}
+
+/// Waits for a lock of a cache folder.
+pub(super) async fn wait_for_lock(folder: &Path, lock: Lock) -> Result<File> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match try_lock(folder, lock)? {
+            Some(lock) => return Ok(lock),
+            None => tokio::time::sleep(pause).await,
+        }
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+/// Tries to take a lock of a cache folder.
+pub(super) fn try_lock(folder: &Path, lock: Lock) -> Result<Option<File>> {
+    let path = folder.with_extension(match lock {
+        Lock::Alone => "lock",
+        Lock::InUse | Lock::Still => "shared",
+    });
     let failed = |e| Error::io("cannot lock a cache mount", &path, e);
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    match file.try_lock() {
+    let locked = match lock {
+        Lock::Alone | Lock::Still => file.try_lock(),
+        Lock::InUse => file.try_lock_shared(),
+    };
+    match locked {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(e)) => Err(failed(e)),

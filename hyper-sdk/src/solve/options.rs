@@ -103,6 +103,8 @@ pub(crate) struct SolverOptions {
     pub imports: Imports,
     /// Whether the results of all steps are kept, for a cache that other machines import.
     pub keeps_results: bool,
+    /// Whether the contents of cache mounts are for other machines.
+    pub shares_mounts: bool,
     /// Who keeps what the keys of steps that ran were made of.
     pub recorder: Option<StepRecorder>,
     /// The receiver of events.

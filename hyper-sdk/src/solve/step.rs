@@ -7,6 +7,7 @@ use super::on_error::AfterFailure;
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
 use super::record::{Ended, FileLister, StepRecorder};
 use super::sink::{LAYERS_REPOSITORY, Target};
+use super::used_mounts::UsedMounts;
 use super::value::{Layer, LayerTimes};
 use super::{Failed, PendingResult, StepReport};
 use crate::cache::{CacheRecord, Imports, SharedCache};
@@ -90,6 +91,8 @@ pub(crate) struct SolveContext {
     pub(super) imports: Imports,
     /// The results of vertices, when they are kept for a cache that other machines import.
     pub(super) results: Option<Mutex<Vec<Chain>>>,
+    /// The cache mounts of steps, when their contents are for other machines.
+    pub(super) used_mounts: Option<Mutex<UsedMounts>>,
     pub(super) progress: Progress,
     /// How many commands run at once.
     pub(super) commands: tokio::sync::Semaphore,
@@ -160,6 +163,7 @@ impl SolveContext {
             damage: options.damage,
             imports: options.imports,
             results: options.keeps_results.then(Mutex::default),
+            used_mounts: options.shares_mounts.then(Mutex::default),
             progress: options.progress,
             commands: tokio::sync::Semaphore::new(options.parallel.unwrap_or(processors.max(4))),
             pulls: tokio::sync::Semaphore::new(PULLS),
@@ -216,6 +220,7 @@ impl SolveContext {
             Ok(keys) => keys,
             Err(e) => return failed(vertex, task, e),
         };
+        self.note_mounts(vertex, inputs).await?;
         if !vertex.no_cache
             && let Some(layer) = self.find(&mut keys, time).await?
         {

@@ -408,7 +408,7 @@ fn folders(root: &Path, derived: &HashMap<String, SystemTime>) -> Vec<Found> {
     for (path, name) in entries(root, "mounts") {
         if path.is_dir() {
             let item = SpaceItem::new(SpaceKind::CacheMount, name, "cache mount");
-            let paths = beside(&path, &[".lock", ".used", ".lent"]);
+            let paths = beside(&path, &[".lock", ".shared", ".used", ".lent"]);
             found.push(Found::new(item, last_use(&path), Action::Paths(paths.clone()), paths));
         }
     }

@@ -158,7 +158,7 @@ impl Files {
         let sockets = args.ssh.iter().filter_map(|agent| Some(agent.split_once('=')?.1));
         files.read.extend(sockets.filter(|socket| !socket.is_empty()).map(PathBuf::from));
         let places = args.caches.cache_from.iter().flat_map(|cache| text::cache_from([cache]));
-        files.read.extend(places.flatten().filter_map(folder_of));
+        files.read.extend(places.flatten().filter_map(|cache| folder_of(cache.place)));
         let outputs = args.outputs.iter().flat_map(|output| Output::parse(output));
         files.written.extend(outputs.filter_map(written));
         let caches = args.caches.cache_to.iter().flat_map(|cache| text::cache_to([cache])).flatten();

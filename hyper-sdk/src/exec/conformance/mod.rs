@@ -66,7 +66,8 @@ macro_rules! executor_conformance {
             a_failed_command_leaves_the_executor_usable,
 
             a_tree_is_mounted, writes_to_a_mounted_tree_are_discarded, a_file_of_the_host_is_mounted,
-            a_cache_keeps_what_is_written, a_read_only_cache_is_not_written, a_secret_is_a_file_with_its_mode,
+            a_cache_keeps_what_is_written, a_cache_is_packed_and_another_is_filled,
+            a_broken_archive_fills_no_cache, a_read_only_cache_is_not_written, a_secret_is_a_file_with_its_mode,
             tmpfs_content_is_discarded, an_inline_file_is_mounted, the_last_of_two_mounts_at_one_target_is_used,
             a_mount_may_be_relative_to_the_working_folder, a_missing_source_is_an_error,
             mounts_leave_nothing_in_the_root, a_command_has_the_given_host_names,

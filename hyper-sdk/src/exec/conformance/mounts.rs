@@ -3,6 +3,7 @@
 use super::kit::*;
 use crate::ErrorKind;
 use crate::exec::{CacheMount, Executor, MountSource, RootFs, SecretBytes};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -87,6 +88,49 @@ pub async fn a_cache_keeps_what_is_written(executor: Arc<dyn Executor>, rootfs: 
         );
     }
     assert_eq!(run(&executor, &rootfs, shell("test -e /c/f")).await.code, 1, "it is not in the root");
+}
+
+pub async fn a_cache_is_packed_and_another_is_filled(executor: Arc<dyn Executor>, rootfs: RootFs) {
+    needs!(executor, sandbox, cache_contents);
+    let folder = context();
+    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+    let fill = "mkdir -p /c/d && echo text > /c/d/f && chmod 751 /c/d/f && ln /c/d/f /c/g && ln -s d/f /c/l && chmod 1777 /c";
+    output_of(&executor, &rootfs, with_mount(shell(fill), "/c", cache(&one, false))).await;
+    let show = "cd /c; find . | sort | xargs stat -c '%a %u:%g %h %F %Y %n'; cat d/f l";
+    let shown = output_of(&executor, &rootfs, with_mount(shell(show), "/c", cache(&one, false))).await;
+    let files = executor.pack_cache(&one).await.unwrap();
+    executor.fill_cache(&two, files).await.unwrap();
+    let filled = output_of(&executor, &rootfs, with_mount(shell(show), "/c", cache(&two, false))).await;
+    assert_eq!(filled, shown);
+    assert!(shown.contains("751 0:0 2 regular file"), "{shown}");
+    // A folder that exists stays.
+    output_of(&executor, &rootfs, with_mount(shell("echo own > /c/d/f"), "/c", cache(&two, false))).await;
+    executor.fill_cache(&two, executor.pack_cache(&one).await.unwrap()).await.unwrap();
+    let own = output_of(&executor, &rootfs, with_mount(shell("cat /c/d/f"), "/c", cache(&two, false))).await;
+    assert_eq!(own, "own\n");
+}
+
+pub async fn a_broken_archive_fills_no_cache(executor: Arc<dyn Executor>, rootfs: RootFs) {
+    needs!(executor, sandbox, cache_contents);
+    let folder = context();
+    let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+    let fill = "head -c 1000000 /dev/zero > /c/f";
+    output_of(&executor, &rootfs, with_mount(shell(fill), "/c", cache(&one, false))).await;
+    let before = std::fs::read_dir(folder.path()).unwrap().count();
+    let cut = executor.pack_cache(&one).await.unwrap().take(500_000);
+    assert!(executor.fill_cache(&two, Box::new(cut)).await.is_err());
+    let broken = executor.pack_cache(&one).await.unwrap().take(500_000).chain(Broken);
+    assert!(executor.fill_cache(&two, Box::new(broken)).await.is_err());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), before, "nothing is left");
+}
+
+/// A reader that fails.
+struct Broken;
+
+impl Read for Broken {
+    fn read(&mut self, _: &mut [u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::ConnectionReset.into())
+    }
 }
 
 pub async fn a_read_only_cache_is_not_written(executor: Arc<dyn Executor>, rootfs: RootFs) {
