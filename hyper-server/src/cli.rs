@@ -5,12 +5,13 @@
 
 use crate::auth::{AnonymousAccess, htpasswd_entry};
 use crate::command_docs::{self, Shell};
-use crate::config::{Config, LogFormat, REFERENCE};
+use crate::config::{Config, LogFormat, REFERENCE, TimeSpan};
 use crate::log::LineWriter;
 use crate::{HangUps, ListenAddress, Registry, ServerOptions, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use hyper_sdk::store::{DiskStore, RegistryStore as _};
-use hyper_sdk::{Error, ErrorDetail, Result, ResultExt};
+use hyper_sdk::clock::{Clock as _, SystemClock};
+use hyper_sdk::store::{CollectOptions, Collected, DiskStore, RegistryStore as _, RemovalObserver};
+use hyper_sdk::{Error, ErrorDetail, ErrorKind, Result, ResultExt};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Serves a folder as a registry
     Serve(ServeArgs),
+    /// Removes what nothing keeps from a store, once; a server may use the store meanwhile
+    Gc(GcArgs),
     /// Checks and explains configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -92,6 +95,22 @@ struct CheckArgs {
 }
 
 #[derive(Debug, Args)]
+struct GcArgs {
+    /// Configuration file, TOML; flags take precedence over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of the store [default: hyperregistry-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Remove manifests without a tag too that were pushed at least this long ago, such as `720h` [default: they stay]
+    #[arg(long, value_name = "TIME")]
+    untagged_after: Option<TimeSpan>,
+    /// Remove nothing, and say what would go and why
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
 struct HtpasswdArgs {
     /// Name of the user
     user: String,
@@ -125,6 +144,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match cli.command {
         Command::Serve(args) => run_serve(args),
+        Command::Gc(args) => gc(args),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Reference) => print(REFERENCE),
         Command::Htpasswd(args) => htpasswd(&args),
@@ -227,6 +247,38 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     let server = ServerOptions { connections: registry.connections().clone(), ..config.server() };
     serve(listener, registry, server, shutdown).await?;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// Collects garbage once. Every removal is a line, and the last line is the sum.
+fn gc(args: GcArgs) -> Result<()> {
+    let mut config = args.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
+    config.data = args.data.unwrap_or(config.data);
+    config.gc.untagged_after = args.untagged_after.or(config.gc.untagged_after);
+    config.check()?;
+    if !config.data.join("hyper.db").is_file() {
+        return Err(Error::new(ErrorKind::NotFound, "there is no store in the folder: --data names another")
+            .with_context("data", config.data.display()));
+    }
+    let observer: RemovalObserver = Arc::new(|removal| {
+        // Who reads no more has seen enough.
+        let _ = writeln!(std::io::stdout(), "{removal}");
+    });
+    let dry_run = args.dry_run;
+    let now = SystemClock.now();
+    let options = CollectOptions { dry_run, observer: Some(observer), ..config.collection().options(now) };
+    let collected = hyper_sdk::runtime::start()?.block_on(async {
+        let store = DiskStore::open_with(&config.data, None).await?;
+        store.collect(options).await
+    })?;
+    let Collected { manifests, links, blobs, bytes, left_to_another } = collected;
+    let verb = if dry_run { "would remove" } else { "removed" };
+    print(&format!(
+        "{verb} {manifests} manifests, {links} links of blobs, and the bytes of {blobs} blobs: {bytes} bytes\n"
+    ))?;
+    if left_to_another {
+        print("another process is removing bytes just now: what is left goes with its next collection\n")?;
+    }
     Ok(())
 }
 

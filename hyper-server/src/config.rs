@@ -4,7 +4,7 @@
 //! test compares it with the code.
 
 use crate::auth::AnonymousAccess;
-use crate::{CacheOptions, Limits, ListenAddress, RegistryOptions, ServerOptions};
+use crate::{CacheOptions, GarbageCollection, Limits, ListenAddress, RegistryOptions, ServerOptions};
 use hyper_sdk::clock::SystemClock;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, Result, ResultExt};
@@ -41,6 +41,10 @@ write-timeout = "60s"           # longest pause of a response
 drain-timeout = "30s"           # requests in flight when the server stops
 upload-max-age = "24h"          # idle uploads are removed after this time; "0s" keeps all
 
+[gc]
+every = "1h"                    # how often what nothing keeps is removed; "0s" never
+# untagged-after = "720h"       # remove manifests without a tag that are this old too; default: they stay
+
 [cache]
 memory = "32MiB"                # manifests and small blobs; 0 turns it off
 blob = "64KiB"                  # largest blob that is kept
@@ -73,6 +77,8 @@ pub(crate) struct Config {
     pub(crate) auth: AuthConfig,
     /// Limits.
     pub(crate) limits: LimitsConfig,
+    /// Garbage collection.
+    pub(crate) gc: GcConfig,
     /// The cache in memory.
     pub(crate) cache: CacheConfig,
     /// The log.
@@ -118,6 +124,16 @@ pub(crate) struct LimitsConfig {
     pub(crate) drain_timeout: TimeSpan,
     /// The age at which an idle upload is removed; 0 keeps all.
     pub(crate) upload_max_age: TimeSpan,
+}
+
+/// Garbage collection.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct GcConfig {
+    /// The time between collections; 0 means that there are none.
+    pub(crate) every: TimeSpan,
+    /// The age at which manifests without a tag are removed.
+    pub(crate) untagged_after: Option<TimeSpan>,
 }
 
 /// The cache in memory.
@@ -185,6 +201,7 @@ impl Default for Config {
             sparse: false,
             auth: AuthConfig::default(),
             limits: LimitsConfig::default(),
+            gc: GcConfig::default(),
             cache: CacheConfig::default(),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
@@ -213,6 +230,12 @@ impl Default for LimitsConfig {
             drain_timeout: TimeSpan(server.drain_timeout),
             upload_max_age: TimeSpan(RegistryOptions::default().upload_max_age.unwrap_or_default()),
         }
+    }
+}
+
+impl Default for GcConfig {
+    fn default() -> Self {
+        Self { every: TimeSpan(Duration::from_secs(60 * 60)), untagged_after: None }
     }
 }
 
@@ -329,6 +352,12 @@ impl Config {
         Some(self.limits.upload_max_age.0).filter(|age| !age.is_zero())
     }
 
+    /// What a collection of garbage removes, and how often.
+    pub(crate) fn collection(&self) -> GarbageCollection {
+        let untagged_after = self.gc.untagged_after.map(|age| age.0);
+        GarbageCollection { every: self.gc.every.0, untagged_after }
+    }
+
     /// The options of the registry. The caller adds the path of the key of tokens.
     pub(crate) fn registry(&self) -> RegistryOptions {
         RegistryOptions {
@@ -342,6 +371,7 @@ impl Config {
             token_key: None,
             public_url: self.public_url.clone(),
             upload_max_age: self.upload_max_age(),
+            garbage_collection: Some(self.collection()).filter(|gc| !gc.every.is_zero()),
             limits: Limits {
                 manifest_bytes: usize::try_from(self.limits.manifest.0).unwrap_or(usize::MAX),
                 blob_bytes: self.limits.blob.map(|s| s.0),
@@ -501,11 +531,15 @@ mod tests {
         let read = Config::parse(REFERENCE).unwrap();
         assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
         let everything = REFERENCE.replace("# htpasswd", "htpasswd").replace("# anonymous", "anonymous");
-        let everything = everything.replace("# public-url", "public-url");
+        let everything = everything.replace("# public-url", "public-url").replace("# untagged", "untagged");
         let everything = Config::parse(&everything.replace("# blob", "blob")).unwrap();
         assert_eq!(everything.auth.anonymous, Some(AnonymousAccess::Pull));
         assert_eq!(everything.limits.blob, Some(Size(20 << 30)));
         assert!(everything.auth.htpasswd.is_some());
+        let gc = everything.registry().garbage_collection.unwrap();
+        assert_eq!(gc.untagged_after, Some(Duration::from_secs(30 * 24 * 60 * 60)));
+        let never = Config::parse("[gc]\nevery = \"0s\"").unwrap();
+        assert!(never.registry().garbage_collection.is_none());
     }
 
     #[test]

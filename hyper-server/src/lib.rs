@@ -43,7 +43,7 @@ pub use connection::{ConnectionInfo, Connections};
 pub use hang_up::HangUps;
 pub use hyper_sdk::store::wrap::CacheOptions;
 pub use listen::ListenAddress;
-pub use options::{Limits, RegistryOptions};
+pub use options::{GarbageCollection, Limits, RegistryOptions};
 pub use registry::{Registry, router};
 pub use serve::{ServerOptions, serve};
 pub use server::{RunningServer, Server};

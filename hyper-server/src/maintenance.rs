@@ -1,24 +1,33 @@
-//! The maintenance task of a registry: it removes idle uploads.
+//! The maintenance tasks of a registry: one removes idle uploads, the other what nothing keeps.
 
+use crate::options::GarbageCollection;
 use crate::state::State;
 use hyper_sdk::ErrorKind;
+use hyper_sdk::clock::{Clock as _, SystemClock};
+use hyper_sdk::store::CollectOptions;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
-/// Starts the maintenance task, once for each registry. Without a runtime, a later call starts it. The task ends when
-/// the registry is dropped.
+/// How often a collection looks for bytes that no row of the database names, which takes a query for every blob.
+const UNNAMED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Starts the maintenance tasks, once for each registry. Without a runtime, a later call starts them. They end when the
+/// registry is dropped.
 pub(crate) fn start(state: &Arc<State>) {
     if state.has_maintenance.load(Ordering::Relaxed) {
         return;
     }
     let Ok(runtime) = Handle::try_current() else { return };
-    if state.has_maintenance.swap(true, Ordering::Relaxed) {
+    if state.has_maintenance.swap(true, Ordering::Relaxed) || state.options.read_only {
         return;
     }
-    if let Some(age) = state.options.upload_max_age.filter(|_| !state.options.read_only) {
+    if let Some(age) = state.options.upload_max_age {
         runtime.spawn(expire_uploads(Arc::downgrade(state), age));
+    }
+    if let Some(options) = state.options.garbage_collection {
+        runtime.spawn(collect_garbage(Arc::downgrade(state), options));
     }
 }
 
@@ -32,6 +41,38 @@ async fn expire_uploads(state: Weak<State>, age: Duration) {
             Ok(count) => tracing::info!(count, "idle uploads were removed"),
             Err(e) if e.kind() == ErrorKind::Unsupported => return,
             Err(error) => tracing::warn!(%error, "idle uploads cannot be removed"),
+        }
+    }
+}
+
+async fn collect_garbage(state: Weak<State>, options: GarbageCollection) {
+    let mut looked = None;
+    loop {
+        tokio::time::sleep(options.every).await;
+        let Some(state) = state.upgrade() else { return };
+        let unnamed = looked.is_none_or(|at: Instant| at.elapsed() >= UNNAMED);
+        let options = CollectOptions { unnamed, ..options.options(SystemClock.now()) };
+        match state.store.collect(options).await {
+            Ok(collected) => {
+                if unnamed && !collected.left_to_another {
+                    looked = Some(Instant::now());
+                }
+                state.metrics.collected(&collected);
+                if collected.manifests + collected.links + collected.blobs > 0 {
+                    tracing::info!(
+                        manifests = collected.manifests,
+                        links = collected.links,
+                        blobs = collected.blobs,
+                        bytes = collected.bytes,
+                        "garbage was removed"
+                    );
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::Unsupported => return,
+            Err(error) => {
+                state.metrics.collection_failed();
+                tracing::warn!(%error, "garbage cannot be removed");
+            }
         }
     }
 }

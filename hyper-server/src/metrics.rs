@@ -6,6 +6,7 @@
 use crate::connection::Connections;
 use crate::route::Endpoint;
 use http::{Method, StatusCode};
+use hyper_sdk::store::Collected;
 use hyper_sdk::store::wrap::CacheStatistics;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -49,6 +50,11 @@ pub(crate) struct Metrics {
     pub(crate) bytes_out: AtomicU64,
     pub(crate) in_flight: AtomicI64,
     uploads: AtomicI64,
+    collections: AtomicU64,
+    failed_collections: AtomicU64,
+    collected_manifests: AtomicU64,
+    collected_blobs: AtomicU64,
+    collected_bytes: AtomicU64,
 }
 
 /// Increments a gauge until it is dropped.
@@ -72,6 +78,19 @@ impl Metrics {
     /// An upload whose bytes are being received.
     pub(crate) fn upload(&self) -> GaugeGuard<'_> {
         GaugeGuard::new(&self.uploads)
+    }
+
+    /// Counts a collection of garbage that ended.
+    pub(crate) fn collected(&self, collected: &Collected) {
+        self.collections.fetch_add(1, Ordering::Relaxed);
+        self.collected_manifests.fetch_add(collected.manifests, Ordering::Relaxed);
+        self.collected_blobs.fetch_add(collected.blobs, Ordering::Relaxed);
+        self.collected_bytes.fetch_add(collected.bytes, Ordering::Relaxed);
+    }
+
+    /// Counts a collection of garbage that failed.
+    pub(crate) fn collection_failed(&self) {
+        self.failed_collections.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts an answered request; `route` is an index into [`Endpoint::NAMES`], `None` when there was none.
@@ -175,6 +194,11 @@ impl Metrics {
             ),
             ("cache_hits_total", "Look-ups that the cache in memory knew", cache.hits),
             ("cache_misses_total", "Look-ups that the cache in memory did not know", cache.misses),
+            ("gc_runs_total", "Collections of garbage that ended", load(&self.collections)),
+            ("gc_failures_total", "Collections of garbage that failed", load(&self.failed_collections)),
+            ("gc_manifests_total", "Manifests removed as garbage", load(&self.collected_manifests)),
+            ("gc_blobs_total", "Blobs removed as garbage", load(&self.collected_blobs)),
+            ("gc_bytes_total", "Bytes of blobs removed as garbage", load(&self.collected_bytes)),
         ];
         for (name, help, value) in counters {
             header(&mut out, name, "counter", help);

@@ -2,6 +2,7 @@
 
 use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
 use hyper_sdk::clock::{SharedClock, SystemClock};
+use hyper_sdk::store::CollectOptions;
 use hyper_sdk::store::wrap::CacheOptions;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,6 +32,30 @@ impl Default for Limits {
             page_entries: 10_000,
             body_idle: Duration::from_secs(60),
         }
+    }
+}
+
+/// When a registry removes what nothing keeps: blobs that no manifest of their repository references, a day after a client
+/// pushed or mounted them or was told that they are there; and manifests without a tag, if that is asked for. Clients and
+/// other servers of the store go on meanwhile.
+///
+/// It runs on the runtime of the registry from the first request on, or from [`crate::Registry::new`] on when that is called
+/// on a runtime, and ends with the registry. A registry that is read-only removes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GarbageCollection {
+    /// The time from the end of a collection to the next one.
+    pub every: Duration,
+    /// Removes manifests that were pushed at least this long ago and that no tag, no index and no subject keeps; `None`
+    /// keeps them until they are deleted.
+    pub untagged_after: Option<Duration>,
+}
+
+impl GarbageCollection {
+    /// What a collection at this time, in seconds since 1970, removes.
+    pub(crate) fn options(&self, now: i64) -> CollectOptions {
+        let age = |age: Duration| i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+        let untagged_until = self.untagged_after.map(|after| now.saturating_sub(age(after)));
+        CollectOptions { untagged_until, ..CollectOptions::default() }
     }
 }
 
@@ -71,6 +96,9 @@ pub struct RegistryOptions {
     /// The age at which an idle upload is removed; `None` keeps all. The registry removes such uploads regularly, from
     /// its first request on, or from [`crate::Registry::new`] on when that is called on a tokio runtime.
     pub upload_max_age: Option<Duration>,
+    /// Removes what nothing keeps, regularly; `None` leaves that to others, such as a builder that has the same store. See
+    /// [`GarbageCollection`] for what that is.
+    pub garbage_collection: Option<GarbageCollection>,
     /// Limits.
     pub limits: Limits,
     /// The cache in memory.
@@ -98,6 +126,7 @@ impl Default for RegistryOptions {
             token_key: None,
             public_url: None,
             upload_max_age: Some(Duration::from_secs(24 * 60 * 60)),
+            garbage_collection: None,
             limits: Limits::default(),
             cache: CacheOptions::default(),
             metrics: true,

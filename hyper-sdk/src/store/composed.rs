@@ -236,6 +236,25 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         Ok(record.size)
     }
 
+    async fn lease_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
+        let size = self.stat_blob(repository, digest).await?;
+        if !self.0.meta.writable() {
+            return Ok(size);
+        }
+        let until = self.leased_until();
+        let end = self.0.meta.leased_until(repository, digest).await?;
+        let end = end.ok_or_else(|| blob_unknown(repository, digest))?;
+        // Half of the time is left at least, and most requests write nothing.
+        if end < until - LEASE / 2 {
+            let (repository, digest) = (repository.clone(), digest.clone());
+            match self.0.meta.write(Change::LeaseBlob { repository, digest, until }).await {
+                Err(e) if e.kind() != ErrorKind::StorageFull => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(size)
+    }
+
     async fn get_blob(
         &self,
         repository: &RepositoryName,

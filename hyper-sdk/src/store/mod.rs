@@ -164,6 +164,15 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// The size of a blob of a repository, in bytes. A blob whose bytes the store has lost counts as missing.
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64>;
 
+    /// [`RegistryStore::stat_blob`] for a client that is about to reference the blob and is told that it need not push it.
+    /// A store that collects garbage then keeps the blob in the repository for as long as after a push, without a manifest.
+    ///
+    /// A store that is full, or cannot be written, answers without that promise: at worst the client's manifest is refused
+    /// later, because the blob is missing.
+    async fn lease_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
+        self.stat_blob(repository, digest).await
+    }
+
     /// The content of a blob of a repository, or a part of it. A blob whose bytes the store has lost counts as missing.
     async fn get_blob(
         &self,

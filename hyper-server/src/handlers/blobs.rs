@@ -22,8 +22,8 @@ const FOREVER: HeaderValue = HeaderValue::from_static("max-age=31536000, immutab
 pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Outcome {
     let unchanged = || not_modified(call, &digest_value(digest), &etag_value(digest));
     if call.is_head() {
-        // Clients send HEAD before they push, so the store is asked and not the cache.
-        let size = call.store.stat_blob(repository, digest).await?;
+        // Clients send HEAD before they push, so the store is asked and not the cache, and keeps the blob for their manifest.
+        let size = call.store.lease_blob(repository, digest).await?;
         return Ok(unchanged().unwrap_or_else(|| streamed(digest, size, Body::empty())));
     }
     let range = requested_ranges(call, digest);

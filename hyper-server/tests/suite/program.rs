@@ -1,7 +1,9 @@
 //! The program `hyperregistry`: its command line, its signals, and what survives `kill -9`.
 
 use super::support::{image, noise};
-use hyper_sdk::{Digest, media_type};
+use hyper_sdk::oci::{ImageIndex, Manifest};
+use hyper_sdk::store::{DiskStore, PutManifest, RegistryStore as _, SharedStore};
+use hyper_sdk::{Digest, RepositoryName, Tag, media_type};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -68,6 +70,59 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A folder with an image that has a tag, one that has none, and a blob that was deleted.
+async fn folder_with_garbage(folder: &Path) {
+    let store: SharedStore = Arc::new(DiskStore::open(folder).await.unwrap());
+    let name = RepositoryName::parse("team/app").unwrap();
+    let index = |n: &str| {
+        let annotations = [("n".to_owned(), n.to_owned())].into();
+        Manifest::sniff(ImageIndex { annotations, ..ImageIndex::new(vec![]) }.to_bytes()).unwrap()
+    };
+    store.put_manifest(&name, PutManifest::new(index("tagged"), [Tag::latest()])).await.unwrap();
+    store.put_manifest(&name, PutManifest::new(index("untagged"), [])).await.unwrap();
+    let digest = Digest::sha256("deleted");
+    store.put_blob(&name, &digest, "deleted".into()).await.unwrap();
+    store.delete_blob(&name, &digest).await.unwrap();
+}
+
+#[tokio::test]
+async fn gc_explains_in_a_dry_run_and_removes() {
+    let dir = tempfile::tempdir().unwrap();
+    folder_with_garbage(dir.path()).await;
+    let data = dir.path().to_str().unwrap();
+    let gc = |more: &[&str]| {
+        let output = run(&[&["gc", "--data", data], more].concat(), "");
+        assert!(output.status.success(), "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let blob = format!("bytes of {} (7 bytes): no repository has the blob\n", Digest::sha256("deleted"));
+    let sum = "0 manifests, 0 links of blobs, and the bytes of 1 blobs: 7 bytes\n";
+    assert_eq!(gc(&["--dry-run"]), format!("{blob}would remove {sum}"));
+    assert_eq!(gc(&[]), format!("{blob}removed {sum}"));
+    assert!(gc(&[]).starts_with("removed 0 manifests"));
+    let untagged = gc(&["--untagged-after", "0s"]);
+    assert!(
+        untagged.starts_with("manifest team/app@sha256:") && untagged.contains("removed 1 manifests"),
+        "{untagged}"
+    );
+    let store = DiskStore::open(dir.path()).await.unwrap();
+    let name = RepositoryName::parse("team/app").unwrap();
+    assert!(store.get_manifest(&name, &Tag::latest().into()).await.is_ok());
+}
+
+#[test]
+fn gc_needs_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["gc", "--data", dir.path().to_str().unwrap()], "");
+    assert!(
+        !output.status.success() && stderr(&output).contains("there is no store in the folder"),
+        "{output:?}"
+    );
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    let output = run(&["gc", "--untagged-after", "soon"], "");
+    assert!(!output.status.success() && stderr(&output).contains("invalid duration"), "{output:?}");
 }
 
 #[test]

@@ -2,9 +2,10 @@
 
 use super::support::{Api, image, noise};
 use axum::body::Body;
-use hyper_sdk::store::{DiskStore, SharedStore};
-use hyper_sdk::{Digest, media_type};
-use hyper_server::{Registry, RegistryOptions, Server, ServerOptions};
+use hyper_sdk::store::{DiskStore, MemoryStore, PutManifest, RegistryStoreExt as _, SharedStore};
+use hyper_sdk::testing::FrozenClock;
+use hyper_sdk::{Digest, RepositoryName, media_type};
+use hyper_server::{GarbageCollection, Registry, RegistryOptions, Server, ServerOptions};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -363,6 +364,51 @@ async fn a_server_with_users_starts_without_a_writable_key_file() {
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
     disk.remount("ro");
     start();
+}
+
+/// What no manifest references goes a day after a client was told of it last: by a push or by the answer to HEAD.
+#[tokio::test]
+async fn a_running_server_removes_what_nothing_keeps() {
+    let clock = Arc::new(FrozenClock::default());
+    let store: SharedStore = Arc::new(MemoryStore::default().with_clock(clock.clone()));
+    let collection = GarbageCollection { every: Duration::from_millis(20), untagged_after: None };
+    let options = RegistryOptions { garbage_collection: Some(collection), ..RegistryOptions::default() };
+    let address = "127.0.0.1:0".parse().unwrap();
+    let server = Server::start(store.clone(), address, options, ServerOptions::default()).await.unwrap();
+    let name = RepositoryName::parse("a").unwrap();
+    let config = store.put_bytes(&name, media_type::OCI_CONFIG, "{}".into()).await.unwrap().digest;
+    let kept = hyper_sdk::oci::Manifest::sniff(image(b"{}").to_bytes()).unwrap();
+    store.put_manifest(&name, PutManifest::new(kept, [])).await.unwrap();
+    let [loose, asked] = ["loose", "asked"].map(|text| Digest::sha256(text));
+    for (digest, text) in [(&loose, "loose"), (&asked, "asked")] {
+        store.put_blob(&name, digest, text.into()).await.unwrap();
+    }
+    clock.advance(20 * 60 * 60);
+    let client = reqwest::Client::new();
+    let head = client.head(format!("{}/v2/a/blobs/{asked}", server.url())).send().await.unwrap();
+    assert_eq!(head.status(), 200);
+    clock.advance(10 * 60 * 60);
+    let mut is_gone = false;
+    for _ in 0..500 {
+        is_gone = !store.has_blob(&name, &loose).await.unwrap();
+        if is_gone {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(is_gone, "the blob is still there");
+    for digest in [&config, &asked] {
+        assert!(store.has_blob(&name, digest).await.unwrap(), "{digest} was removed");
+    }
+    let mut metrics = String::new();
+    for _ in 0..500 {
+        metrics = client.get(format!("{}/metrics", server.url())).send().await.unwrap().text().await.unwrap();
+        if metrics.contains("\nhyperregistry_gc_blobs_total 1\n") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(metrics.contains("\nhyperregistry_gc_bytes_total 5\n"), "{metrics}");
 }
 
 #[tokio::test]

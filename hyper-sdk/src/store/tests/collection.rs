@@ -424,6 +424,49 @@ async fn a_second_collector_leaves_bytes_to_the_first() {
     assert_eq!(store.read_blob(&at, &digest(1), 1 << 20).await.unwrap(), content(1));
 }
 
+/// A client that was told that a blob is there has a day to push the manifest, also when the last manifest with the blob is
+/// deleted meanwhile.
+#[tokio::test]
+async fn a_blob_that_a_client_was_told_of_stays_for_its_manifest() {
+    let clock = Arc::new(FrozenClock::default());
+    let (store, at) = (crate::store::MemoryStore::default().with_clock(clock.clone()), name("a"));
+    for n in [1, 2, 3] {
+        store.put_blob(&at, &digest(n), content(n)).await.unwrap();
+    }
+    let config = Descriptor::new(media_type::OCI_CONFIG, digest(1), content(1).len() as u64);
+    let image = Manifest::sniff(ImageManifest::new(config, vec![]).to_bytes()).unwrap();
+    let image = store.put_manifest(&at, PutManifest::new(image, [])).await.unwrap().digest;
+    clock.advance(DAY - 60);
+    for n in [1, 2] {
+        assert_eq!(store.lease_blob(&at, &digest(n)).await.unwrap(), content(n).len() as u64);
+    }
+    assert_eq!(store.lease_blob(&at, &digest(9)).await.unwrap_err().kind(), ErrorKind::BlobUnknown);
+    store.delete_manifest(&at, &image.into()).await.unwrap();
+    clock.advance(DAY / 2);
+    assert_eq!(store.collect(CollectOptions::default()).await.unwrap().blobs, 1);
+    for (n, stays) in [(1, true), (2, true), (3, false)] {
+        assert_eq!(store.has_blob(&at, &digest(n)).await.unwrap(), stays, "blob {n}");
+    }
+    clock.advance(DAY);
+    assert_eq!(store.collect(CollectOptions::default()).await.unwrap().blobs, 2);
+}
+
+/// Whoever asks often writes rarely.
+#[tokio::test]
+async fn a_lease_that_ends_late_is_not_written_again() {
+    let clock = Arc::new(FrozenClock::default());
+    let (store, at) = (crate::store::MemoryStore::default().with_clock(clock.clone()), name("a"));
+    store.put_blob(&at, &digest(1), content(1)).await.unwrap();
+    let mut writes = 0;
+    for _ in 0..96 {
+        clock.advance(DAY / 48);
+        let before = store.version();
+        store.lease_blob(&at, &digest(1)).await.unwrap();
+        writes += u32::from(store.version() != before);
+    }
+    assert!((3..=5).contains(&writes), "{writes}");
+}
+
 /// A dry run tells the same as the collection removes, and removes nothing.
 #[tokio::test]
 async fn a_dry_run_explains() {

@@ -96,6 +96,7 @@ async fn the_metadata_suite_catches_every_fault() {
         VersionStands by the_version_changes_with_every_change;
         VersionRuns by the_version_changes_with_every_change;
         NoLease by a_lease_keeps_a_link;
+        LeaseUntold by the_end_of_a_lease_is_told;
         PushNoLease by a_new_link_has_a_lease;
         LeaseUnchecked by a_lease_needs_a_link;
         CollectsReferenced by a_referenced_link_is_not_collected;

@@ -55,6 +55,20 @@ pub async fn a_lease_keeps_a_link(opener: MetaOpener) {
     assert!(meta.blob(&a, &digest("x")).await.unwrap().is_none());
 }
 
+pub async fn the_end_of_a_lease_is_told(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b] = ["a", "b"].map(repository);
+    meta.write(link(&a, "x", 300)).await.unwrap();
+    assert_eq!(meta.leased_until(&a, &digest("x")).await.unwrap(), Some(300));
+    meta.write(lease(&a, "x", 500)).await.unwrap();
+    assert_eq!(meta.leased_until(&a, &digest("x")).await.unwrap(), Some(500));
+    for (name, text) in [(&a, "y"), (&b, "x")] {
+        assert_eq!(meta.leased_until(name, &digest(text)).await.unwrap(), None);
+    }
+    meta.write(unlink(&a, "x")).await.unwrap();
+    assert_eq!(meta.leased_until(&a, &digest("x")).await.unwrap(), None);
+}
+
 pub async fn a_lease_is_never_shortened(opener: MetaOpener) {
     let meta = opener.open().await;
     let [a, b] = ["a", "b"].map(repository);

@@ -86,7 +86,7 @@ macro_rules! meta_conformance {
             saving_an_ended_session_is_rejected, a_link_ends_its_session, stale_sessions_are_listed,
             only_stale_sessions_expire,
 
-            a_link_without_manifest_is_unreferenced, a_lease_keeps_a_link, a_lease_is_never_shortened,
+            a_link_without_manifest_is_unreferenced, a_lease_keeps_a_link, the_end_of_a_lease_is_told, a_lease_is_never_shortened,
             a_lease_needs_a_link, a_referenced_link_is_not_collected, a_manifest_protects_only_links_of_its_repository,
             an_index_protects_its_blobs, a_link_is_collected_once, a_new_link_has_a_lease,
             unlinked_blobs_are_listed, only_a_blob_without_links_is_condemned,

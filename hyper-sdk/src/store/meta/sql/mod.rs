@@ -256,6 +256,20 @@ impl MetaBackend for SqlMeta {
         Ok(row.map(|row| blobs::record(digest.clone(), row)))
     }
 
+    async fn leased_until(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<i64>> {
+        sqlx::query_scalar(
+            "SELECT l.leased_until FROM blobs b \
+             JOIN blob_links l ON l.blob_id = b.id \
+             JOIN repositories r ON r.id = l.repository_id \
+             WHERE b.digest = $1 AND r.name = $2",
+        )
+        .bind(digest.as_str())
+        .bind(repository.as_str())
+        .fetch_optional(&mut *self.reader().await?)
+        .await
+        .map_err(|e| self.failed(e))
+    }
+
     async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
         self.find_blobs(digests).await
     }

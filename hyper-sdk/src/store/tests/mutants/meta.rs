@@ -22,6 +22,7 @@ pub(super) enum MetaFault {
     VersionStands,
     VersionRuns,
     NoLease,
+    LeaseUntold,
     PushNoLease,
     LeaseUnchecked,
     CollectsReferenced,
@@ -161,6 +162,11 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
 
     async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>> {
         self.inner.blob(repository, digest).await
+    }
+
+    async fn leased_until(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<i64>> {
+        let end = self.inner.leased_until(repository, digest).await?;
+        Ok(if self.fault == MetaFault::LeaseUntold { end.map(|_| i64::MAX) } else { end })
     }
 
     async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
