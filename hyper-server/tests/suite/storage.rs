@@ -379,7 +379,7 @@ async fn a_running_server_removes_what_nothing_keeps() {
     let config = store.put_bytes(&name, media_type::OCI_CONFIG, "{}".into()).await.unwrap().digest;
     let kept = hyper_sdk::oci::Manifest::sniff(image(b"{}").to_bytes()).unwrap();
     store.put_manifest(&name, PutManifest::new(kept, [])).await.unwrap();
-    let [loose, asked] = ["loose", "asked"].map(|text| Digest::sha256(text));
+    let [loose, asked] = ["loose", "asked"].map(Digest::sha256);
     for (digest, text) in [(&loose, "loose"), (&asked, "asked")] {
         store.put_blob(&name, digest, text.into()).await.unwrap();
     }
