@@ -116,6 +116,7 @@ impl Cli {
     /// Must be called by `main`, before any thread starts: the sandbox starts this very program as its helper, which never
     /// returns from here.
     pub fn run(self) -> ExitCode {
+        hyper_sdk::runtime::keep_little_memory();
         hyper_sdk::exec::init();
         program::set_name(self.name);
         let mut line = self.line();

@@ -4,6 +4,12 @@
 //! first checks whether there are enough threads and descriptors, and keeps some threads for blocking work, which are
 //! used when the system allows no more threads later.
 
+#[cfg(feature = "build")]
+mod allocator;
+
+#[cfg(feature = "build")]
+pub use allocator::keep_little_memory;
+
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;
 use std::sync::mpsc::channel;

@@ -150,6 +150,14 @@ impl LayerPath {
         Self::new([&*self.0, b"/", name].concat())
     }
 
+    /// The entry called `name` in this directory. [`LayerPath::join`] has accepted the name before.
+    pub(crate) fn join_known(&self, name: &[u8]) -> Self {
+        match self.is_root() {
+            true => Self(name.into()),
+            false => Self([&*self.0, b"/", name].concat().into()),
+        }
+    }
+
     /// Whether this is `directory` itself or lies below it.
     pub fn starts_with(&self, directory: &Self) -> bool {
         directory.is_root()
@@ -169,16 +177,19 @@ impl LayerPath {
 
 impl Ord for LayerPath {
     fn cmp(&self, other: &Self) -> Ordering {
-        let (a, b) = (&self.0, &other.0);
-        let common = a.len().min(b.len());
-        match (0..common).find(|&i| a[i] != b[i]) {
-            // NUL never occurs, so a slash taken for zero sorts before every other byte.
-            Some(i) => {
-                let weight = |byte: u8| if byte == b'/' { 0 } else { byte };
-                weight(a[i]).cmp(&weight(b[i]))
-            }
-            None => a.len().cmp(&b.len()),
+        path_order(&self.0, &other.0)
+    }
+}
+
+/// The order of two paths by their parts.
+pub(super) fn path_order(a: &[u8], b: &[u8]) -> Ordering {
+    match a.iter().zip(b).find(|(a, b)| a != b) {
+        // NUL never occurs, so a slash taken for zero sorts before every other byte.
+        Some((a, b)) => {
+            let weight = |byte: u8| if byte == b'/' { 0 } else { byte };
+            weight(*a).cmp(&weight(*b))
         }
+        None => a.len().cmp(&b.len()),
     }
 }
 

@@ -44,19 +44,9 @@ impl<V> PathMap<V> {
         }
     }
 
-    /// How many paths there are.
-    pub(crate) fn len(&self) -> usize {
-        self.sorted.len() + self.others.len()
-    }
-
     /// All values, in no order.
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.sorted.iter().map(|(_, value)| value).chain(self.others.values())
-    }
-
-    /// All values, in no order, to change them.
-    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.sorted.iter_mut().map(|(_, value)| value).chain(self.others.values_mut())
     }
 
     /// Sets the value at a path, and returns the one before.

@@ -24,8 +24,9 @@ use super::conflicts::check_name;
 use super::file_digest::CAPABILITY;
 use super::metadata::Metadata;
 use super::pattern::{ParentMatch, PatternList};
-use super::plan::Content;
-use super::planner::{LinkGroup, Pending, Planner};
+use super::pending::LinkGroup;
+use super::plan::{Content, PlannedEntry};
+use super::planner::Planner;
 use super::source::SourceRoot;
 use super::sparse::{SparseRecords, SparseSpool};
 use crate::layer::Owner;
@@ -130,7 +131,7 @@ struct Unpacking<'a> {
     /// The number of hard links so far.
     names: u64,
     /// The members that `--exclude` leaves out, by their paths in the archive: a later link may name one.
-    left_out: HashMap<LayerPath, Pending>,
+    left_out: HashMap<LayerPath, PlannedEntry>,
     link_owners: HashMap<LinkGroup, Entry>,
     spool: Option<SparseSpool>,
 }
@@ -267,12 +268,11 @@ impl Planner<'_> {
         if existing.is_some() && !(entry.is_directory() && existing == Some(EntryKind::Directory)) {
             self.remove(&path);
         }
-        let mut pending = Pending::new(entry, content);
-        pending.links = links.map(Box::new);
+        let planned = PlannedEntry { entry, content, links: links.map(Box::new) };
         match excluded {
-            Some(_) => archive.left_out.insert(path, pending),
-            None => self.pending.insert(path, pending),
-        };
+            Some(_) => drop(archive.left_out.insert(path, planned)),
+            None => self.pending.insert(planned),
+        }
         Ok(())
     }
 
@@ -382,13 +382,7 @@ impl Planner<'_> {
 
     /// The last link to a file sets the owner, mode and time for all its names.
     fn apply_links(&mut self, last: &HashMap<LinkGroup, Entry>) {
-        for pending in self.pending.values_mut() {
-            if let Some(entry) = pending.links.as_ref().and_then(|group| last.get(&**group)) {
-                let found = &mut pending.entry;
-                (found.mode, found.uid, found.gid) = (entry.mode, entry.uid, entry.gid);
-                found.set_time(entry.time());
-            }
-        }
+        self.pending.change_links(|group| last.get(group));
     }
 
     /// Sets the owner, mode and time of the destination from the root member of the archive. Like BuildKit, a layer has
@@ -407,11 +401,11 @@ impl Planner<'_> {
                 gid: member.gid,
                 mtime: member.mtime,
                 nanoseconds: member.nanoseconds,
-                ..found.clone()
+                ..found.into_owned()
             },
             None => Entry { path: top.clone(), ..member },
         };
-        self.pending.insert(top.clone(), Pending::new(entry, Content::None));
+        self.pending.insert(PlannedEntry::new(entry, Content::None));
         Ok(())
     }
 

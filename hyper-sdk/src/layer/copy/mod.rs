@@ -32,6 +32,7 @@ mod listing;
 mod metadata;
 mod newest_mtime;
 pub(crate) mod pattern;
+mod pending;
 mod plan;
 mod planner;
 mod request;

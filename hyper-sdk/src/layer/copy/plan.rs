@@ -2,10 +2,12 @@
 
 use super::file_digest::{CAPABILITY, FileDigest, FileHasher, capability};
 use super::listing::SourceFile;
+use super::pending::{LinkGroup, PlannedEntries};
 use super::source::SourceRoot;
 use crate::digest::Hasher;
 use crate::layer::{Entry, EntryKind, EntryTimes, LayerWriter};
 use crate::{Digest, Result, ResultExt};
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
@@ -44,12 +46,14 @@ pub(crate) struct PlannedEntry {
     pub entry: Entry,
     /// The source of its content.
     pub content: Content,
+    /// The group of names of one file that it belongs to.
+    pub(super) links: Option<Box<LinkGroup>>,
 }
 
 /// The planned layer of an instruction.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    pub(super) entries: Vec<PlannedEntry>,
+    pub(super) entries: PlannedEntries,
 }
 
 /// An entry of a plan with what its part of the digest is made of, for who lists it.
@@ -89,14 +93,15 @@ impl Read for Part<'_> {
 impl Plan {
     /// The entries in the order of the layer. Each path occurs once, or twice if it has an opaque mark.
     #[cfg(test)]
-    pub(crate) fn entries(&self) -> &[PlannedEntry] {
-        &self.entries
+    pub(crate) fn entries(&self) -> Vec<PlannedEntry> {
+        self.entries.iter().map(Cow::into_owned).collect()
     }
 
     /// The exact times of the entries. Fetched files have the time of the fetch.
     pub(crate) fn times(&self) -> EntryTimes {
         let mut times = EntryTimes::default();
-        for PlannedEntry { entry, content } in &self.entries {
+        for planned in self.entries.iter() {
+            let PlannedEntry { entry, content, .. } = &*planned;
             let fetched = match content {
                 Content::Source { root, .. } => root.fetched(),
                 _ => None,
@@ -111,7 +116,7 @@ impl Plan {
     /// # Errors
     /// [`crate::ErrorKind::Io`] from either side; [`crate::ErrorKind::Conflict`] when a file changes meanwhile.
     pub(crate) fn write<W: Write>(&self, writer: &mut LayerWriter<W>) -> Result<()> {
-        for planned in &self.entries {
+        for planned in self.entries.iter() {
             match &planned.content {
                 Content::None => writer.append(&planned.entry, None)?,
                 Content::Source { root, file } => {
@@ -169,9 +174,10 @@ impl Plan {
         mut list: Option<EntryList<'_>>,
     ) -> Result<()> {
         digest.update((self.entries.len() as u64).to_le_bytes());
-        for part in self.entries.chunks(HASHED_AT_ONCE) {
-            let hashed = hash_files(part, hasher, threads)?;
-            add_entries(part, &hashed, digest);
+        for from in (0..self.entries.len()).step_by(HASHED_AT_ONCE) {
+            let part: Vec<_> = self.entries.range(from, from + HASHED_AT_ONCE).collect();
+            let hashed = hash_files(&part, hasher, threads)?;
+            add_entries(&part, &hashed, digest);
             if let Some(list) = &mut list {
                 part.iter()
                     .zip(&hashed)
@@ -183,6 +189,11 @@ impl Plan {
 }
 
 impl PlannedEntry {
+    /// An entry that shares its file with no other.
+    pub(super) fn new(entry: Entry, content: Content) -> Self {
+        Self { entry, content, links: None }
+    }
+
     fn digested<'a>(&'a self, hashed: Option<&'a FileDigest>) -> DigestedEntry<'a> {
         let (source, is_fetched) = match &self.content {
             Content::Source { root, file } => (Some(file.path()), root.fetched().is_some()),
@@ -195,8 +206,9 @@ impl PlannedEntry {
 }
 
 /// Adds some of the entries to a digest.
-fn add_entries(entries: &[PlannedEntry], hashed: &[Option<FileDigest>], digest: &mut Hasher) {
-    for (PlannedEntry { entry, .. }, hashed) in entries.iter().zip(hashed) {
+fn add_entries(entries: &[Cow<'_, PlannedEntry>], hashed: &[Option<FileDigest>], digest: &mut Hasher) {
+    for (planned, hashed) in entries.iter().zip(hashed) {
+        let entry = &planned.entry;
         digest.update_field(entry.path.as_bytes());
         digest.update_field(entry.kind.name());
         for number in [entry.mode, entry.uid, entry.gid] {
@@ -226,7 +238,7 @@ fn add_entries(entries: &[PlannedEntry], hashed: &[Option<FileDigest>], digest: 
 
 /// The digest of every file, in order; `None` for an entry without content.
 fn hash_files(
-    entries: &[PlannedEntry],
+    entries: &[Cow<'_, PlannedEntry>],
     hasher: &dyn FileHasher,
     threads: usize,
 ) -> Result<Vec<Option<FileDigest>>> {
@@ -272,7 +284,7 @@ fn hash_content(content: &Content, hasher: &dyn FileHasher) -> Result<Option<Fil
     match content {
         Content::None => return Ok(None),
         Content::Source { root, file } => {
-            return hasher.hash_file(file.metadata(), &|| root.open_file(&file.path())).map(Some);
+            return hasher.hash_file(&file.metadata(), &|| root.open_file(&file.path())).map(Some);
         }
         Content::Inline(bytes) => sha2::Digest::update(&mut sha, bytes),
         Content::Range { file, offset, size } => {

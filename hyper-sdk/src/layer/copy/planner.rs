@@ -7,42 +7,27 @@
 
 use super::conflicts::{self, check_name};
 use super::destination::Destination;
-use super::listing::{Listing, SourceFile};
+use super::listing::SourceFile;
 use super::metadata::{Metadata, join};
 use super::pattern::{ParentMatch, PatternList, clean, has_wildcards};
+use super::pending::{PendingMap, Rules, kind_of};
 use super::plan::{Content, Plan, PlannedEntry};
 use super::source::SourceRoot;
 use super::wildcard::{find_matches, split_wildcards};
 use super::{CopySpec, suggest};
 use crate::layer::Owner;
 use crate::layer::entry::escape;
-use crate::layer::path_map::PathMap;
 use crate::layer::{Entry, EntryKind, FileTime, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::FileType;
-use std::collections::{BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 const DIRECTORY_MODE: u32 = 0o755;
 const SET_GID: u32 = 0o2000;
 const MAX_LINKS: usize = 255;
-
-/// Identifies the names of one file: the match or archive that they belong to, and the file.
-pub(super) type LinkGroup = (u64, u64, u64);
-
-#[derive(Clone, Debug)]
-pub(super) struct Pending {
-    pub(super) entry: Entry,
-    pub(super) content: Content,
-    pub(super) links: Option<Box<LinkGroup>>,
-}
-
-impl Pending {
-    pub(super) fn new(entry: Entry, content: Content) -> Self {
-        Self { entry, content, links: None }
-    }
-}
 
 /// What a [`Planner`] computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +44,7 @@ pub(crate) struct Planner<'a> {
     destination: &'a dyn Destination,
     pub(super) now: FileTime,
     pub(super) scratch: Option<PathBuf>,
-    pub(super) pending: PathMap<Pending>,
+    pub(super) pending: PendingMap,
     /// Directories of the destination that are removed with everything below them.
     hidden: BTreeSet<LayerPath>,
     pub(super) newest: Option<i64>,
@@ -80,17 +65,16 @@ struct Found<'s> {
     /// The path, without links.
     path: &'s [u8],
     metadata: &'s Metadata,
-    /// The listing that has it, and its number there.
-    listed: Option<(&'s Arc<Listing>, usize)>,
+    /// The folder of the plan whose listing has it, and its number there.
+    listed: Option<(u32, u32)>,
 }
 
 /// The state of copying one match of a source.
 struct Copying<'s> {
     root: &'s Arc<SourceRoot>,
-    spec: &'s CopySpec,
     include: Option<&'s PatternList>,
     exclude: &'s PatternList,
-    number: u64,
+    rules: Arc<Rules>,
     parents: Vec<Parent>,
     required: Option<&'s [u8]>,
     found_required: bool,
@@ -103,7 +87,7 @@ impl<'a> Planner<'a> {
             destination,
             now,
             scratch: None,
-            pending: PathMap::default(),
+            pending: PendingMap::default(),
             hidden: BTreeSet::new(),
             newest: None,
             mode: Mode::Plan,
@@ -120,28 +104,9 @@ impl<'a> Planner<'a> {
 
     /// Returns the plan.
     pub(crate) fn finish(self) -> Plan {
-        let mut first: HashMap<LinkGroup, LayerPath> = HashMap::new();
-        let mut entries = Vec::with_capacity(self.pending.len());
-        for (path, mut pending) in self.pending {
-            if let Some(group) = pending.links {
-                match first.get(&*group) {
-                    Some(target) => {
-                        pending.entry.kind = EntryKind::Hardlink { target: target.clone() };
-                        pending.content = Content::None;
-                    }
-                    None => {
-                        first.insert(*group, path.clone());
-                    }
-                }
-            }
-            let opaque = pending.entry.is_directory() && self.hidden.contains(&path);
-            entries.push(PlannedEntry { entry: pending.entry, content: pending.content });
-            if opaque {
-                let entry = Entry::new(path, EntryKind::OpaqueWhiteout, 0);
-                entries.push(PlannedEntry { entry, content: Content::None });
-            }
-        }
-        Plan { entries }
+        let is_opaque = |path: &LayerPath| self.hidden.contains(path);
+        let has_opaque = !self.hidden.is_empty();
+        Plan { entries: self.pending.finish(has_opaque.then_some(&is_opaque)) }
     }
 
     /// Makes a directory and its missing parents, for WORKDIR. Existing directories are unchanged.
@@ -174,7 +139,7 @@ impl<'a> Planner<'a> {
         (entry.uid, entry.gid) = (owner.uid, owner.gid);
         entry.set_time(self.now);
         self.changed_now(&entry.path);
-        self.put_file(Pending::new(entry, Content::Inline(data)), || "inline document".to_owned())
+        self.put_file(PlannedEntry::new(entry, Content::Inline(data)), || "inline document".to_owned())
     }
 
     /// Copies sources in order, for COPY and ADD of local files.
@@ -239,10 +204,14 @@ impl<'a> Planner<'a> {
             self.matches += 1;
             let mut copying = Copying {
                 root,
-                spec,
                 include: include.as_ref(),
                 exclude: &spec.exclude,
-                number: self.matches,
+                rules: Arc::new(Rules {
+                    root: Arc::clone(root),
+                    chown: spec.chown,
+                    chmod: spec.chmod.clone(),
+                    number: self.matches,
+                }),
                 parents: Vec::new(),
                 required: required.as_deref(),
                 found_required: required.is_none(),
@@ -334,17 +303,20 @@ impl<'a> Planner<'a> {
             return self.copy_leaf(copying, found, target);
         }
         if included {
-            self.copy_directory(copying, from, metadata, &target, top)?;
+            self.copy_directory(copying, found, &target, top)?;
         }
         if excluded && !copying.exclude.has_exceptions() {
             return Ok(());
         }
         copying.parents.push(Parent { metadata: *metadata, target: target.clone(), made: included });
         let listing = copying.root.list(from)?;
-        for (at, (name, metadata)) in listing.iter().enumerate() {
+        let is_planned = self.mode == Mode::Plan && listing.iter().len() > 0;
+        let folder = is_planned.then(|| self.pending.add_folder(&target, &listing, &copying.rules));
+        for (at, (name, metadata)) in (0..).zip(listing.iter()) {
             check_name(name)?;
             let (from, below) = (join(from, name), join(below, name));
-            let found = Found { path: &from, metadata, listed: Some((&listing, at)) };
+            let listed = folder.map(|folder| (folder, at));
+            let found = Found { path: &from, metadata: &metadata, listed };
             self.copy_tree(copying, found, &below, target.join(name)?, (&include, &exclude))?;
         }
         copying.parents.pop();
@@ -364,8 +336,8 @@ impl<'a> Planner<'a> {
             }
             let existing = match self.kind(target) {
                 None => None,
-                Some(EntryKind::Directory) => self.pending.get(target).cloned().or_else(|| {
-                    self.metadata(target).map(|entry| Pending::new(entry.clone(), Content::None))
+                Some(EntryKind::Directory) => self.pending.get(target).map(Cow::into_owned).or_else(|| {
+                    self.metadata(target).map(|entry| PlannedEntry::new(entry.into_owned(), Content::None))
                 }),
                 Some(other) => return Err(conflicts::directory_over(target, &other, from)),
             };
@@ -379,11 +351,12 @@ impl<'a> Planner<'a> {
                     existing
                 }
                 None => {
-                    Pending::new(copying.entry(target.clone(), EntryKind::Directory, metadata), Content::None)
+                    let entry = copying.rules.entry(target.clone(), EntryKind::Directory, metadata);
+                    PlannedEntry::new(entry, Content::None)
                 }
             };
             pending.entry.set_time(self.now);
-            self.pending.insert(target.clone(), pending);
+            self.pending.insert(pending);
             copying.parents[i].made = true;
         }
         Ok(())
@@ -392,11 +365,11 @@ impl<'a> Planner<'a> {
     fn copy_directory(
         &mut self,
         copying: &Copying<'_>,
-        from: &[u8],
-        metadata: &Metadata,
+        found: Found<'_>,
         target: &LayerPath,
         top: bool,
     ) -> Result<()> {
+        let Found { path: from, metadata, listed } = found;
         match self.kind(target) {
             None => {}
             // An existing directory keeps its metadata; its time is set after its content is planned.
@@ -404,8 +377,13 @@ impl<'a> Planner<'a> {
             Some(EntryKind::Directory) => {}
             Some(other) => return Err(conflicts::directory_over(target, &other, from)),
         }
-        let entry = copying.entry(target.clone(), EntryKind::Directory, metadata);
-        self.pending.insert(target.clone(), Pending::new(entry, Content::None));
+        match listed {
+            Some((folder, at)) => self.pending.insert_listed(target, folder, at),
+            None => {
+                let entry = copying.rules.entry(target.clone(), EntryKind::Directory, metadata);
+                self.pending.insert(PlannedEntry::new(entry, Content::None));
+            }
+        }
         Ok(())
     }
 
@@ -415,45 +393,45 @@ impl<'a> Planner<'a> {
         if self.mode != Mode::Plan {
             return Ok(());
         }
-        let (major, minor) = (rustix::fs::major(metadata.special), rustix::fs::minor(metadata.special));
-        let mut content = Content::None;
-        let mut links = None;
-        let kind = match metadata.file_type {
-            FileType::RegularFile => {
-                let file = match listed {
-                    Some((listing, at)) => SourceFile::Listed(Arc::clone(listing), at as u32),
-                    None => SourceFile::named(from, metadata),
-                };
-                content = Content::Source { root: copying.root.clone(), file };
-                if metadata.links > 1 {
-                    links = Some((copying.number, metadata.device, metadata.inode));
+        let kind = match (kind_of(metadata), metadata.file_type) {
+            (Some(kind), _) => {
+                if let Some((folder, at)) = listed {
+                    self.check_file(&target, &kind, || escape(from))?;
+                    self.pending.insert_listed(&target, folder, at);
+                    return Ok(());
                 }
-                EntryKind::File { size: metadata.size, digest: None }
+                kind
             }
-            FileType::Symlink => EntryKind::Symlink { target: copying.root.read_link(from)? },
-            FileType::CharacterDevice => EntryKind::CharDevice { major, minor },
-            FileType::BlockDevice => EntryKind::BlockDevice { major, minor },
-            FileType::Fifo => EntryKind::Fifo,
-            FileType::Socket => EntryKind::File { size: 0, digest: None },
-            _ => {
+            (None, FileType::Symlink) => EntryKind::Symlink { target: copying.root.read_link(from)? },
+            (None, _) => {
                 return Err(Error::unsupported("a file of an unknown kind cannot be copied")
                     .with_context("path", escape(from)));
             }
         };
-        let mut pending = Pending::new(copying.entry(target, kind, metadata), content);
-        pending.links = links.map(Box::new);
-        self.put_file(pending, || escape(from))
+        let content = match metadata.file_type {
+            FileType::RegularFile => {
+                Content::Source { root: copying.root.clone(), file: SourceFile::named(from, metadata) }
+            }
+            _ => Content::None,
+        };
+        let links = copying.rules.links(metadata).map(Box::new);
+        let entry = copying.rules.entry(target, kind, metadata);
+        self.put_file(PlannedEntry { entry, content, links }, || escape(from))
     }
 
     /// Plans an entry that is not a directory. It replaces any entry except a directory.
-    fn put_file(&mut self, pending: Pending, from: impl Fn() -> String) -> Result<()> {
-        let target = pending.entry.path.clone();
-        if target.is_root() || matches!(self.kind(&target), Some(EntryKind::Directory)) {
-            return Err(conflicts::file_over_directory(&target, &pending.entry.kind, &from()));
-        }
-        check_name(target.file_name())?;
-        self.pending.insert(target, pending);
+    fn put_file(&mut self, planned: PlannedEntry, from: impl Fn() -> String) -> Result<()> {
+        self.check_file(&planned.entry.path, &planned.entry.kind, from)?;
+        self.pending.insert(planned);
         Ok(())
+    }
+
+    /// Whether an entry that is not a directory can be planned.
+    fn check_file(&self, target: &LayerPath, kind: &EntryKind, from: impl Fn() -> String) -> Result<()> {
+        if target.is_root() || matches!(self.kind(target), Some(EntryKind::Directory)) {
+            return Err(conflicts::file_over_directory(target, kind, &from()));
+        }
+        check_name(target.file_name())
     }
 
     /// The kind of the current entry at a path, without following a link.
@@ -465,19 +443,21 @@ impl<'a> Planner<'a> {
     }
 
     /// The current entry at a path, without following a link; `None` for the root.
-    pub(super) fn metadata(&self, path: &LayerPath) -> Option<&Entry> {
+    pub(super) fn metadata(&self, path: &LayerPath) -> Option<Cow<'_, Entry>> {
         if path.is_root() {
             return None;
         }
-        if let Some(pending) = self.pending.get(path) {
-            return Some(&pending.entry);
+        match self.pending.get(path) {
+            Some(Cow::Borrowed(planned)) => return Some(Cow::Borrowed(&planned.entry)),
+            Some(Cow::Owned(planned)) => return Some(Cow::Owned(planned.entry)),
+            None => {}
         }
         if !self.hidden.is_empty()
             && (self.hidden.contains(path) || path.ancestors().any(|a| self.hidden.contains(&a)))
         {
             return None;
         }
-        self.destination.entry(path)
+        self.destination.entry(path).map(Cow::Borrowed)
     }
 
     /// Follows all links of a path, with `top` as the root for absolute links and `..`. Missing parts are kept as they
@@ -553,7 +533,7 @@ impl<'a> Planner<'a> {
                     let mut entry = Entry::directory(directory.clone(), mode);
                     (entry.uid, entry.gid) = (owner.uid, owner.gid);
                     entry.set_time(self.now);
-                    self.pending.insert(directory, Pending::new(entry, Content::None));
+                    self.pending.insert(PlannedEntry::new(entry, Content::None));
                 }
             }
         }
@@ -562,7 +542,7 @@ impl<'a> Planner<'a> {
 
     /// Removes the entries at a path and below it.
     pub(super) fn remove(&mut self, path: &LayerPath) {
-        self.pending.remove_below(path, true);
+        self.pending.remove(path);
         if self.destination.entry(path).is_some_and(Entry::is_directory) {
             self.hidden.insert(path.clone());
         }
@@ -571,21 +551,6 @@ impl<'a> Planner<'a> {
     pub(super) fn next_number(&mut self) -> u64 {
         self.matches += 1;
         self.matches
-    }
-}
-
-impl Copying<'_> {
-    fn entry(&self, path: LayerPath, kind: EntryKind, metadata: &Metadata) -> Entry {
-        let owner = self.spec.chown.unwrap_or(Owner { uid: metadata.uid, gid: metadata.gid });
-        let mode = match (&kind, &self.spec.chmod) {
-            (EntryKind::Symlink { .. }, _) => 0o777,
-            (_, Some(change)) => change.apply(metadata.mode, metadata.is_directory()),
-            (_, None) => metadata.mode,
-        };
-        let mut entry = Entry::new(path, kind, mode);
-        (entry.uid, entry.gid) = (owner.uid, owner.gid);
-        entry.set_time(metadata.time());
-        entry
     }
 }
 

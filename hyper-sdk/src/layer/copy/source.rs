@@ -242,7 +242,7 @@ impl SourceRoot {
                 continue;
             }
             match self.metadata_at(directory.as_fd(), name) {
-                Ok(metadata) => list.push(name, metadata),
+                Ok(metadata) => list.push(name, &metadata),
                 // The file was removed after the listing, so it is ignored.
                 Err(Errno::NOENT) => {}
                 Err(e) => return Err(self.error("cannot stat the file to copy", &join(path, name), e)),

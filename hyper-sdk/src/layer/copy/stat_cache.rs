@@ -22,8 +22,10 @@ use super::metadata::Metadata;
 use crate::{Error, Result};
 use sha2::Digest as _;
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::fs::File;
-use std::io::Write;
+use std::hash::BuildHasher;
+use std::io::{BufReader, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -34,6 +36,10 @@ const MAGIC: &[u8] = b"hyper stat cache 1\n";
 const RACY_SECONDS: i64 = 2;
 /// The bytes of an entry without a capability.
 const ENTRY_SIZE: usize = 89;
+/// The bytes of an entry that say which file it is of.
+const KEY_SIZE: usize = 48;
+const CHECK_SIZE: usize = 32;
+const BUFFER: usize = 128 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
@@ -56,7 +62,7 @@ impl Key {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Remembered {
     digest: FileDigest,
     used: i64,
@@ -65,8 +71,122 @@ struct Remembered {
 /// A [`FileHasher`] with a cache. Threads can share it. Only one process at a time should save a file.
 #[derive(Debug, Default)]
 pub(crate) struct StatCache {
-    entries: RwLock<HashMap<Key, Remembered>>,
+    entries: RwLock<Entries>,
     changed: AtomicBool,
+}
+
+/// The entries, in the form of the file: hundreds of thousands of them take little more memory than the file.
+#[derive(Debug, Default)]
+struct Entries {
+    /// Entries of the file, each without the byte for the length of a capability.
+    packed: Vec<[u8; ENTRY_SIZE - 1]>,
+    /// The numbers of entries, by the hash of their keys, each plus one; 0 for an empty place. No more than three of four
+    /// places are in use.
+    places: Vec<u32>,
+    /// The capabilities that few files have, by the number of the entry.
+    capabilities: HashMap<u32, Vec<u8>>,
+    hasher: RandomState,
+}
+
+impl Entries {
+    fn len(&self) -> usize {
+        self.packed.len()
+    }
+
+    /// The place of a key: where its number is, or an empty one. There must be places.
+    fn place(&self, key: &[u8]) -> usize {
+        let mask = self.places.len() - 1;
+        let mut place = self.hasher.hash_one(key) as usize & mask;
+        while let Some(at) = self.places[place].checked_sub(1) {
+            if self.packed[at as usize][..KEY_SIZE] == *key {
+                break;
+            }
+            place = (place + 1) & mask;
+        }
+        place
+    }
+
+    fn find(&self, key: &Key) -> Option<u32> {
+        if self.places.is_empty() {
+            return None;
+        }
+        self.places[self.place(&packed_key(key))].checked_sub(1)
+    }
+
+    fn get(&self, key: &Key) -> Option<Remembered> {
+        self.find(key).map(|at| self.read(at))
+    }
+
+    fn read(&self, at: u32) -> Remembered {
+        let mut rest = Bytes(&self.packed[at as usize][KEY_SIZE..]);
+        let used = rest.take().map_or(0, i64::from_le_bytes);
+        let sha256 = rest.take().unwrap_or_default();
+        Remembered { digest: FileDigest { sha256, capability: self.capabilities.get(&at).cloned() }, used }
+    }
+
+    fn used(&self, at: u32) -> i64 {
+        Bytes(&self.packed[at as usize][KEY_SIZE..]).take().map_or(0, i64::from_le_bytes)
+    }
+
+    fn set_used(&mut self, key: &Key, used: i64) {
+        if let Some(at) = self.find(key) {
+            self.packed[at as usize][KEY_SIZE..KEY_SIZE + 8].copy_from_slice(&used.to_le_bytes());
+        }
+    }
+
+    fn insert(&mut self, key: &Key, value: &Remembered) {
+        let mut packed = [0; ENTRY_SIZE - 1];
+        packed[..KEY_SIZE].copy_from_slice(&packed_key(key));
+        packed[KEY_SIZE..KEY_SIZE + 8].copy_from_slice(&value.used.to_le_bytes());
+        packed[KEY_SIZE + 8..].copy_from_slice(&value.digest.sha256);
+        self.insert_packed(packed, value.digest.capability.as_deref());
+    }
+
+    fn insert_packed(&mut self, packed: [u8; ENTRY_SIZE - 1], capability: Option<&[u8]>) {
+        self.make_room(1);
+        let place = self.place(&packed[..KEY_SIZE]);
+        let at = match self.places[place].checked_sub(1) {
+            Some(at) => {
+                self.packed[at as usize] = packed;
+                self.capabilities.remove(&at);
+                at
+            }
+            None => {
+                // 4 billion entries would take 350 GB.
+                let Ok(number) = u32::try_from(self.packed.len() + 1) else { return };
+                self.packed.push(packed);
+                self.places[place] = number;
+                number - 1
+            }
+        };
+        if let Some(capability) = capability {
+            self.capabilities.insert(at, capability.to_vec());
+        }
+    }
+
+    /// Makes places for more entries.
+    fn make_room(&mut self, more: usize) {
+        let wanted = (self.packed.len() + more) * 4;
+        if wanted <= self.places.len() * 3 {
+            return;
+        }
+        self.places = vec![0; (wanted / 3 + 1).next_power_of_two().max(64)];
+        for (number, packed) in (1..).zip(&self.packed) {
+            let place = self.place(&packed[..KEY_SIZE]);
+            self.places[place] = number;
+        }
+    }
+
+    /// Keeps the entries whose time of last use is wanted.
+    fn retain(&mut self, wanted: impl Fn(i64) -> bool) {
+        let mut kept = Self::default();
+        for at in 0..self.packed.len() as u32 {
+            if wanted(self.used(at)) {
+                kept.insert_packed(self.packed[at as usize], self.capabilities.get(&at).map(Vec::as_slice));
+            }
+        }
+        *self = kept;
+    }
 }
 
 fn now() -> i64 {
@@ -82,8 +202,11 @@ impl StatCache {
 
     /// Loads a saved cache; a missing or damaged file gives an empty cache.
     pub(crate) fn load(path: &Path) -> Self {
-        let entries = std::fs::read(path).ok().and_then(|bytes| decode(&bytes)).unwrap_or_default();
-        Self { entries: RwLock::new(entries), changed: AtomicBool::new(false) }
+        let entries = File::open(path).ok().and_then(|file| {
+            let size = file.metadata().ok()?.len();
+            decode(BufReader::with_capacity(BUFFER, file), size)
+        });
+        Self { entries: RwLock::new(entries.unwrap_or_default()), changed: AtomicBool::new(false) }
     }
 
     /// The number of cached files.
@@ -95,24 +218,26 @@ impl StatCache {
     /// Whether the cache is empty.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.read().is_empty()
+        self.read().len() == 0
     }
 
     /// Removes entries that were not used for `seconds`, then the least recently used ones beyond `most` entries.
     pub(crate) fn prune(&self, seconds: i64, most: usize) {
-        let mut entries = self.write();
-        let before = entries.len();
         let oldest = now() - seconds;
-        entries.retain(|_, e| e.used >= oldest);
-        if entries.len() > most {
-            let mut used: Vec<i64> = entries.values().map(|e| e.used).collect();
-            used.sort_unstable_by(|a, b| b.cmp(a));
-            let limit = used.get(most).copied().unwrap_or(i64::MIN);
-            entries.retain(|_, e| e.used > limit);
-        }
-        if entries.len() != before {
-            self.changed.store(true, Ordering::Relaxed);
-        }
+        let mut used: Vec<i64> = {
+            let entries = self.read();
+            let used: Vec<i64> = (0..entries.len() as u32).map(|at| entries.used(at)).collect();
+            if used.len() <= most && used.iter().all(|used| *used >= oldest) {
+                return;
+            }
+            used
+        };
+        used.retain(|used| *used >= oldest);
+        used.sort_unstable_by(|a, b| b.cmp(a));
+        let limit = used.get(most).copied().unwrap_or(i64::MIN);
+        let is_full = used.len() > most;
+        self.write().retain(|used| used >= oldest && (!is_full || used > limit));
+        self.changed.store(true, Ordering::Relaxed);
     }
 
     /// Saves the cache if it changed since it was loaded: to a new file next to `path`, then by a rename.
@@ -123,10 +248,9 @@ impl StatCache {
         if !self.changed.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
-        let bytes = encode(&self.read());
         let written =
             tempfile::NamedTempFile::new_in(path.parent().unwrap_or(path)).and_then(|mut staged| {
-                staged.write_all(&bytes)?;
+                encode(&self.read(), &mut staged)?;
                 staged.persist(path).map(drop).map_err(|e| e.error)
             });
         written.map_err(|e| {
@@ -135,11 +259,11 @@ impl StatCache {
         })
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<Key, Remembered>> {
+    fn read(&self) -> RwLockReadGuard<'_, Entries> {
         self.entries.read().unwrap_or_else(|e| e.into_inner())
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<Key, Remembered>> {
+    fn write(&self) -> RwLockWriteGuard<'_, Entries> {
         self.entries.write().unwrap_or_else(|e| e.into_inner())
     }
 
@@ -150,21 +274,19 @@ impl StatCache {
         now: i64,
     ) -> Result<FileDigest> {
         let key = Key::of(metadata);
-        let known = self.read().get(&key).map(|found| (found.digest.clone(), found.used));
-        if let Some((digest, used)) = known {
+        let known = self.read().get(&key);
+        if let Some(Remembered { digest, used }) = known {
             // The day of the last use is precise enough for pruning; a finer time would rewrite the file on every
             // build.
-            if now - used > 86_400
-                && let Some(found) = self.write().get_mut(&key)
-            {
-                found.used = now;
+            if now - used > 86_400 {
+                self.write().set_used(&key, now);
                 self.changed.store(true, Ordering::Relaxed);
             }
             return Ok(digest);
         }
         let digest = ReadingHasher.hash_file(metadata, open)?;
         if metadata.ctime.0.max(metadata.mtime.0) + RACY_SECONDS < now {
-            self.write().insert(key, Remembered { digest: digest.clone(), used: now });
+            self.write().insert(&key, &Remembered { digest: digest.clone(), used: now });
             self.changed.store(true, Ordering::Relaxed);
         }
         Ok(digest)
@@ -178,64 +300,80 @@ impl FileHasher for StatCache {
     }
 }
 
-fn encode(entries: &HashMap<Key, Remembered>) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
-    for (key, value) in entries {
-        out.extend(key.device.to_le_bytes());
-        out.extend(key.inode.to_le_bytes());
-        for (seconds, nanoseconds) in [key.ctime, key.mtime] {
-            out.extend(seconds.to_le_bytes());
-            out.extend(nanoseconds.to_le_bytes());
-        }
-        out.extend(key.size.to_le_bytes());
-        out.extend(value.used.to_le_bytes());
-        out.extend(value.digest.sha256);
-        let capability = value.digest.capability.as_deref().unwrap_or_default();
-        out.push(u8::try_from(capability.len()).unwrap_or(0));
-        out.extend(&capability[..capability.len().min(255)]);
+fn packed_key(key: &Key) -> [u8; KEY_SIZE] {
+    let mut packed = [0; KEY_SIZE];
+    packed[..8].copy_from_slice(&key.device.to_le_bytes());
+    packed[8..16].copy_from_slice(&key.inode.to_le_bytes());
+    for (at, (seconds, nanoseconds)) in [(16, key.ctime), (28, key.mtime)] {
+        packed[at..at + 8].copy_from_slice(&seconds.to_le_bytes());
+        packed[at + 8..at + 12].copy_from_slice(&nanoseconds.to_le_bytes());
     }
-    let check: [u8; 32] = sha2::Sha256::digest(&out).into();
-    out.extend(check);
-    out
+    packed[40..].copy_from_slice(&key.size.to_le_bytes());
+    packed
+}
+
+/// Writes the file in pieces, so that the whole is never in memory.
+fn encode(entries: &Entries, to: &mut impl Write) -> std::io::Result<()> {
+    let mut check = sha2::Sha256::new();
+    let mut piece = MAGIC.to_vec();
+    for (at, packed) in (0..).zip(&entries.packed) {
+        piece.extend(packed);
+        let capability = entries.capabilities.get(&at).map_or(&[][..], Vec::as_slice);
+        piece.push(u8::try_from(capability.len()).unwrap_or(0));
+        // One that is longer is left out, which makes the entry one of a file without it.
+        piece.extend(Some(capability).filter(|bytes| bytes.len() <= 255).unwrap_or_default());
+        if piece.len() >= BUFFER {
+            check.update(&piece);
+            to.write_all(&piece)?;
+            piece.clear();
+        }
+    }
+    check.update(&piece);
+    piece.extend(check.finalize());
+    to.write_all(&piece)
 }
 
 struct Bytes<'a>(&'a [u8]);
 
-impl<'a> Bytes<'a> {
+impl Bytes<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, tail) = self.0.split_first_chunk()?;
         self.0 = tail;
         Some(*head)
     }
-
-    fn time(&mut self) -> Option<(i64, u32)> {
-        Some((i64::from_le_bytes(self.take()?), u32::from_le_bytes(self.take()?)))
-    }
 }
 
-fn decode(bytes: &[u8]) -> Option<HashMap<Key, Remembered>> {
-    let (body, check) = bytes.split_last_chunk::<32>()?;
-    let expected: [u8; 32] = sha2::Sha256::digest(body).into();
-    if expected != *check {
+/// Reads a file of this size in pieces; `None` when it is damaged.
+fn decode(mut file: impl Read, size: u64) -> Option<Entries> {
+    let mut left = size.checked_sub((MAGIC.len() + CHECK_SIZE) as u64)?;
+    let mut check = sha2::Sha256::new();
+    let mut magic = [0; MAGIC.len()];
+    file.read_exact(&mut magic).ok()?;
+    check.update(magic);
+    if magic != MAGIC {
         return None;
     }
-    let mut rest = Bytes(body.strip_prefix(MAGIC)?);
-    let mut entries = HashMap::with_capacity(rest.0.len() / ENTRY_SIZE);
-    while !rest.0.is_empty() {
-        let (device, inode) = (u64::from_le_bytes(rest.take()?), u64::from_le_bytes(rest.take()?));
-        let (ctime, mtime) = (rest.time()?, rest.time()?);
-        let (size, used) = (u64::from_le_bytes(rest.take()?), i64::from_le_bytes(rest.take()?));
-        let sha256 = rest.take()?;
-        let length = usize::from(u8::from_le_bytes(rest.take()?));
-        let (capability, tail) = rest.0.split_at_checked(length)?;
-        rest.0 = tail;
-        let capability = (length > 0).then(|| capability.to_vec());
-        entries.insert(
-            Key { device, inode, ctime, mtime, size },
-            Remembered { digest: FileDigest { sha256, capability }, used },
-        );
+    let mut entries = Entries::default();
+    let count = usize::try_from(left).ok()? / ENTRY_SIZE;
+    entries.packed.reserve_exact(count);
+    entries.make_room(count);
+    let mut packed = [0; ENTRY_SIZE];
+    let mut capability = [0; 255];
+    while left > 0 {
+        file.read_exact(&mut packed).ok()?;
+        check.update(packed);
+        let (entry, length) = packed.split_last_chunk::<1>()?;
+        let capability = &mut capability[..usize::from(length[0])];
+        file.read_exact(capability).ok()?;
+        check.update(&*capability);
+        left = left.checked_sub((ENTRY_SIZE + capability.len()) as u64)?;
+        let capability = Some(&*capability).filter(|capability| !capability.is_empty());
+        entries.insert_packed(entry.try_into().ok()?, capability);
     }
-    Some(entries)
+    let mut expected = [0; CHECK_SIZE];
+    file.read_exact(&mut expected).ok()?;
+    let ends = file.read(&mut [0]).ok()? == 0;
+    (ends && check.finalize()[..] == expected).then_some(entries)
 }
 
 #[cfg(test)]
@@ -294,17 +432,90 @@ mod tests {
 
     use crate::Digest;
 
+    fn encoded(entries: &Entries) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode(entries, &mut bytes).unwrap();
+        bytes
+    }
+
+    fn decoded(bytes: &[u8]) -> Option<Entries> {
+        decode(bytes, bytes.len() as u64)
+    }
+
     proptest! {
         #[test]
-        fn damaged_files_never_panic(bytes: Vec<u8>, cut in 0usize..200) {
-            prop_assert!(decode(&bytes).is_none());
-            let mut entries = HashMap::new();
+        fn it_is_a_map_and_so_is_its_file(
+            changes in prop::collection::vec((0..90_u64, 0..3_i64, 0..40_i64, 0..3_u8), 0..200),
+            oldest in 0..40_i64,
+        ) {
+            let (mut entries, mut model) = (Entries::default(), HashMap::new());
+            for (inode, seconds, used, kind) in changes {
+                let key = Key { device: 1, inode, ctime: (seconds, 4), mtime: (5, 6), size: 7 };
+                if kind == 0 {
+                    entries.set_used(&key, used);
+                    if let Some(found) = model.get_mut(&key) {
+                        let found: &mut Remembered = found;
+                        found.used = used;
+                    }
+                    continue;
+                }
+                let capability = (kind == 1 && used % 3 == 0).then(|| vec![used as u8; used as usize + 1]);
+                let value = Remembered { digest: FileDigest { sha256: [used as u8; 32], capability }, used };
+                entries.insert(&key, &value);
+                model.insert(key, value);
+            }
+            entries.retain(|used| used >= oldest);
+            model.retain(|_, found| found.used >= oldest);
+            for entries in [&entries, &decoded(&encoded(&entries)).unwrap()] {
+                prop_assert_eq!(entries.len(), model.len());
+                for inode in 0..90 {
+                    for seconds in 0..3 {
+                        let key = Key { device: 1, inode, ctime: (seconds, 4), mtime: (5, 6), size: 7 };
+                        prop_assert_eq!(entries.get(&key), model.get(&key).cloned());
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn damaged_files_never_panic(bytes: Vec<u8>, cut in 0usize..200, at: prop::sample::Index) {
+            prop_assert!(decoded(&bytes).is_none());
+            let mut entries = Entries::default();
             let key = Key { device: 1, inode: 2, ctime: (3, 4), mtime: (5, 6), size: 7 };
             let digest = FileDigest { sha256: [9; 32], capability: Some(vec![1, 2]) };
-            entries.insert(key, Remembered { digest, used: 8 });
-            let full = encode(&entries);
-            prop_assert_eq!(decode(&full).unwrap().len(), 1);
-            prop_assert!(decode(&full[..full.len().saturating_sub(cut + 1)]).is_none());
+            entries.insert(&key, &Remembered { digest, used: 8 });
+            let mut full = encoded(&entries);
+            prop_assert_eq!(decoded(&full).unwrap().len(), 1);
+            prop_assert!(decoded(&full[..full.len().saturating_sub(cut + 1)]).is_none());
+            // A false size is no reason to believe more.
+            prop_assert!(decode(&full[..], full.len() as u64 - 1).is_none());
+            let at = at.index(full.len());
+            full[at] ^= 1;
+            prop_assert!(decoded(&full).is_none());
         }
+    }
+
+    /// The bytes of the file are those of earlier versions.
+    #[test]
+    fn the_format_of_the_file_stays() {
+        let mut entries = Entries::default();
+        let key = Key { device: 1, inode: 2, ctime: (3, 4), mtime: (5, 6), size: 7 };
+        let digest = FileDigest { sha256: [9; 32], capability: Some(vec![1, 2]) };
+        entries.insert(&key, &Remembered { digest, used: 8 });
+        let mut expected = MAGIC.to_vec();
+        for number in [1, 2] {
+            expected.extend(u64::to_le_bytes(number));
+        }
+        for (seconds, nanoseconds) in [(3_i64, 4_u32), (5, 6)] {
+            expected.extend(seconds.to_le_bytes());
+            expected.extend(nanoseconds.to_le_bytes());
+        }
+        expected.extend(7_u64.to_le_bytes());
+        expected.extend(8_i64.to_le_bytes());
+        expected.extend([9; 32]);
+        expected.extend([2, 1, 2]);
+        let check = sha2::Sha256::digest(&expected);
+        expected.extend(check);
+        assert_eq!(encoded(&entries), expected);
     }
 }

@@ -10,8 +10,8 @@
 //!   time when an entry is added.)
 
 use super::metadata::Metadata;
-use super::plan::Content;
-use super::planner::{Pending, Planner};
+use super::plan::{Content, PlannedEntry};
+use super::planner::Planner;
 use super::source::{SourceKind, SourceRoot};
 use crate::layer::{Entry, LayerPath};
 
@@ -24,12 +24,14 @@ impl Planner<'_> {
             pending.entry.set_time(time);
             return;
         }
-        let is_changed = self.pending.at_or_below(to).next().is_some();
+        if !self.pending.has_at_or_below(to) {
+            return;
+        }
         // The root has no entry of its own.
-        if let Some(found) = self.metadata(to).filter(|_| is_changed) {
-            let mut entry: Entry = found.clone();
+        if let Some(found) = self.metadata(to) {
+            let mut entry: Entry = found.into_owned();
             entry.set_time(time);
-            self.pending.insert(to.clone(), Pending::new(entry, Content::None));
+            self.pending.insert(PlannedEntry::new(entry, Content::None));
         }
     }
 
