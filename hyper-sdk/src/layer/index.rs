@@ -10,10 +10,11 @@
 
 use super::entry::{Entry, EntryKind, LayerPath};
 use super::index_format::{self, Bounds, Encoder};
-use super::path_map::PathMap;
+use super::packed_entries::PackedEntries;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 /// The entries of one layer.
@@ -159,31 +160,10 @@ impl LayerIndex {
 /// Collects the entries of an archive and merges duplicates.
 #[derive(Debug, Default)]
 pub(crate) struct LayerIndexBuilder {
-    places: PathMap<Place>,
-}
-
-#[derive(Debug, Default)]
-struct Place {
-    real: Option<Entry>,
-    /// Few paths have any.
-    marks: Option<Box<Marks>>,
-}
-
-impl Place {
-    fn has_whiteout(&self) -> bool {
-        self.marks.as_ref().is_some_and(|marks| marks.whiteout.is_some())
-    }
-
-    /// The whiteout and the opaque mark.
-    fn whiteouts(&self) -> [Option<&Entry>; 2] {
-        [self.marks.as_ref().and_then(|marks| marks.whiteout.as_ref()), self.opaque()]
-    }
-
-    /// The opaque mark. It has no effect unless the path is a directory that is not hidden.
-    fn opaque(&self) -> Option<&Entry> {
-        let is_directory = self.real.as_ref().map_or(!self.has_whiteout(), Entry::is_directory);
-        self.marks.as_ref()?.opaque.as_ref().filter(|_| is_directory)
-    }
+    /// The real entries.
+    entries: PackedEntries,
+    /// The whiteouts and opaque marks, which few paths have.
+    marks: BTreeMap<LayerPath, Marks>,
 }
 
 #[derive(Debug, Default)]
@@ -212,11 +192,14 @@ impl LayerIndexBuilder {
         if !entry.kind.is_whiteout() && !entry.is_directory() {
             self.forget_below(&entry.path);
         }
-        let place = self.places.or_default(&entry.path);
+        if !entry.kind.is_whiteout() {
+            self.entries.insert(&entry);
+            return Ok(());
+        }
+        let marks = self.marks.entry(entry.path.clone()).or_default();
         match entry.kind {
-            EntryKind::Whiteout => place.marks.get_or_insert_default().whiteout = Some(entry),
-            EntryKind::OpaqueWhiteout => place.marks.get_or_insert_default().opaque = Some(entry),
-            _ => place.real = Some(entry),
+            EntryKind::Whiteout => marks.whiteout = Some(entry),
+            _ => marks.opaque = Some(entry),
         }
         Ok(())
     }
@@ -224,10 +207,8 @@ impl LayerIndexBuilder {
     /// Returns the error that [`LayerIndexBuilder::add`] would return for an entry.
     pub(super) fn check(&self, entry: &Entry) -> Result<()> {
         if !entry.kind.is_whiteout()
-            && let Some(parent) = entry
-                .path
-                .ancestors()
-                .find(|p| self.places.get(p).and_then(|p| p.real.as_ref()).is_some_and(|e| !e.is_directory()))
+            && let Some(parent) =
+                entry.path.ancestors().find(|parent| self.entries.is_directory(parent) == Some(false))
         {
             return Err(Error::invalid("a parent of an entry of the layer is not a directory")
                 .with_context("entry", &entry.path)
@@ -238,40 +219,58 @@ impl LayerIndexBuilder {
 
     /// Whether a real entry was added at the path or below it.
     pub(super) fn covers(&self, path: &LayerPath) -> bool {
-        self.places.at_or_below(path).any(|(_, place)| place.real.is_some())
+        self.entries.has_at_or_below(path)
     }
 
     /// The real entry at the path.
-    pub(super) fn real(&self, path: &LayerPath) -> Option<&Entry> {
-        self.places.get(path)?.real.as_ref()
+    pub(super) fn real(&self, path: &LayerPath) -> Option<Entry> {
+        self.entries.get(path)
+    }
+
+    fn has_whiteout(&self, path: &LayerPath) -> bool {
+        self.marks.get(path).is_some_and(|marks| marks.whiteout.is_some())
+    }
+
+    /// The opaque mark at the path. It has no effect unless the path is a directory that is not hidden.
+    fn opaque(&self, path: &LayerPath) -> Option<&Entry> {
+        let marks = self.marks.get(path)?;
+        let is_directory = self.entries.is_directory(path).unwrap_or(marks.whiteout.is_none());
+        marks.opaque.as_ref().filter(|_| is_directory)
     }
 
     /// See [`LayerIndex::hides`].
     pub(super) fn hides(&self, path: &LayerPath) -> bool {
-        self.places.get(path).is_some_and(Place::has_whiteout) || self.hides_above(path)
+        self.has_whiteout(path) || self.hides_above(path)
     }
 
     /// See [`LayerIndex::hides_above`].
     pub(super) fn hides_above(&self, path: &LayerPath) -> bool {
-        let hides = |place: &Place| {
-            place.has_whiteout()
-                || place.opaque().is_some()
-                || place.real.as_ref().is_some_and(|e| !e.is_directory())
+        let hides = |above: &LayerPath| {
+            self.has_whiteout(above)
+                || self.opaque(above).is_some()
+                || self.entries.is_directory(above) == Some(false)
         };
-        path.ancestors().any(|above| self.places.get(&above).is_some_and(hides))
-            || self.places.get(&LayerPath::root()).is_some_and(|root| root.opaque().is_some())
+        path.ancestors().any(|above| hides(&above)) || self.opaque(&LayerPath::root()).is_some()
     }
 
     /// The whiteouts and opaque marks, in order.
     pub(super) fn whiteouts(&self) -> Vec<&Entry> {
-        let mut all: Vec<_> = self.places.values().flat_map(Place::whiteouts).flatten().collect();
-        all.sort_by(|a, b| a.layer_order(b));
-        all
+        let marks = self.marks.iter();
+        marks.flat_map(|(path, marks)| [marks.whiteout.as_ref(), self.opaque(path)]).flatten().collect()
     }
 
     fn forget_below(&mut self, path: &LayerPath) {
-        self.places.remove_below(path, false);
-        if let Some(marks) = self.places.get_mut(path).and_then(|place| place.marks.as_mut()) {
+        self.entries.remove_below(path);
+        if self.marks.is_empty() {
+            return;
+        }
+        let marks = self.marks.range(path.clone()..).map(|(path, _)| path);
+        let below = marks.take_while(|mark| mark.starts_with(path)).filter(|mark| *mark != path);
+        let below: Vec<_> = below.cloned().collect();
+        for mark in below {
+            self.marks.remove(&mark);
+        }
+        if let Some(marks) = self.marks.get_mut(path) {
             marks.opaque = None;
         }
     }
@@ -279,10 +278,14 @@ impl LayerIndexBuilder {
     /// The index of everything added.
     pub(crate) fn finish(self) -> LayerIndex {
         let mut encoder = Encoder::default();
-        for (_, place) in self.places {
-            let [whiteout, opaque] = place.whiteouts();
-            [whiteout, place.real.as_ref(), opaque].into_iter().flatten().for_each(|e| encoder.push(e));
+        let mut marks = self.whiteouts().into_iter().peekable();
+        for entry in self.entries.iter() {
+            while let Some(mark) = marks.next_if(|mark| mark.layer_order(&entry) == Ordering::Less) {
+                encoder.push(mark);
+            }
+            encoder.push(&entry);
         }
+        marks.for_each(|mark| encoder.push(mark));
         LayerIndex::encoded(encoder)
     }
 }

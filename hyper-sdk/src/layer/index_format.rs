@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 const MAGIC: &[u8; 8] = b"HYPERLIX";
 const VERSION: u8 = 1;
 const CHECK: usize = 32;
+const DIRECTORY: u8 = 2;
 
 /// How much an index or a table of times may have. Paths are written without what they share with the path before, so that
 /// few bytes can stand for many.
@@ -78,40 +79,7 @@ impl Encoder {
         put(out, shared as u64);
         put_bytes(out, &path[shared..]);
         self.last.clone_from(&entry.path);
-        match &entry.kind {
-            EntryKind::File { size, digest } => {
-                let hash = digest.as_ref().and_then(|d| <[u8; 32]>::try_from(d.hash_bytes()).ok());
-                out.push(if hash.is_some() { 0 } else { 1 });
-                put(out, *size);
-                out.extend_from_slice(hash.as_ref().map_or(&[], |h| &h[..]));
-            }
-            EntryKind::Directory => out.push(2),
-            EntryKind::Symlink { target } => {
-                out.push(3);
-                put_bytes(out, target);
-            }
-            EntryKind::Hardlink { target } => {
-                out.push(4);
-                put_bytes(out, target.as_bytes());
-            }
-            EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
-                out.push(if matches!(entry.kind, EntryKind::CharDevice { .. }) { 5 } else { 6 });
-                put(out, u64::from(*major));
-                put(out, u64::from(*minor));
-            }
-            EntryKind::Fifo => out.push(7),
-            EntryKind::Whiteout => out.push(8),
-            EntryKind::OpaqueWhiteout => out.push(9),
-        }
-        put(out, u64::from(entry.mode));
-        put(out, u64::from(entry.uid));
-        put(out, u64::from(entry.gid));
-        put_signed(out, entry.mtime);
-        put(out, entry.xattrs.len() as u64);
-        for (name, value) in &entry.xattrs {
-            put_bytes(out, name);
-            put_bytes(out, value);
-        }
+        put_rest(out, entry);
     }
 
     /// How many entries were added.
@@ -121,15 +89,55 @@ impl Encoder {
 
     /// The file.
     pub(super) fn finish(self) -> Vec<u8> {
-        let mut file = Vec::with_capacity(self.out.len() + 64);
-        file.extend_from_slice(MAGIC);
-        file.push(VERSION);
-        put(&mut file, self.count);
-        file.extend_from_slice(&self.out);
-        drop(self.out);
+        let mut head = MAGIC.to_vec();
+        head.push(VERSION);
+        put(&mut head, self.count);
+        // In place: a copy would take as much memory again.
+        let mut file = self.out;
+        file.reserve_exact(head.len() + CHECK);
+        file.splice(0..0, head);
         let check = check_of(&file);
         file.extend_from_slice(&check);
+        file.shrink_to_fit();
         file
+    }
+}
+
+/// Encodes an entry without its path.
+pub(super) fn put_rest(out: &mut Vec<u8>, entry: &Entry) {
+    match &entry.kind {
+        EntryKind::File { size, digest } => {
+            let hash = digest.as_ref().and_then(|d| <[u8; 32]>::try_from(d.hash_bytes()).ok());
+            out.push(if hash.is_some() { 0 } else { 1 });
+            put(out, *size);
+            out.extend_from_slice(hash.as_ref().map_or(&[], |h| &h[..]));
+        }
+        EntryKind::Directory => out.push(DIRECTORY),
+        EntryKind::Symlink { target } => {
+            out.push(3);
+            put_bytes(out, target);
+        }
+        EntryKind::Hardlink { target } => {
+            out.push(4);
+            put_bytes(out, target.as_bytes());
+        }
+        EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
+            out.push(if matches!(entry.kind, EntryKind::CharDevice { .. }) { 5 } else { 6 });
+            put(out, u64::from(*major));
+            put(out, u64::from(*minor));
+        }
+        EntryKind::Fifo => out.push(7),
+        EntryKind::Whiteout => out.push(8),
+        EntryKind::OpaqueWhiteout => out.push(9),
+    }
+    put(out, u64::from(entry.mode));
+    put(out, u64::from(entry.uid));
+    put(out, u64::from(entry.gid));
+    put_signed(out, entry.mtime);
+    put(out, entry.xattrs.len() as u64);
+    for (name, value) in &entry.xattrs {
+        put_bytes(out, name);
+        put_bytes(out, value);
     }
 }
 
@@ -160,12 +168,13 @@ pub(super) fn decode(bytes: &[u8], mut bounds: Bounds) -> Result<Vec<Entry>> {
         path.truncate(shared);
         path.extend_from_slice(input.bytes()?);
         bounds.take_path(&path)?;
-        entries.push(entry(&mut input, &path)?);
+        entries.push(read_rest(&mut input, &path)?);
     }
     if input.0.is_empty() { Ok(entries) } else { Err(corrupt()) }
 }
 
-fn entry(input: &mut Input<'_>, path: &[u8]) -> Result<Entry> {
+/// The entry with this path, whose rest [`put_rest`] wrote.
+pub(super) fn read_rest(input: &mut Input<'_>, path: &[u8]) -> Result<Entry> {
     let path = if path.is_empty() { LayerPath::root() } else { LayerPath::new(path)? };
     let kind = match input.byte()? {
         0 => EntryKind::File {
@@ -173,7 +182,7 @@ fn entry(input: &mut Input<'_>, path: &[u8]) -> Result<Entry> {
             digest: Some(Digest::from_sha256(input.take(32)?.try_into().map_err(|_| corrupt())?)),
         },
         1 => EntryKind::File { size: input.number()?, digest: None },
-        2 => EntryKind::Directory,
+        DIRECTORY => EntryKind::Directory,
         3 => EntryKind::Symlink { target: input.bytes()?.to_vec() },
         4 => EntryKind::Hardlink { target: LayerPath::new(input.bytes()?)? },
         5 => EntryKind::CharDevice { major: input.small()?, minor: input.small()? },
@@ -255,6 +264,11 @@ impl<'a> Input<'a> {
 
     pub(super) fn small(&mut self) -> Result<u32> {
         u32::try_from(self.number()?).map_err(|_| corrupt())
+    }
+
+    /// Whether the bytes are the rest of a directory.
+    pub(super) fn starts_with_directory(&self) -> bool {
+        self.0.first() == Some(&DIRECTORY)
     }
 
     pub(super) fn bytes(&mut self) -> Result<&'a [u8]> {

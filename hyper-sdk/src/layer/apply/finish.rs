@@ -47,7 +47,7 @@ impl Apply<'_> {
     fn make_late_links(&mut self, index: &LayerIndexBuilder) -> Result<()> {
         let mut copies: BTreeMap<LayerPath, LayerPath> = BTreeMap::new();
         for (path, (entry, lower)) in std::mem::take(&mut self.late_links) {
-            if !index.real(&path).is_some_and(Entry::is_hardlink) {
+            if !index.real(&path).is_some_and(|entry| entry.is_hardlink()) {
                 continue;
             }
             let parent = self.parent(&path)?;
@@ -173,7 +173,7 @@ impl Apply<'_> {
                 }
                 self.directory(&Entry::directory(path.clone(), 0o755), true)?;
             }
-            if real.is_some_and(Entry::is_directory) || is_opaque {
+            if real.as_ref().is_some_and(Entry::is_directory) || is_opaque {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
                 let fd = files::open_below(self.top.as_fd(), path.as_bytes(), flags)
                     .map_err(|e| failed("cannot open an opaque directory", path, e))?;

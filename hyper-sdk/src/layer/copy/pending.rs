@@ -13,6 +13,7 @@ use crate::layer::{Entry, EntryKind, LayerPath, Owner};
 use crate::mode::ModeChange;
 use rustix::fs::FileType;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -67,11 +68,27 @@ pub(super) fn kind_of(metadata: &Metadata) -> Option<EntryKind> {
 }
 
 /// A directory whose listed files are planned.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Folder {
     target: LayerPath,
     listing: Arc<Listing>,
     rules: Arc<Rules>,
+}
+
+/// A directory whose listed files may be planned. A plan that takes none of them does not keep its listing.
+#[derive(Debug)]
+pub(super) struct PlannedFolder {
+    folder: Folder,
+    /// Its number, once the plan has it.
+    number: Cell<Option<u32>>,
+}
+
+impl PlannedFolder {
+    /// A directory with this listing, whose files go to `target`.
+    pub(super) fn new(target: &LayerPath, listing: &Arc<Listing>, rules: &Arc<Rules>) -> Self {
+        let (target, listing, rules) = (target.clone(), Arc::clone(listing), Arc::clone(rules));
+        Self { folder: Folder { target, listing, rules }, number: Cell::new(None) }
+    }
 }
 
 /// Where an entry is.
@@ -111,23 +128,6 @@ pub(super) struct PlannedEntries {
 }
 
 impl PendingMap {
-    /// Adds a directory whose files will be inserted with [`PendingMap::insert_listed`]. Returns its number.
-    pub(super) fn add_folder(
-        &mut self,
-        target: &LayerPath,
-        listing: &Arc<Listing>,
-        rules: &Arc<Rules>,
-    ) -> u32 {
-        let folders = &mut self.values.folders;
-        folders.push(Folder {
-            target: target.clone(),
-            listing: Arc::clone(listing),
-            rules: Arc::clone(rules),
-        });
-        // Each takes at least 100 bytes with its listing, so the number is far below `OWN`.
-        (folders.len() - 1) as u32
-    }
-
     /// The place of a path among the slots, where it is or would be.
     fn place(&self, path: &LayerPath) -> Result<usize, usize> {
         match self.slots.last() {
@@ -178,9 +178,16 @@ impl PendingMap {
         self.set(&path, slot);
     }
 
-    /// Sets the entry at the path of a file of a folder of [`PendingMap::add_folder`]. Its [`kind_of`] must be known.
-    pub(super) fn insert_listed(&mut self, path: &LayerPath, folder: u32, at: u32) {
-        self.set(path, Slot { folder, at });
+    /// Sets the entry at the path of the file with this number in a folder. Its [`kind_of`] must be known.
+    pub(super) fn insert_listed(&mut self, path: &LayerPath, folder: &PlannedFolder, at: u32) {
+        let folders = &mut self.values.folders;
+        let number = folder.number.get().unwrap_or_else(|| {
+            folders.push(folder.folder.clone());
+            // Each takes more than 100 bytes with its listing, so the number is far below `OWN`.
+            (folders.len() - 1) as u32
+        });
+        folder.number.set(Some(number));
+        self.set(path, Slot { folder: number, at });
     }
 
     /// Whether there is an entry at or below a directory.
@@ -434,9 +441,9 @@ mod tests {
                     }
                     1 => {
                         let at = index.index(names.len());
-                        let folder = map.add_folder(&here, &listing, &rules);
+                        let folder = PlannedFolder::new(&here, &listing, &rules);
                         let file = here.join(&names[at]).unwrap();
-                        map.insert_listed(&file, folder, at as u32);
+                        map.insert_listed(&file, &folder, at as u32);
                         let metadata = metadata(at);
                         let mut entry = rules.entry(file.clone(), kind_of(&metadata).unwrap(), &metadata);
                         entry.nanoseconds = 5;

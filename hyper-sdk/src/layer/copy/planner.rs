@@ -10,7 +10,7 @@ use super::destination::Destination;
 use super::listing::SourceFile;
 use super::metadata::{Metadata, join};
 use super::pattern::{ParentMatch, PatternList, clean, has_wildcards};
-use super::pending::{PendingMap, Rules, kind_of};
+use super::pending::{PendingMap, PlannedFolder, Rules, kind_of};
 use super::plan::{Content, Plan, PlannedEntry};
 use super::source::SourceRoot;
 use super::wildcard::{find_matches, split_wildcards};
@@ -65,8 +65,8 @@ struct Found<'s> {
     /// The path, without links.
     path: &'s [u8],
     metadata: &'s Metadata,
-    /// The folder of the plan whose listing has it, and its number there.
-    listed: Option<(u32, u32)>,
+    /// The directory that lists it, and its number there.
+    listed: Option<(&'s PlannedFolder, u32)>,
 }
 
 /// The state of copying one match of a source.
@@ -310,12 +310,11 @@ impl<'a> Planner<'a> {
         }
         copying.parents.push(Parent { metadata: *metadata, target: target.clone(), made: included });
         let listing = copying.root.list(from)?;
-        let is_planned = self.mode == Mode::Plan && listing.iter().len() > 0;
-        let folder = is_planned.then(|| self.pending.add_folder(&target, &listing, &copying.rules));
+        let folder = PlannedFolder::new(&target, &listing, &copying.rules);
         for (at, (name, metadata)) in (0..).zip(listing.iter()) {
             check_name(name)?;
             let (from, below) = (join(from, name), join(below, name));
-            let listed = folder.map(|folder| (folder, at));
+            let listed = (self.mode == Mode::Plan).then_some((&folder, at));
             let found = Found { path: &from, metadata: &metadata, listed };
             self.copy_tree(copying, found, &below, target.join(name)?, (&include, &exclude))?;
         }
