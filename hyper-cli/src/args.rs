@@ -74,6 +74,17 @@ impl ColorChoice {
     }
 }
 
+/// What makes the containers of steps.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ExecutorArgs {
+    /// What makes the containers of RUN steps: `native`, `runc`, `crun`, or the path of another OCI runtime
+    ///
+    /// Without it `native`: hyperbuild itself. The images are the same. A runtime needs root, or a user with subordinate ids; it
+    /// does not run programs of 32-bit x86 on a 64-bit machine.
+    #[arg(long, value_name = "NAME|PATH")]
+    pub(crate) executor: Option<String>,
+}
+
 /// How registries are reached.
 #[derive(Clone, Debug, Default, Args)]
 pub struct TransportArgs {

@@ -1,6 +1,6 @@
 //! The command line as a whole: global options, the commands, exit status.
 
-use crate::args::{GlobalArgs, TransportArgs};
+use crate::args::{ExecutorArgs, GlobalArgs, TransportArgs};
 use crate::commands::{Command, serve};
 use crate::console::Console;
 use crate::failure::Failure;
@@ -176,11 +176,15 @@ impl Cli {
         mut line: clap::Command,
     ) -> Result<(), Failure> {
         let interrupt = Interrupt::listen()?;
-        let open = |transport: &TransportArgs| session::open(&global, transport, &console, &self.configure);
+        let open = |transport: &TransportArgs, executor: &ExecutorArgs| {
+            session::open(&global, transport, executor, &console, &self.configure)
+        };
+        let native = ExecutorArgs::default();
         let work: LocalBoxFuture<'_, Result<(), Failure>> = match call {
             // A server shuts down gracefully when it is interrupted; every other command is dropped.
             Call::Own(Command::Serve(args)) => {
-                return serve::run(args, &open(&TransportArgs::default())?, &console, &interrupt).await;
+                return serve::run(args, &open(&TransportArgs::default(), &native)?, &console, &interrupt)
+                    .await;
             }
             // A new parser: the other one has clap's own commands by now, such as `help`.
             Call::Own(command) => Box::pin(command.run(open, console, self.line())),
@@ -188,7 +192,7 @@ impl Cli {
                 let extra = &self.extra[at];
                 let mut usage = |e: clap::Error| Failure::usage(usage_of(&e.format(&mut line)));
                 let transport = TransportArgs::of(&extra.command, &matches).map_err(&mut usage)?;
-                (extra.run)(&matches, open(&transport)?, console).map_err(usage)?
+                (extra.run)(&matches, open(&transport, &native)?, console).map_err(usage)?
             }
         };
         tokio::select! {

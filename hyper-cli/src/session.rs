@@ -1,11 +1,12 @@
 //! The session of a run, from the environment, the global options and the caller of the library.
 
-use crate::args::{GlobalArgs, TransportArgs};
+use crate::args::{ExecutorArgs, GlobalArgs, TransportArgs};
 use crate::console::Console;
 use hyper_sdk::session::{Defaults, Session, SessionOptions};
 use hyper_sdk::space::CacheLimit;
-use hyper_sdk::{Error, Result};
+use hyper_sdk::{Error, ErrorKind, Result};
 use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -41,6 +42,7 @@ impl fmt::Debug for Configure {
 pub(crate) fn open(
     global: &GlobalArgs,
     transport: &TransportArgs,
+    executor: &ExecutorArgs,
     console: &Console,
     configure: &Configure,
 ) -> Result<Session> {
@@ -55,7 +57,35 @@ pub(crate) fn open(
         }
         (None, _) => CacheLimit::default(),
     };
+    if let Some(runtime) = executor.executor.as_deref().and_then(runtime).transpose()? {
+        options = options.builder(move |builder| builder.runtime(&runtime));
+    }
     (configure.0)(transport.apply(options)).open()
+}
+
+/// The path of a runtime that `--executor` names; `None` for the native executor.
+fn runtime(name: &str) -> Option<Result<PathBuf>> {
+    if name == "native" {
+        return None;
+    }
+    Some(match name.contains('/') {
+        true => std::path::absolute(name).map_err(|e| Error::io("cannot resolve a path", name, e)),
+        false => find_runtime(name).ok_or_else(|| {
+            let message = format!(
+                "--executor={name}: there is no program `{name}` in PATH: install it, name its path, or use `native`"
+            );
+            Error::new(ErrorKind::NotFound, message)
+        }),
+    })
+}
+
+/// The path of a runtime in the folders of `PATH`.
+pub(crate) fn find_runtime(name: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH")?;
+    let is_program = |path: &PathBuf| {
+        path.is_absolute() && path.metadata().is_ok_and(|stat| stat.is_file() && stat.mode() & 0o111 != 0)
+    };
+    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(is_program)
 }
 
 /// The state folder of a run, when it is known.

@@ -22,6 +22,7 @@ mod engines;
 mod equal_steps;
 mod exclude;
 mod exec;
+mod executors;
 mod faults;
 mod full_disk;
 mod git_sources;

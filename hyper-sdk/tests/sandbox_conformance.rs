@@ -4,8 +4,8 @@ use crate::sandbox::helper;
 use async_trait::async_trait;
 use hyper_sdk::exec::conformance as cases;
 use hyper_sdk::exec::{
-    ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, MountSource, NativeExecutor, Network, RootFs,
-    Security,
+    ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, MountSource, NativeExecutor, Network,
+    OciRuntime, RootFs, Security,
 };
 use hyper_sdk::progress::LogStream;
 use hyper_sdk::sandbox::{Isolation, Sandbox, SandboxOptions};
@@ -63,6 +63,65 @@ mod on_an_overlay {
         let open = std::fs::Permissions::from_mode(0o1777);
         std::fs::set_permissions(folder.path().join("upper/tmp"), open).unwrap();
         Some((Arc::new(executor), overlay(folder.path()), folder))
+    }
+    hyper_sdk::executor_conformance!(fixture);
+}
+
+/// An executor with a runtime of this machine; `None`, with a word why, where it cannot be tested.
+async fn with_runtime(name: &str, folder: &Path) -> Option<OciRuntime> {
+    let native = native().await?;
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    let Some(program) = std::env::split_paths(&folders).map(|at| at.join(name)).find(|path| path.is_file())
+    else {
+        println!("SKIPPED: there is no {name}");
+        return None;
+    };
+    let executor = OciRuntime::new(native.sandbox().clone(), program, folder.join("runtime"));
+    let root = RootFs::Folder { path: folder.join("root"), writable: true };
+    match executor.run(&root, ExecSpec::new(["/bin/true"]), Arc::new(|_: LogStream, _: &[u8]| {})).await {
+        Ok(_) => Some(executor),
+        Err(e) if e.kind() == ErrorKind::Unsupported => {
+            println!("SKIPPED: {e} {:?}", e.context_value("detail"));
+            None
+        }
+        Err(e) => panic!("{e:?}"),
+    }
+}
+
+mod with_runc_on_an_overlay {
+    use super::*;
+
+    async fn fixture() -> Option<(Arc<dyn Executor>, RootFs, tempfile::TempDir)> {
+        let folder = root_folder()?;
+        let executor = with_runtime("runc", folder.path()).await?;
+        std::fs::create_dir(folder.path().join("upper/tmp")).unwrap();
+        let open = std::fs::Permissions::from_mode(0o1777);
+        std::fs::set_permissions(folder.path().join("upper/tmp"), open).unwrap();
+        Some((Arc::new(executor), overlay(folder.path()), folder))
+    }
+    hyper_sdk::executor_conformance!(fixture);
+}
+
+mod with_runc_in_a_folder {
+    use super::*;
+
+    async fn fixture() -> Option<(Arc<dyn Executor>, RootFs, tempfile::TempDir)> {
+        let folder = root_folder()?;
+        let executor = with_runtime("runc", folder.path()).await?;
+        let root = RootFs::Folder { path: folder.path().join("root"), writable: true };
+        Some((Arc::new(executor), root, folder))
+    }
+    hyper_sdk::executor_conformance!(fixture);
+}
+
+mod with_crun {
+    use super::*;
+
+    async fn fixture() -> Option<(Arc<dyn Executor>, RootFs, tempfile::TempDir)> {
+        let folder = root_folder()?;
+        let executor = with_runtime("crun", folder.path()).await?;
+        let root = RootFs::Folder { path: folder.path().join("root"), writable: true };
+        Some((Arc::new(executor), root, folder))
     }
     hyper_sdk::executor_conformance!(fixture);
 }

@@ -13,6 +13,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("podman", "podman"),
     ("buildah", "buildah"),
     ("runc", "runc"),
+    ("crun", "crun"),
     ("docker-registry", "docker-registry"),
     ("newuidmap", "uidmap"),
     ("busybox", "busybox-static"),

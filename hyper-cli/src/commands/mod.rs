@@ -23,7 +23,7 @@ pub(crate) mod serve;
 mod tag;
 mod why;
 
-use crate::args::{Format, TransportArgs};
+use crate::args::{ExecutorArgs, Format, TransportArgs};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::program;
@@ -99,10 +99,19 @@ impl Command {
         }
     }
 
+    /// What makes the containers of the command's steps.
+    fn executor(&self) -> ExecutorArgs {
+        match self {
+            Self::Build(args) => args.executor.clone(),
+            Self::Bake(args) => args.executor.clone(),
+            _ => ExecutorArgs::default(),
+        }
+    }
+
     /// Runs the command. `line` is the parser of the whole command line.
     pub(crate) async fn run(
         self,
-        open: impl Fn(&TransportArgs) -> Result<Session>,
+        open: impl Fn(&TransportArgs, &ExecutorArgs) -> Result<Session>,
         mut console: Console,
         line: clap::Command,
     ) -> Result<(), Failure> {
@@ -116,7 +125,8 @@ impl Command {
             return Err(Failure::usage(format!("--format sarif is for `{program} build --check`")));
         }
         let transport = self.transport();
-        let session = || open(&transport);
+        let executor = self.executor();
+        let session = || open(&transport, &executor);
         match self {
             Self::Build(args) => build::run(*args, &session()?, &console).await,
             Self::Bake(args) => bake::run(*args, session, &console).await,

@@ -7,7 +7,7 @@ use super::leftovers;
 use super::options::LocalBuilderOptions;
 use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities};
 use crate::cache::{DiskCache, SharedCache};
-use crate::exec::{Executor, Identity, NativeExecutor};
+use crate::exec::{Executor, Identity, NativeExecutor, OciRuntime};
 use crate::frontend::Lowered;
 use crate::platform::Platform;
 use crate::progress::Progress;
@@ -140,7 +140,7 @@ impl LocalBuilder {
             Some(sandbox) => sandbox.describe().await?,
             None => Vec::new(),
         };
-        if self.options.executor.is_some() {
+        if self.options.executor.is_some() || self.options.runtime.is_some() {
             rungs.insert(0, Rung::new("executor", engine.executor.to_string()));
         }
         // After the owners that files can have.
@@ -197,6 +197,9 @@ impl LocalBuilder {
                 "the executor of this builder chooses the isolation of steps itself",
             ));
         }
+        if options.executor.is_some() && options.runtime.is_some() {
+            return Err(Error::invalid("a builder has an executor of its own or an OCI runtime, not both"));
+        }
         let sandbox = match (&options.executor, &options.snapshotter) {
             (Some(_), Some(_)) => None,
             _ => Some(Sandbox::start_at(options.helper.clone(), chosen, self.known(chosen)).await?),
@@ -226,7 +229,12 @@ impl LocalBuilder {
         let notes = sandbox.as_ref().map(|sandbox| sandbox.notes().to_vec()).unwrap_or_default();
         let executor: Arc<dyn Executor> = match (&options.executor, &sandbox) {
             (Some(executor), _) => Arc::clone(executor),
-            (None, Some(sandbox)) => Arc::new(NativeExecutor::new(sandbox.clone())),
+            (None, Some(sandbox)) => match &options.runtime {
+                Some(program) => {
+                    Arc::new(OciRuntime::new(sandbox.clone(), program, options.root.join("runtime")))
+                }
+                None => Arc::new(NativeExecutor::new(sandbox.clone())),
+            },
             (None, None) => return Err(Error::internal("a builder without an executor")),
         };
         Ok(Engine { executor, snapshotter, notes, sandbox, local: own, snapshots })

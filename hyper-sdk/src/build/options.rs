@@ -61,6 +61,9 @@ pub struct LocalBuilderOptions {
     pub clock: SharedClock,
     /// The executor of commands; without, the sandbox of this machine.
     pub executor: Option<Arc<dyn Executor>>,
+    /// The absolute path of the OCI runtime that makes the containers of commands ([`crate::exec::OciRuntime`]); without, the
+    /// sandbox makes them itself. Not together with `executor`.
+    pub runtime: Option<PathBuf>,
     /// The snapshotter of unpacked layers; without, folders in `root`.
     pub snapshotter: Option<SharedSnapshotter>,
     /// The build cache; without, a folder in `root`.
@@ -89,6 +92,7 @@ impl LocalBuilderOptions {
             cache_limit: CacheLimit::Usual,
             clock: Arc::new(SystemClock),
             executor: None,
+            runtime: None,
             snapshotter: None,
             cache: None,
             frontends: BTreeMap::new(),
@@ -136,6 +140,14 @@ impl LocalBuilderOptions {
     #[must_use]
     pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
         self.executor = Some(executor);
+        self
+    }
+
+    /// Sets the OCI runtime that makes the containers of commands, by its absolute path. No result and no key of the cache
+    /// depends on it.
+    #[must_use]
+    pub fn runtime(mut self, program: impl Into<PathBuf>) -> Self {
+        self.runtime = Some(program.into());
         self
     }
 

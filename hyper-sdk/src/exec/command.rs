@@ -4,6 +4,7 @@
 //! limits what set-user-id programs can gain.
 
 use super::limits::{Ulimit, UlimitKind};
+use super::program::{self, Found};
 use super::spec::{ExecSpec, Network};
 use super::{notify, rlimits, seccomp, single_id};
 use crate::layer::ProcessUser as User;
@@ -17,7 +18,7 @@ use std::path::Path;
 
 /// Docker's default capabilities: CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP,
 /// NET_BIND_SERVICE, NET_RAW, SYS_CHROOT, MKNOD, AUDIT_WRITE and SETFCAP.
-const CAPABILITIES: &[u32] = &[0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
+pub(super) const CAPABILITIES: &[u32] = &[0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
 /// Where programs are searched when the environment has no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -82,19 +83,7 @@ impl Command {
         let text = |what: &'static str, text: String| {
             CString::new(text).map_err(|_| Error::invalid(format!("{what} of the command contains a NUL")))
         };
-        let mut env: Vec<(&str, &str)> = Vec::new();
-        for (name, value) in &spec.env {
-            match env.iter_mut().find(|(known, _)| known == name) {
-                Some(entry) => entry.1 = value,
-                None => env.push((name, value)),
-            }
-        }
-        let home = user.home.clone().filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned());
-        match env.iter_mut().find(|(name, _)| *name == "HOME") {
-            Some((_, value)) if value.is_empty() => *value = &home,
-            Some(_) => {}
-            None => env.push(("HOME", &home)),
-        }
+        let env = environment(spec, &user);
         let path =
             env.iter().find(|(name, _)| *name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value).to_owned();
         Ok(Self {
@@ -212,39 +201,76 @@ impl Command {
         }
     }
 
+    /// The paths where the program can be.
+    fn candidates(&self) -> Vec<String> {
+        let program = &self.program;
+        if program.contains('/') {
+            return vec![program.clone()];
+        }
+        // An empty part means the working folder.
+        let join = |folder: &str| {
+            if folder.is_empty() { format!("./{program}") } else { format!("{folder}/{program}") }
+        };
+        self.path.split(':').map(join).collect()
+    }
+
+    /// The arguments, the environment as `NAME=VALUE`, and the user.
+    pub(super) fn parts(&self) -> (&[CString], &[CString], &User) {
+        (&self.args, &self.env, &self.user)
+    }
+
+    /// Looks in the tree for what keeps the command from being started, for when another program starts it: that one would
+    /// say it in words of its own, or not at all.
+    ///
+    /// # Errors
+    /// As for a command that cannot be started, and those of [`program::look`].
+    pub(super) fn check(&self, root: BorrowedFd<'_>) -> Result<()> {
+        let is_long = |text: &CString| text.as_bytes_with_nul().len() > LONGEST_TEXT;
+        if self.args.iter().chain(&self.env).any(is_long) {
+            return Err(self.too_long().with_context("program", &self.program));
+        }
+        let mut denied = None;
+        for candidate in self.candidates() {
+            let path = match candidate.starts_with('/') {
+                true => candidate.clone(),
+                false => format!("{}/{candidate}", self.cwd_path),
+            };
+            match program::look(root, &path).map_err(|e| e.with_context("program", &candidate))? {
+                Found::Program => return Ok(()),
+                Found::Denied => denied = Some(candidate),
+                Found::Nothing => {}
+            }
+        }
+        Err(match denied {
+            Some(candidate) => {
+                Error::invalid("this user may not execute the program").with_context("program", candidate)
+            }
+            None => self.missing(),
+        })
+    }
+
+    fn missing(&self) -> Error {
+        let program = &self.program;
+        let error =
+            Error::invalid("the program does not exist in the image").with_context("program", program);
+        if program.contains('/') { error } else { error.with_context("PATH", &self.path) }
+    }
+
     /// Tries each path where the program can be.
     fn exec(&self) -> Error {
-        let program = &self.program;
-        let candidates = if program.contains('/') {
-            vec![program.clone()]
-        } else {
-            // An empty part means the working folder.
-            let join = |folder: &str| {
-                if folder.is_empty() { format!("./{program}") } else { format!("{folder}/{program}") }
-            };
-            self.path.split(':').map(join).collect()
-        };
+        let candidates = self.candidates();
         let mut denied = None;
         for candidate in &candidates {
             let Ok(path) = CString::new(candidate.as_str()) else { continue };
             let error = sys::exec(&path, &self.args, &self.env);
             match error.raw_os_error() {
                 Some(libc::ENOENT) if rustix::fs::access(candidate, Access::EXISTS).is_ok() => {
-                    return Error::invalid(
-                        "the program exists, but its interpreter (the first line of a script, or the loader of a \
-                         dynamically linked program) does not",
-                    )
-                    .with_context("program", candidate);
+                    return program::no_interpreter().with_context("program", candidate);
                 }
                 Some(libc::ENOENT | libc::ENOTDIR) => {}
                 Some(libc::EACCES) => denied = Some(candidate),
                 Some(libc::ENOEXEC) => {
-                    return Error::invalid(
-                        "the program cannot be executed here: it is for another kind of machine, or a script \
-                         without a first line that names its interpreter",
-                    )
-                    .with_context("program", candidate)
-                    .with_source(error);
+                    return program::wrong_kind().with_context("program", candidate).with_source(error);
                 }
                 Some(libc::E2BIG) => {
                     return self.too_long().with_context("program", candidate);
@@ -270,9 +296,7 @@ impl Command {
             };
             return error.with_context("program", candidate);
         }
-        let error =
-            Error::invalid("the program does not exist in the image").with_context("program", program);
-        if program.contains('/') { error } else { error.with_context("PATH", &self.path) }
+        self.missing()
     }
 
     /// Names the text that is too long for the kernel, which limits each text and their sum.
@@ -307,6 +331,24 @@ fn be_killed_first() {
     if let Some(now) = now {
         let _ = std::fs::write(path, (now + 500).min(1000).to_string());
     }
+}
+
+/// The environment of a command: of several variables with one name the last one, and the home folder of the user.
+fn environment(spec: &ExecSpec, user: &User) -> Vec<(String, String)> {
+    let mut env: Vec<(String, String)> = Vec::new();
+    for (name, value) in &spec.env {
+        match env.iter_mut().find(|(known, _)| known == name) {
+            Some(entry) => entry.1.clone_from(value),
+            None => env.push((name.clone(), value.clone())),
+        }
+    }
+    let home = || user.home.clone().filter(|home| !home.is_empty()).unwrap_or_else(|| "/".to_owned());
+    match env.iter_mut().find(|(name, _)| name == "HOME") {
+        Some((_, value)) if value.is_empty() => *value = home(),
+        Some(_) => {}
+        None => env.push(("HOME".to_owned(), home())),
+    }
+    env
 }
 
 /// The first folder above a file that this process may not enter.

@@ -38,8 +38,12 @@ mod mountpoint;
 mod mounts;
 mod native;
 mod notify;
+mod oci_runtime;
 mod places;
+mod prepare;
+mod program;
 mod rlimits;
+mod runtime;
 mod seccomp;
 mod single_id;
 mod socket;
@@ -57,6 +61,7 @@ pub(crate) use foreign::{Runs, runs};
 pub use group_limits::{GroupLimits, SwapLimit};
 pub use limits::{StepLimits, Ulimit, UlimitKind};
 pub use native::{NativeExecutor, helper_main, init};
+pub use oci_runtime::OciRuntime;
 pub use spec::{
     CacheMount, CacheOwner, ExecMount, ExecSpec, HostOption, MountSource, Network, SecretBytes, Security,
 };

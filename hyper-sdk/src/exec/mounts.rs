@@ -7,6 +7,7 @@
 //! stage/files     resolv.conf, hosts, secrets: one file each, bound to their places; folders with a script each
 //! stage/trees/N   other trees, for bind mounts
 //! stage/devices   the usual devices, where no other mount shows any
+//! stage/runtime   for a runtime: its bundle, its state, and `/dev` once more
 //! ```
 
 use super::device_guard::{self, DeviceAccess};
@@ -49,8 +50,9 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Makes the stage and mounts the tree of the step. A device guard without effect is replaced by `nodev`.
-    pub(super) fn new(rootfs: &RootFs, wanted: DeviceAccess) -> Result<Self> {
+    /// Makes the stage and mounts the tree of the step. A device guard without effect is replaced by `nodev`. The stage is
+    /// mounted on `place`: on the root directory it has no path, and only lookups that start from a descriptor arrive.
+    pub(super) fn new(rootfs: &RootFs, wanted: DeviceAccess, place: &Path) -> Result<Self> {
         let memory = view::tmpfs(&[("mode", "0700")], MountAttrFlags::empty())?;
         let devices = match wanted {
             DeviceAccess::Guarded if !device_guard::is_enforced(memory.as_fd()) => DeviceAccess::NoDevices,
@@ -61,8 +63,7 @@ impl Stage {
             rustix::fs::mkdirat(&memory, name, Mode::from_raw_mode(0o755))
                 .map_err(wrong("cannot make", name))?;
         }
-        // Mounted on the root directory, where only lookups that start from the descriptor arrive.
-        attach(memory.as_fd(), CWD, "/")?;
+        attach(memory.as_fd(), CWD, place)?;
         let tree = match rootfs {
             RootFs::Overlay { .. } => view::open(rootfs)?,
             RootFs::Folder { path, .. } => clone_tree(CWD, path, false)?,
@@ -86,19 +87,35 @@ impl Stage {
         self.root.as_fd()
     }
 
+    /// Makes the folder `runtime` of the stage, with the `/dev` of the step as `runtime/dev`.
+    pub(super) fn runtime_folder(&self) -> Result<OwnedFd> {
+        let name = "runtime";
+        rustix::fs::mkdirat(&self.stage, name, Mode::RWXU).map_err(wrong("cannot make", name))?;
+        let folder =
+            view::open_in(self.stage.as_fd(), name, OFlags::PATH).map_err(wrong("cannot open", name))?;
+        rustix::fs::mkdirat(&folder, "dev", Mode::RWXU).map_err(wrong("cannot make", "dev"))?;
+        let dev = view::open_in(self.root(), "/dev", OFlags::PATH).map_err(wrong("cannot open", "/dev"))?;
+        attach(clone_tree(dev.as_fd(), Path::new(""), true)?.as_fd(), folder.as_fd(), "dev")?;
+        Ok(folder)
+    }
+
     /// The mount points that were made in the tree.
     pub(super) fn made(&self) -> &[Made] {
         &self.made
     }
 
-    /// Mounts what every step has.
-    pub(super) fn mount_system(&mut self, spec: &ExecSpec, context: Context) -> Result<()> {
+    /// Mounts what every step has. `proc` is the `/proc` of another pid namespace than that of this process.
+    pub(super) fn mount_system(
+        &mut self,
+        spec: &ExecSpec,
+        context: Context,
+        proc: Option<OwnedFd>,
+    ) -> Result<()> {
         let insecure = spec.security == Security::Insecure;
-        let proc = match context.isolation {
-            Isolation::Full => {
-                view::new_mount("proc", &[], QUIET).map_err(wrong("cannot mount a new /proc", "/proc"))?
-            }
-            _ => clone_tree(CWD, Path::new("/proc"), true)?,
+        let proc = match (proc, context.isolation) {
+            (Some(proc), _) => proc,
+            (None, Isolation::Full) => new_proc()?,
+            (None, _) => clone_tree(CWD, Path::new("/proc"), true)?,
         };
         self.put(proc.as_fd(), "/proc", Kind::Folder)?;
         self.mount_sys(insecure)?;
@@ -440,6 +457,11 @@ impl Stage {
         rustix::process::chdir("/").map_err(&wrong)?;
         Ok(true)
     }
+}
+
+/// A detached `/proc` of the pid namespace of this process.
+pub(super) fn new_proc() -> Result<OwnedFd> {
+    view::new_mount("proc", &[], QUIET).map_err(wrong("cannot mount a new /proc", "/proc"))
 }
 
 /// The files of `/etc` that every step has, with their content.

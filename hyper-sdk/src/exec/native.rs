@@ -1,10 +1,11 @@
 //! The native executor: steps as processes of the sandbox's helper.
 
+use super::describe;
+use super::step::{self, Order};
 use super::{
     ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, StepLimits, control_group,
     device_guard,
 };
-use super::{describe, step};
 use crate::progress::LogStream;
 use crate::sandbox::{
     self, Context, HelperCommand, Identity, Isolation, Reply, Request, RootFs, Rung, Sandbox, StepIo, Steps,
@@ -54,7 +55,7 @@ fn guards_devices(context: Context) -> bool {
 }
 
 impl Steps for Commands {
-    type Step = ExecSpec;
+    type Step = Order;
 
     fn start(context: Context) {
         if guards_devices(context) {
@@ -77,12 +78,12 @@ impl Steps for Commands {
         describe::rungs(context)
     }
 
-    fn check(step: ExecSpec, context: Context) -> Result<()> {
-        step::check_limits(&step.limits, context)?;
-        control_group::check(&step.limits.group)
+    fn check(step: Order, context: Context) -> Result<()> {
+        step::check_limits(&step.spec.limits, context)?;
+        control_group::check(&step.spec.limits.group)
     }
 
-    fn run(rootfs: &RootFs, step: ExecSpec, io: StepIo<'_>, context: Context) -> Result<ExitStatus> {
+    fn run(rootfs: &RootFs, step: Order, io: StepIo<'_>, context: Context) -> Result<ExitStatus> {
         step::run(rootfs, step, io, context)
     }
 }
@@ -121,6 +122,26 @@ impl NativeExecutor {
     pub fn notes(&self) -> &[String] {
         self.0.notes()
     }
+
+    /// Runs a step in the helper.
+    pub(super) async fn order(&self, rootfs: &RootFs, order: Order, log: &dyn LogSink) -> Result<ExitStatus> {
+        let request = Request::Run { rootfs: rootfs.clone(), step: Box::new(order) };
+        let (mut control, output, errors) = self.0.begin(&request)?.split()?;
+        let (reply, output, errors) = tokio::join!(
+            control.reply(),
+            pass_on(output, LogStream::Stdout, log),
+            pass_on(errors, LogStream::Stderr, log),
+        );
+        match reply.op("run command")? {
+            Reply::Exited(status) => {
+                output?;
+                errors?;
+                control.close().await;
+                Ok(status)
+            }
+            _ => Err(wrong_reply()),
+        }
+    }
 }
 
 async fn pass_on(from: OwnedFd, stream: LogStream, log: &dyn LogSink) -> Result<()> {
@@ -154,22 +175,7 @@ impl Executor for NativeExecutor {
             ));
         }
         let _turn = self.0.turn().await?;
-        let request = Request::Run { rootfs: rootfs.clone(), step: Box::new(spec) };
-        let (mut control, output, errors) = self.0.begin(&request)?.split()?;
-        let (reply, output, errors) = tokio::join!(
-            control.reply(),
-            pass_on(output, LogStream::Stdout, &*log),
-            pass_on(errors, LogStream::Stderr, &*log),
-        );
-        match reply.op("run command")? {
-            Reply::Exited(status) => {
-                output?;
-                errors?;
-                control.close().await;
-                Ok(status)
-            }
-            _ => Err(wrong_reply()),
-        }
+        self.order(rootfs, Order { spec, runtime: None }, &*log).await
     }
 
     async fn check_limits(&self, limits: &StepLimits) -> Result<()> {
@@ -178,7 +184,8 @@ impl Executor for NativeExecutor {
         }
         let mut spec = ExecSpec::new(["true"]);
         spec.limits = limits.clone();
-        let (mut control, ..) = self.0.begin(&Request::Check { step: Box::new(spec) })?.split()?;
+        let order = Order { spec, runtime: None };
+        let (mut control, ..) = self.0.begin(&Request::Check { step: Box::new(order) })?.split()?;
         match control.reply().await? {
             Reply::Done => {
                 control.close().await;

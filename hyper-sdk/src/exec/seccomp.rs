@@ -10,6 +10,10 @@
 //! With a single id ([`super::Identity::Single`]) another filter passes changes of owner and identity to a supervisor:
 //! see [`super::single`].
 
+mod section;
+
+pub(super) use section::section;
+
 use super::allowed::ALLOWED;
 use super::bpf::{AND, ARCH, AT_LEAST, EQUAL, HAS_BITS, JUMP, LOAD, NUMBER, RETURN, argument, op};
 use super::syscalls::{Abi, CLONE, CLONE3, Call, NEWEST, PERSONALITY, SOCKET, SOCKETCALL, SOCKETCALL_SOCKET};

@@ -9,8 +9,10 @@ use super::control_group::StepGroup;
 use super::device_guard::{self, DeviceAccess, Guarded};
 use super::limits::StepLimits;
 use super::mountpoint::{self, KEPT, Made};
-use super::mounts::{Stage, by_target};
+use super::mounts::Stage;
 use super::notify::socketcall;
+use super::prepare::{prepare, set_host_name};
+use super::runtime::{self, Runtime};
 use super::spec::{ExecSpec, Network, Security};
 use super::{command, rlimits, single_id, unisolated};
 use crate::sandbox::records::{self, StepRecord};
@@ -20,19 +22,58 @@ use crate::sandbox::{
 use crate::{Error, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountPropagationFlags, mount_change};
+use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long a cancelled step without a pid namespace has to put its tree in order.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What the operation of a step is told.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Order {
+    pub(super) spec: ExecSpec,
+    /// The runtime that makes its container; without, it is made here.
+    pub(super) runtime: Option<Runtime>,
+}
+
+/// The container of a step that a runtime makes.
+struct Container {
+    runtime: Runtime,
+    step: runtime::Step,
+}
+
+impl Container {
+    fn new(runtime: Runtime, context: Context) -> Result<Self> {
+        if context.isolation != Isolation::Full {
+            return Err(Error::unsupported(
+                "a runtime makes no container where steps share the processes of this machine or have no isolation: build \
+                 with the native executor",
+            ));
+        }
+        if context.identity == Identity::Single {
+            return Err(Error::unsupported(
+                "a runtime makes no container with a single id: give this user subordinate ids (`/etc/subuid` and \
+                 `/etc/subgid`, and the program `newuidmap`), or build with the native executor",
+            ));
+        }
+        let step = runtime::Step::begin(&runtime.records())?;
+        Ok(Self { runtime, step })
+    }
+}
+
 /// Runs a command to its end and removes its mount points.
-pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Context) -> Result<ExitStatus> {
+pub(super) fn run(rootfs: &RootFs, order: Order, io: StepIo<'_>, context: Context) -> Result<ExitStatus> {
     let StepIo { control, output, errors } = io;
+    let Order { spec, runtime } = order;
     check(&spec)?;
     check_limits(&spec.limits, context)?;
+    let container = match runtime {
+        Some(runtime) => Some(Container::new(runtime, context)?),
+        None => None,
+    };
     if let RootFs::Overlay { upper: Some((_, work)), .. } = rootfs {
         // Removes what a cancelled step left behind.
         tree::remove(&work.join("work"))?;
@@ -53,7 +94,7 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
         processes::adopt_orphans()?;
     }
     let group = StepGroup::make(&spec.limits.group, own_tasks(&spec, context))?;
-    let (guard, fork) = fork_init(&spec, context, group.as_ref())?;
+    let (guard, fork) = fork_init(&spec, container.is_some(), context, group.as_ref())?;
     let guarded = guard.is_some();
     let init = match fork {
         sys::Fork::Child => {
@@ -72,10 +113,15 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
                 sys::exit_now(1);
             }
             let files = command::Output { output, errors };
-            let outcome = match (group.as_ref().map_or(Ok(()), StepGroup::enter), context.isolation) {
-                (Err(error), _) => Err(error),
-                (_, Isolation::Full) => init(rootfs, spec, files, &status, context, guarded),
-                (_, shared) => processes::adopt_orphans().map_err(Error::from).and_then(|()| {
+            let entered = group.as_ref().map_or(Ok(()), StepGroup::enter);
+            let outcome = match (entered, context.isolation, &container) {
+                (Err(error), ..) => Err(error),
+                (_, Isolation::Full, Some(container)) => {
+                    let with = (&container.runtime, container.step.name());
+                    runtime::init(rootfs, spec, with, files, &status, context)
+                }
+                (_, Isolation::Full, None) => init(rootfs, spec, files, &status, context, guarded),
+                (_, shared, _) => processes::adopt_orphans().map_err(Error::from).and_then(|()| {
                     let outcome = match shared {
                         Isolation::None => unisolated::run(rootfs, &spec, files, &status, context),
                         _ => init(rootfs, spec, files, &status, context, guarded),
@@ -96,7 +142,7 @@ pub(super) fn run(rootfs: &RootFs, spec: ExecSpec, io: StepIo<'_>, context: Cont
     let mut made = Vec::new();
     let mut owners = StepRecord::new();
     let outcome = watch(control, File::from(status), init, has_namespace, &mut made, &mut owners);
-    drop(guard);
+    drop((guard, container));
     let reached = group.as_ref().and_then(StepGroup::reached);
     drop(group);
     if locks.is_some() {
@@ -128,6 +174,7 @@ fn own_tasks(spec: &ExecSpec, context: Context) -> u64 {
 /// Forks pid 1 of a new pid namespace, in a control group that restricts devices where possible.
 fn fork_init(
     spec: &ExecSpec,
+    is_container: bool,
     context: Context,
     group: Option<&StepGroup>,
 ) -> Result<(Option<Guarded>, sys::Fork)> {
@@ -135,6 +182,7 @@ fn fork_init(
         return Ok((None, sys::fork()?));
     }
     if !context.user_namespace
+        && !is_container
         && spec.security == Security::Sandbox
         && let Some((guard, fork)) = device_guard::fork(&spec.mounts, group.and_then(StepGroup::unified))
     {
@@ -276,8 +324,8 @@ fn init(
     };
     let single = context.identity == Identity::Single;
     let owners = if single { Some(single_id::StepOwners::open(rootfs)?) } else { None };
-    let mut stage = Stage::new(rootfs, wanted)?;
-    let prepared = prepare(&mut stage, &spec, context);
+    let mut stage = Stage::new(rootfs, wanted, Path::new("/"))?;
+    let prepared = prepare(&mut stage, &spec, context, None);
     // The mount points made so far must be removed, also after a failure.
     Status::Made(stage.made().to_vec()).send(status);
     let (user, cwd) = prepared?;
@@ -327,41 +375,4 @@ fn init(
         Status::Owners(supervisor.record()).send(status);
     }
     Ok(code)
-}
-
-/// Sets the host name of the step. The filter of a container can refuse that: then the step has that of the container.
-fn set_host_name(spec: &mut ExecSpec, context: Context) -> Result<()> {
-    let hostname = spec.hostname.as_deref().unwrap_or("hyper");
-    match sys::set_hostname(hostname) {
-        Ok(()) => spec.hostname = Some(hostname.to_owned()),
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && context.user_namespace => {
-            if spec.hostname.is_some() {
-                return Err(Error::unsupported(
-                    "a step cannot have a host name of its own: the filter of this container refuses it",
-                )
-                .with_context("detail", format!("host name {hostname}"))
-                .with_source(e));
-            }
-        }
-        Err(e) => return Err(Error::from(e).with_context("detail", format!("host name {hostname}"))),
-    }
-    Ok(())
-}
-
-/// Mounts everything. Returns the user and the working folder.
-fn prepare(
-    stage: &mut Stage,
-    spec: &ExecSpec,
-    context: Context,
-) -> Result<(crate::layer::ProcessUser, OwnedFd)> {
-    let user = command::user_of(stage.root(), spec)?;
-    // The working folder is part of the step's result, even when a mount hides it from the step.
-    stage.working_folder(&spec.cwd, (user.uid, user.gid))?;
-    stage.mount_system(spec, context)?;
-    for (target, mount) in by_target(&spec.mounts, &spec.cwd) {
-        stage.mount(mount, &target)?;
-    }
-    // A mount above may have hidden it.
-    let cwd = stage.working_folder(&spec.cwd, (0, 0))?;
-    Ok((user, cwd))
 }

@@ -42,8 +42,7 @@ impl Abi {
 /// A system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Call {
-    /// The name, for tests and debugging.
-    #[cfg_attr(not(test), allow(dead_code, reason = "tests compare it with what the C library says"))]
+    /// The name.
     pub(super) name: &'static str,
     numbers: [Option<u32>; 4],
 }

@@ -36,6 +36,16 @@ pub(crate) fn fork() -> io::Result<Fork> {
 /// Forks; the child starts in the control group `cgroup`, as the first process of a new pid namespace. When that fails
 /// no namespace is left behind: an unshared one would accept no further process.
 pub(crate) fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    fork_as_first(CLONE_INTO_CGROUP, cgroup.as_raw_fd() as u64)
+}
+
+/// Forks; the child is the first process of a new pid namespace, and this process stays outside of it.
+pub(crate) fn fork_into_namespace() -> io::Result<Fork> {
+    fork_as_first(0, 0)
+}
+
+fn fork_as_first(more_flags: u64, cgroup: u64) -> io::Result<Fork> {
     #[repr(C)]
     #[derive(Default)]
     struct CloneArgs {
@@ -51,11 +61,10 @@ pub(crate) fn fork_into(cgroup: BorrowedFd<'_>) -> io::Result<Fork> {
         set_tid_size: u64,
         cgroup: u64,
     }
-    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let args = CloneArgs {
-        flags: CLONE_INTO_CGROUP | libc::CLONE_NEWPID as u64,
+        flags: more_flags | libc::CLONE_NEWPID as u64,
         exit_signal: libc::SIGCHLD as u64,
-        cgroup: cgroup.as_raw_fd() as u64,
+        cgroup,
         ..CloneArgs::default()
     };
     // SAFETY: without a stack of its own and without CLONE_VM the child is a copy, as with `fork`, which this replaces

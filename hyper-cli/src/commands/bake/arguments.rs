@@ -1,6 +1,6 @@
 //! The arguments of `hyperbuild bake`.
 
-use crate::args::TransportArgs;
+use crate::args::{ExecutorArgs, TransportArgs};
 use crate::commands::build;
 use crate::failure::Failure;
 use crate::flags::unsupported;
@@ -69,6 +69,8 @@ pub(crate) struct BakeArgs {
     check: bool,
     #[arg(long, hide = true)]
     policy: Vec<String>,
+    #[command(flatten)]
+    pub(crate) executor: ExecutorArgs,
     #[command(flatten)]
     pub(crate) transport: TransportArgs,
 }

@@ -4,7 +4,7 @@ use super::cache_arguments::CacheArgs;
 use super::call::{Call, Method};
 use super::limits::LimitArgs;
 use super::on_error::Reaction;
-use crate::args::TransportArgs;
+use crate::args::{ExecutorArgs, TransportArgs};
 use crate::failure::Failure;
 use crate::render::Mode;
 use crate::unsupported_flags::UnsupportedFlags;
@@ -70,6 +70,8 @@ pub(crate) struct BuildArgs {
     /// How RUN steps are separated from this machine
     #[arg(long, value_enum, value_name = "MODE", default_value_t = IsolationMode::Default)]
     pub(crate) isolation: IsolationMode,
+    #[command(flatten)]
+    pub(crate) executor: ExecutorArgs,
     /// Secret for RUN --mount=type=secret, as id=ID,src=FILE or id=ID,env=NAME
     #[arg(long = "secret", value_name = "SPEC")]
     pub(crate) secrets: Vec<String>,
