@@ -378,7 +378,7 @@ fn a_runtime_that_cannot_be_used_is_told() {
 }
 
 #[test]
-fn a_single_id_and_no_isolation_are_refused_by_name() {
+fn what_a_runtime_cannot_do_is_refused_by_name() {
     if let Some(why) = hindrance() {
         skip!("{why}");
     }
@@ -387,6 +387,9 @@ fn a_single_id_and_no_isolation_are_refused_by_name() {
     let output = place.build("FROM base\nRUN true\n", &["--executor", runtime, "--isolation=none"]).output();
     let output = output.unwrap();
     assert!(!output.status.success() && told(&output).contains("no isolation"), "{}", told(&output));
+    let limited = place.build("FROM base\nRUN true\n", &["--executor", runtime, "--memory=64m"]);
+    let output = { limited }.output().unwrap();
+    assert!(!output.status.success() && told(&output).contains("`memory`"), "{}", told(&output));
     if find("setpriv").is_none() {
         skip!("there is no setpriv");
     }

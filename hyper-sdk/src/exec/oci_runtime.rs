@@ -154,7 +154,7 @@ fn is_enough(specification: &str) -> bool {
 
 /// Refuses limits of a command together with what it starts: each runtime has its own place for control groups.
 fn refuse_groups(limits: &StepLimits) -> Result<()> {
-    if limits.group.is_empty() && limits.group.parent.is_none() {
+    if limits.group.is_empty() {
         return Ok(());
     }
     let names = limits.group.names();
