@@ -9,8 +9,12 @@ const REFERENCE: &str = "docs/reference/cli.md";
 /// Flags of `hyperbuild` that are flags of Dockerfile instructions, too.
 const OF_DOCKERFILES: &[&str] = &["--platform", "--network"];
 /// Files that hold command lines of other programs.
-const COMMAND_LINES: &[&str] =
-    &["hyper-sdk/src/bake/flags.rs", "hyper-sdk/src/source/remote/git", "hyper-sdk/src/lint/"];
+const COMMAND_LINES: &[&str] = &[
+    "hyper-sdk/src/bake/flags.rs",
+    "hyper-sdk/src/exec/runtime/run.rs",
+    "hyper-sdk/src/source/remote/git",
+    "hyper-sdk/src/lint/",
+];
 
 /// The flags that a reference page lists.
 fn flags(page: &str) -> BTreeSet<&str> {
