@@ -286,7 +286,7 @@ fn links(outside: &str) -> Vec<(Vec<(&'static str, String)>, &'static str)> {
             "cat /etc/hosts | wc -l; ls -d /tmp/*",
         ),
         (vec![("dev", outside.to_owned()), ("sys", up.clone())], "ls /dev/null /dev/shm; ls -d /sys/kernel"),
-        (vec![("proc", format!("{outside}/proc")), ("dev", "/tmp".to_owned())], "ls -d /proc/self /tmp/shm"),
+        (vec![("proc", format!("{outside}/proc")), ("dev", "/run".to_owned())], "ls -d /proc/self /run/shm"),
         (vec![("work", outside.to_owned())], "pwd; touch here; ls"),
         (
             vec![("dev/null", "/etc/passwd".to_owned()), ("dev/shm", "/root".to_owned())],

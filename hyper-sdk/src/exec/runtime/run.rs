@@ -6,15 +6,15 @@ use super::{Runtime, place};
 use crate::exec::above::{SIGNALS, Status, wait_for};
 use crate::exec::command::{Command, Output};
 use crate::exec::device_guard::DeviceAccess;
-use crate::exec::mount_api::{attach, clone_tree, make_file};
+use crate::exec::mount_api::{QUIET, attach, clone_tree, make_file};
 use crate::exec::mounts::{Stage, new_proc};
 use crate::exec::prepare::{prepare, set_host_name};
 use crate::exec::spec::{ExecSpec, Network, Security};
-use crate::sandbox::{Context, RootFs, sys};
+use crate::sandbox::{Context, RootFs, sys, view};
 use crate::small_file::{self, Kinds};
 use crate::{Error, Result, ResultExt};
 use rustix::fs::CWD;
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use serde::Deserialize;
 use std::ffi::{CString, OsString};
 use std::fs::File;
@@ -79,10 +79,11 @@ fn enter(spec: &ExecSpec, runtime: &Runtime) -> Result<()> {
     if spec.network == Network::None {
         sys::loopback_up().context("detail", "loopback interface")?;
     }
-    if runtime.has_no_groups() {
-        // crun refuses machines with both versions of control groups, also where it is told to leave them alone. Where there
-        // is one version nothing is mounted here.
-        let _ = unmount("/sys/fs/cgroup/unified", UnmountFlags::DETACH);
+    let unified = Path::new("/sys/fs/cgroup/unified");
+    if runtime.has_no_groups() && unified.is_dir() {
+        // crun refuses machines with both versions of control groups, also where it is told to leave them alone.
+        let nothing = view::tmpfs(&[("mode", "0555")], QUIET)?;
+        attach(nothing.as_fd(), CWD, unified)?;
     }
     attach(new_proc()?.as_fd(), CWD, "/proc")
 }
