@@ -150,8 +150,8 @@ mod tests {
         let found: Vec<PathBuf> =
             folders(groups, MOUNTS).iter().map(|path| path.components().collect()).collect();
         assert_eq!(found, expected);
-        assert_eq!(folders("", MOUNTS), [PathBuf::new(); 0]);
-        assert_eq!(folders("0::/\n", "broken\n"), [PathBuf::new(); 0]);
+        assert!(folders("", MOUNTS).is_empty());
+        assert!(folders("0::/\n", "broken\n").is_empty());
     }
 
     #[test]
