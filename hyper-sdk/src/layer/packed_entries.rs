@@ -145,7 +145,7 @@ mod tests {
         };
         let mut entry = Entry::new(path.clone(), kind, 0o640);
         (entry.uid, entry.gid, entry.mtime) = (number as u32, 8, number as i64 - 20);
-        entry.xattrs.extend((number % 5 == 0).then(|| (b"user.a".to_vec(), vec![number as u8])));
+        entry.xattrs.extend(number.is_multiple_of(5).then(|| (b"user.a".to_vec(), vec![number as u8])));
         entry
     }
 

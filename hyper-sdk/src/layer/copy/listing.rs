@@ -198,7 +198,7 @@ mod tests {
             for (name, seed) in files.iter().rev() {
                 listing.push(name.as_bytes(), &metadata(*seed));
             }
-            let keep = |name: &[u8], metadata: &Metadata| Ok::<_, ()>(metadata.inode % 5 != 0 && name != b"a");
+            let keep = |name: &[u8], metadata: &Metadata| Ok::<_, ()>(!metadata.inode.is_multiple_of(5) && name != b"a");
             let listing = listing.finish(keep).unwrap();
             let found: Vec<_> = listing.iter().map(|(name, metadata)| (name.to_vec(), metadata)).collect();
             let model: BTreeMap<_, _> =

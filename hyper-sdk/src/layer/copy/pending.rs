@@ -390,7 +390,7 @@ mod tests {
     }
 
     fn metadata(at: usize) -> Metadata {
-        let file_type = if at % 3 == 0 { FileType::Directory } else { FileType::RegularFile };
+        let file_type = if at.is_multiple_of(3) { FileType::Directory } else { FileType::RegularFile };
         Metadata {
             file_type,
             mode: 0o644,
@@ -481,7 +481,7 @@ mod tests {
                 let is_below = model.keys().any(|known| known.starts_with(&here));
                 prop_assert_eq!(map.has_at_or_below(&here), is_below);
             }
-            let opaque = |path: &LayerPath| path.as_bytes().len() % 2 == 0;
+            let opaque = |path: &LayerPath| path.as_bytes().len().is_multiple_of(2);
             let finished = map.finish(Some(&opaque));
             let mut found = finished.iter();
             let mut first: HashMap<LinkGroup, LayerPath> = HashMap::new();
