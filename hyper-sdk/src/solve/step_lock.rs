@@ -105,7 +105,7 @@ mod tests {
         assert!(StepLock::try_take(root.path(), &one).unwrap().is_none());
         drop(other);
         let mut lock = Some(lock);
-        let next = StepLock::wait(root.path(), &one, || drop(lock.take())).await.unwrap();
+        let next = StepLock::wait(root.path(), &one, || lock.take()).await.unwrap();
         assert!(StepLock::try_take(root.path(), &one).unwrap().is_none());
         drop(next);
         assert_eq!(std::fs::read_dir(root.path().join(FOLDER)).unwrap().count(), 0);
