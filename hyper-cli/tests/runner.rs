@@ -19,7 +19,6 @@ mod containers;
 mod damage;
 mod debian;
 mod engines;
-mod equal_steps;
 mod exclude;
 mod exec;
 mod executors;

@@ -1,7 +1,6 @@
 //! Removes what killed builds left in the folder of the builder: unfinished contexts, image archives and files. A build
 //! that runs locks its own, however long it takes.
 
-use crate::solve::STEP_LOCKS;
 use crate::stale_files::{self, is_temporary};
 use std::path::Path;
 use std::time::Duration;
@@ -51,8 +50,6 @@ pub(super) fn sweep(root: &Path, age: Duration) {
     for folder in FILES {
         stale_files::remove(&root.join(folder), age, is_temporary);
     }
-    // Nobody holds the lock of a step any more whose build was killed.
-    stale_files::remove(&root.join(STEP_LOCKS), age, |name| name.len() == 64);
     // The records of the cache are one level deeper.
     for entry in std::fs::read_dir(root.join("cache")).into_iter().flatten().flatten() {
         stale_files::remove(&entry.path(), age, is_temporary);

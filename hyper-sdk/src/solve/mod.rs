@@ -36,7 +36,6 @@ mod shared;
 mod shared_mounts;
 mod sink;
 mod step;
-mod step_lock;
 mod task_log;
 mod times;
 mod unmade_copies;
@@ -59,7 +58,6 @@ pub(crate) use record::{
 pub use record::{KeyPart, StepRecorder};
 pub(crate) use sink::LAYERS_REPOSITORY;
 pub(crate) use step::SolveContext;
-pub(crate) use step_lock::FOLDER as STEP_LOCKS;
 pub use value::{Layer, LayerChain, LayerTimes};
 
 use crate::graph::{Graph, Op, SourceOp, VertexId};

@@ -73,11 +73,6 @@ impl AfterFailure {
         Self { command, only, was_run: AtomicBool::new(false) }
     }
 
-    /// Whether a command runs when a step fails.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.command.is_some()
-    }
-
     /// What is needed of a step before it runs; `None` when the command is not for it.
     pub(super) fn keep(&self, vertex: &Vertex, spec: &ExecSpec) -> Option<ExecSpec> {
         let is_place = spec.args == [OnError::PLACE];

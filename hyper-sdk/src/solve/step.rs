@@ -7,7 +7,6 @@ use super::on_error::AfterFailure;
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
 use super::record::{Ended, FileLister, StepRecorder};
 use super::sink::{LAYERS_REPOSITORY, Target};
-use super::step_lock::StepLock;
 use super::used_mounts::UsedMounts;
 use super::value::{Layer, LayerTimes};
 use super::{Failed, PendingResult, StepReport};
@@ -52,8 +51,6 @@ pub(crate) struct SolveContext {
     pub(super) cache: SharedCache,
     pub(super) sources: Sources,
     pub(super) stat_cache: Arc<StatCache>,
-    /// The folder of the builder.
-    folder: PathBuf,
     /// The folder with the indexes of layers.
     pub(super) index_folder: PathBuf,
     /// The folder for temporary files of steps.
@@ -141,7 +138,6 @@ impl SolveContext {
             index_folder: folder.join("indexes"),
             scratch: folder.join("scratch"),
             cache_mounts: folder.join("mounts"),
-            folder,
             reset_caches: Mutex::default(),
             epoch: options.epoch,
             epoch_seconds: OnceLock::new(),
@@ -228,18 +224,11 @@ impl SolveContext {
         if !vertex.no_cache
             && let Some(layer) = self.find(&mut keys, time).await?
         {
-            return self.cached(vertex, task, base, layer).await;
-        }
-        let turn = match self.turn(vertex, &keys).await {
-            Ok(turn) => turn,
-            Err(e) => return failed(vertex, task, e),
-        };
-        // Another build may have run it since the cache was asked.
-        if turn.is_some()
-            && let Some(layer) = self.find(&mut keys, time).await?
-        {
-            drop(turn);
-            return self.cached(vertex, task, base, layer).await;
+            self.blob_later(&layer).await;
+            self.note_origin(&layer, &task);
+            let report = report(vertex, true, &task);
+            task.cached();
+            return Ok((StepResult::Chain(base.with(layer)), Some(report)));
         }
         // The files in the folders may change from here on.
         self.sources.forget_listings();
@@ -284,7 +273,6 @@ impl SolveContext {
         let layer = MadeLayer::new(record, new.times, kept_under, time, new.tar);
         let layer = Arc::new(StepLayer::Made(layer));
         self.keep(&layer).await?;
-        drop(turn);
         // After the result is kept: whoever ends the build here loses no more than the record.
         self.record(ended(keys_hold, false), base, listed).await;
         self.blob_later(&layer).await;
@@ -297,33 +285,6 @@ impl SolveContext {
         }
         let report = report(vertex, false, &task);
         task.done();
-        Ok((StepResult::Chain(base.with(layer)), Some(report)))
-    }
-
-    /// The right to run a step that the cache does not have, once no other build runs it. `None` for a step that runs in
-    /// any case, or after whose failure somebody may look around for long.
-    async fn turn(&self, vertex: &Vertex, keys: &Keys) -> Result<Option<StepLock>> {
-        let Some(key) = keys.digests.first().filter(|_| !vertex.no_cache) else { return Ok(None) };
-        if self.after_failure.is_wanted() {
-            return Ok(None);
-        }
-        let waits =
-            || Waits(Some(self.progress.start(format!("wait for another build: {}", vertex.name), None)));
-        StepLock::wait(&self.folder, key, waits).await.map(Some)
-    }
-
-    /// The result of a step that was found.
-    async fn cached(
-        &self,
-        vertex: &Vertex,
-        task: Task,
-        base: &Chain,
-        layer: Arc<StepLayer>,
-    ) -> Result<(StepResult, Option<StepReport>)> {
-        self.blob_later(&layer).await;
-        self.note_origin(&layer, &task);
-        let report = report(vertex, true, &task);
-        task.cached();
         Ok((StepResult::Chain(base.with(layer)), Some(report)))
     }
 
@@ -471,17 +432,6 @@ impl SolveContext {
         if let Some(later) = later {
             // Nobody takes it any more when the build ends.
             let _ = later.send(Arc::clone(layer)).await;
-        }
-    }
-}
-
-/// Shows that a step waits for another build, until it is dropped.
-struct Waits(Option<Task>);
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            task.done();
         }
     }
 }
