@@ -21,7 +21,7 @@ fn layer_of(folder: &Path) -> Vec<u8> {
     let empty = tempfile::tempdir().unwrap();
     let mut writer = LayerWriter::new(Vec::new(), Some(1000));
     let root = |_: &hyper_sdk::layer::LayerPath, _: &rustix::fs::Stat, _| (0, 0);
-    let options = hyper_sdk::layer::DiffOptions { owner: Some(&root), time: None };
+    let options = hyper_sdk::layer::DiffOptions { owner: Some(&root), time: None, portable: false };
     hyper_sdk::layer::diff_trees(empty.path(), folder, &mut writer, &options).unwrap();
     writer.finish().unwrap().0
 }

@@ -405,6 +405,7 @@ impl Apply<'_> {
         let path = &entry.path;
         let os_name = OsStr::from_bytes(name);
         let no_follow = AtFlags::SYMLINK_NOFOLLOW;
+        let mut mode = entry.mode;
         if matches!(self.options.owners, OwnerPolicy::Keep | OwnerPolicy::KeepMapped) {
             let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
             let done = match fd {
@@ -412,7 +413,11 @@ impl Apply<'_> {
                 None => rustix::fs::chownat(parent, os_name, uid, gid, no_follow),
             };
             let done = match done {
-                Err(Errno::INVAL) if self.options.owners == OwnerPolicy::KeepMapped => Ok(()),
+                Err(Errno::INVAL) if self.options.owners == OwnerPolicy::KeepMapped => {
+                    // A program that runs as its owner does not become one that runs as root.
+                    mode &= !0o6000;
+                    Ok(())
+                }
                 done => done,
             };
             done.map_err(|e| {
@@ -429,7 +434,7 @@ impl Apply<'_> {
         for (key, value) in owner::attributes(entry, self.options.owners == OwnerPolicy::Record) {
             files::set_xattr(parent, name, &key, &value, path)?;
         }
-        let mode = Mode::from_raw_mode(entry.mode);
+        let mode = Mode::from_raw_mode(mode);
         let done = match fd {
             Some(fd) => rustix::fs::fchmod(fd, mode),
             None if matches!(entry.kind, EntryKind::Symlink { .. }) => Ok(()),

@@ -42,6 +42,9 @@ pub struct DiffOptions<'a> {
     pub owner: Option<&'a OwnerLookup<'a>>,
     /// The lookup of times; `None` for those of the files.
     pub time: Option<&'a TimeLookup<'a>>,
+    /// Leaves out the extended attributes that another machine may not be able to set, or that mean something on this one
+    /// alone: all but `user.*` and `security.capability`.
+    pub portable: bool,
 }
 
 impl std::fmt::Debug for DiffOptions<'_> {
@@ -49,6 +52,7 @@ impl std::fmt::Debug for DiffOptions<'_> {
         f.debug_struct("DiffOptions")
             .field("owner", &self.owner.is_some())
             .field("time", &self.time.is_some())
+            .field("portable", &self.portable)
             .finish()
     }
 }
@@ -352,7 +356,8 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
                 .with_context("path", path));
             }
         }
-        xattrs.retain(|name, _| !files::is_overlay_xattr(name));
+        let portable = |name: &[u8]| name.starts_with(b"user.") || name == b"security.capability";
+        xattrs.retain(|name, _| !files::is_overlay_xattr(name) && (!self.options.portable || portable(name)));
         let (uid, gid) = match self.options.owner {
             Some(owner) => owner(path, stat, super::owner::take_owner(&mut xattrs)),
             None => (stat.st_uid, stat.st_gid),

@@ -109,7 +109,11 @@ pub(crate) fn diff(
         Some(recorded) => recorded.owner(path, stat, own),
         None => (stat.st_uid, stat.st_gid),
     };
-    let options = DiffOptions { owner: if recorded.is_some() { Some(&owner) } else { None }, time: None };
+    let options = DiffOptions {
+        owner: if recorded.is_some() { Some(&owner) } else { None },
+        time: None,
+        portable: false,
+    };
     let mut writer = LayerWriter::exact(output);
     if plain {
         let Some(lower) = lowers.first() else {
@@ -212,7 +216,11 @@ pub(crate) fn export(
         None => recorded_owner(path, stat, own),
     };
     let has_owners = owners || recorded.is_some();
-    let options = DiffOptions { owner: if has_owners { Some(&owner) } else { None }, time: Some(&time) };
+    let options = DiffOptions {
+        owner: if has_owners { Some(&owner) } else { None },
+        time: Some(&time),
+        portable: false,
+    };
     diff_trees(&view::fd_path(&nothing), &view::fd_path(&folder), &mut writer, &options)?;
     writer.finish().map(drop)
 }
@@ -230,7 +238,8 @@ pub(crate) fn pack_cache(folder: &Path, output: &mut impl Write, context: Contex
     let owner =
         |_: &LayerPath, stat: &rustix::fs::Stat, own: Option<_>| own.unwrap_or(records::seen_owner(stat));
     let recorded = context.identity == Identity::Single;
-    let options = DiffOptions { owner: if recorded { Some(&owner) } else { None }, time: None };
+    let options =
+        DiffOptions { owner: if recorded { Some(&owner) } else { None }, time: None, portable: true };
     let mut writer = LayerWriter::of_files(output);
     write_folder(folder, &mut writer, &options)?;
     writer.finish().map(drop)

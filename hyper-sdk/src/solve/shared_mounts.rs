@@ -18,10 +18,9 @@ use crate::progress::{Event, Task};
 use crate::reference::RepositoryName;
 use crate::{Digest, Error, ErrorKind, Result};
 use futures::{StreamExt as _, TryStreamExt as _};
-use std::io::{self, BufWriter, Read};
+use std::io::{self, BufWriter, Read as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 /// After how many more bytes progress is reported.
@@ -131,28 +130,19 @@ impl SolveContext {
                     task.done();
                     return Ok(());
                 }
-                Err(Failure::Cache(e)) => {
+                Err(e) => {
                     self.imports.lose_mount(&cache.id, &import, &e);
                     task.failed(&e);
-                }
-                Err(Failure::Own(e)) => {
-                    task.failed(&e);
-                    return Err(e);
                 }
             }
         }
         Ok(())
     }
 
-    async fn fill_from(
-        &self,
-        folder: &Path,
-        import: &MountImport,
-        task: &Task,
-    ) -> std::result::Result<(), Failure> {
+    async fn fill_from(&self, folder: &Path, import: &MountImport, task: &Task) -> Result<()> {
         let (progress, id, total) = (task.progress().clone(), task.id(), import.mount.blob.size);
         let (mut done, mut told) = (0, 0);
-        let reader = self.imports.open(&import.blob()).await.map_err(Failure::Cache)?;
+        let reader = self.imports.open(&import.blob()).await?;
         let blocks = reader.stream.map_err(io::Error::from).inspect(move |block| {
             if let Ok(block) = block {
                 done += block.len() as u64;
@@ -169,41 +159,7 @@ impl SolveContext {
             VerifiedLayer::new(archive, blob.digest, blob.size, Some(mount.diff_id))
                 .map(|archive| archive.with_limit(mount.size))
         });
-        let archive = opened.await.map_err(Failure::Cache)?;
-        let failed = Arc::new(AtomicBool::new(false));
-        let watched = Watched { inner: archive, failed: Arc::clone(&failed) };
-        let filled = self.executor.fill_cache(folder, Box::new(watched)).await;
-        filled.map_err(|e| match e.kind() {
-            _ if failed.load(Ordering::Relaxed) => Failure::Cache(e),
-            ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::TooLarge | ErrorKind::Corrupt => {
-                Failure::Cache(e)
-            }
-            _ => Failure::Own(e),
-        })
-    }
-}
-
-/// Who is to blame when a cache mount was not filled.
-enum Failure {
-    /// The cache of the other machine.
-    Cache(Error),
-    /// This machine.
-    Own(Error),
-}
-
-/// A reader that notes whether it has failed.
-struct Watched<R> {
-    inner: R,
-    failed: Arc<AtomicBool>,
-}
-
-impl<R: Read> Read for Watched<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buffer).inspect_err(|e| {
-            if e.kind() != io::ErrorKind::Interrupted {
-                self.failed.store(true, Ordering::Relaxed);
-            }
-        })
+        self.executor.fill_cache(folder, Box::new(opened.await?)).await
     }
 }
 

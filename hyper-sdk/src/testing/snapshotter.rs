@@ -308,7 +308,7 @@ impl Snapshotter for PlainSnapshotter {
                     None if owners() == OwnerPolicy::Ignore => (0, 0),
                     None => (stat.st_uid, stat.st_gid),
                 };
-            let how = DiffOptions { owner: Some(&owner), time: Some(&time) };
+            let how = DiffOptions { owner: Some(&owner), time: Some(&time), portable: false };
             let folder = open_in(&tree, &path, OFlags::RDONLY | OFlags::DIRECTORY)
                 .map_err(|e| Error::io("the folder to export does not exist", &path, e.into()))?;
             let mut writer = LayerWriter::new(Vec::new(), None);

@@ -202,8 +202,13 @@ fn the_owner_comes_from_the_lookup() {
     let empty = tempfile::tempdir().unwrap();
     let owner = |p: &LayerPath, _: &rustix::fs::Stat, _| if *p == path("d/f") { (5, 6) } else { (0, 0) };
     let mut writer = LayerWriter::new(Vec::new(), None);
-    diff_trees(empty.path(), new.path(), &mut writer, &DiffOptions { owner: Some(&owner), time: None })
-        .unwrap();
+    diff_trees(
+        empty.path(),
+        new.path(),
+        &mut writer,
+        &DiffOptions { owner: Some(&owner), time: None, portable: false },
+    )
+    .unwrap();
     let (_, index) = writer.finish().unwrap();
     let f = index.get(&path("d/f")).unwrap();
     assert_eq!((f.uid, f.gid), (5, 6));
