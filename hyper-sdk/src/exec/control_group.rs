@@ -142,14 +142,18 @@ fn make_parent(mount: &Path, parent: &Path) -> io::Result<()> {
     above.reverse();
     for group in above {
         match std::fs::create_dir(group) {
-            // A new one has no processors, and its own groups get none.
-            Ok(()) if group.join("cpuset.effective_cpus").exists() => {
-                let within = group.parent().unwrap_or(group);
-                fill_cpuset(group, within, &GroupLimits::default()).map_err(io::Error::other)?;
-            }
-            Ok(()) => {}
-            Err(_) if group.is_dir() => {}
-            Err(e) => return Err(e),
+            Err(e) if !group.is_dir() => return Err(e),
+            _ => {}
+        }
+        // A new one has no processors, and its own groups get none: whoever made it may not have come to that, or not know.
+        let is_empty = |name: &str| {
+            let set = std::fs::read_to_string(group.join(name));
+            set.is_ok_and(|set| set.trim().is_empty())
+        };
+        let is_one = group.join("cpuset.effective_cpus").exists();
+        if is_one && (is_empty("cpuset.cpus") || is_empty("cpuset.mems")) {
+            let within = group.parent().unwrap_or(group);
+            fill_cpuset(group, within, &GroupLimits::default()).map_err(io::Error::other)?;
         }
     }
     Ok(())
@@ -194,6 +198,12 @@ fn fill_cpuset(group: &Path, parent: &Path, limits: &GroupLimits) -> Result<()> 
                     )));
                 }
                 list.as_str()
+            }
+            None if is_one && here.trim().is_empty() => {
+                return Err(Error::unsupported(format!(
+                    "a control group of a step can have no processors or memory: those of {} are empty",
+                    parent.display()
+                )));
             }
             None if is_one => here.trim(),
             None => continue,
@@ -259,8 +269,7 @@ impl Folder {
         if let Some(shares) = limits.cpu_shares {
             match is_one {
                 true => set("cpu-shares", &self.file("cpu.shares"), shares)?,
-                // 2 to 262144 are 1 to 10000.
-                false => set("cpu-shares", &self.file("cpu.weight"), 1 + (shares - 2) * 9999 / 262_142)?,
+                false => set("cpu-shares", &self.file("cpu.weight"), weight(shares))?,
             }
         }
         let Some((quota, period)) = limits.quota() else { return Ok(()) };
@@ -346,13 +355,24 @@ impl StepGroup {
     }
 }
 
+/// The weight of version 2 for shares of version 1: 1 for 2, 100 for 1024, which are the usual ones of both, and 10000 for
+/// 262144; as many times as much for twice the shares in each of the two ranges.
+fn weight(shares: u64) -> u64 {
+    let ratio = shares as f64 / 1024.0;
+    let exponent = if shares < 1024 { 100f64.ln() / 512f64.ln() } else { 100f64.ln() / 256f64.ln() };
+    ((100.0 * ratio.powf(exponent)).round() as u64).clamp(1, 10_000)
+}
+
 fn refused(group: &Path, e: io::Error) -> Error {
-    Error::unsupported(
-        "the process of a step cannot enter its control group: this user must also own the group above that of the builder and \
-         this one",
-    )
-    .with_context("path", group.display())
-    .with_source(e)
+    let why = match e.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::NOSPC.raw_os_error() => {
+            "it has no processors or no memory nodes: set `cpuset.cpus` and `cpuset.mems` of the group above it"
+        }
+        _ => "this user must also own the group above that of the builder and this one",
+    };
+    Error::unsupported(format!("the process of a step cannot enter its control group: {why}"))
+        .with_context("path", group.display())
+        .with_source(e)
 }
 
 /// Checks that a step can have these limits, as far as one can see without a change.

@@ -152,11 +152,16 @@ fn check_parent(parent: &str) -> Result<()> {
 
 /// The numbers of a list such as `0-3,6`; `None` for what is not one.
 pub(super) fn numbers(list: &str) -> Option<BTreeSet<u32>> {
-    let mut all = BTreeSet::new();
+    let (mut all, mut listed) = (BTreeSet::new(), 0);
     for part in list.trim().split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
         if first > last || last > HIGHEST {
+            return None;
+        }
+        // Parts may overlap, but not so often that it takes long.
+        listed += last - first + 1;
+        if listed > 2 * HIGHEST {
             return None;
         }
         all.extend(first..=last);

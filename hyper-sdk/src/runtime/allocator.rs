@@ -16,14 +16,34 @@
 /// ```
 pub fn keep_little_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    for (setting, value) in SETTINGS {
-        // SAFETY: it sets a number. An unknown setting or value is refused and changes nothing.
-        unsafe { libc::mallopt(setting, value) };
+    {
+        let affinity = rustix::thread::sched_getaffinity(None);
+        let arenas = affinity.map_or(1, |processors| areas(processors.count()));
+        for (setting, value) in [(libc::M_ARENA_MAX, arenas)].into_iter().chain(THRESHOLDS) {
+            // SAFETY: it sets a number. An unknown setting or value is refused and changes nothing.
+            unsafe { libc::mallopt(setting, value) };
+        }
     }
 }
 
-/// One area for all threads, and large blocks that go back to the system at once. Without a fixed threshold glibc raises it
-/// with each large block that is freed.
+/// How many areas of memory threads share: one for four processors. Threads that wait for one another in one area would cost
+/// more on a large machine than the memory does.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const SETTINGS: [(std::ffi::c_int, std::ffi::c_int); 3] =
-    [(libc::M_ARENA_MAX, 1), (libc::M_MMAP_THRESHOLD, 1 << 20), (libc::M_TRIM_THRESHOLD, 4 << 20)];
+fn areas(processors: u32) -> std::ffi::c_int {
+    std::ffi::c_int::try_from((processors / 4).max(1)).unwrap_or(1)
+}
+
+/// Large blocks go back to the system at once. Without a fixed threshold glibc raises it with each large block that is freed.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const THRESHOLDS: [(std::ffi::c_int, std::ffi::c_int); 2] =
+    [(libc::M_MMAP_THRESHOLD, 1 << 20), (libc::M_TRIM_THRESHOLD, 4 << 20)];
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_machines_have_one_area_and_large_ones_several() {
+        assert_eq!([1, 2, 4, 7, 8, 64].map(areas), [1, 1, 1, 1, 2, 16]);
+    }
+}

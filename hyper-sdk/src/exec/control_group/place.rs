@@ -104,7 +104,9 @@ fn look_at_named_two(group: PathBuf, controllers: &[Controller], world: &World<'
     }
     check_type(&group)?;
     check_controllers(&group, controllers)?;
-    let is_unit = [".slice", ".scope", ".service"].iter().any(|end| at.to_string().ends_with(end));
+    let is_unit = [".slice", ".scope", ".service", ".mount", ".socket", ".swap"]
+        .iter()
+        .any(|end| at.to_string().ends_with(end));
     let missing = not_handed_down(&group, controllers);
     if is_unit && !missing.is_empty() && world.has_manager && !(world.is_handed_over)(&group) {
         return Err(format!("{at} is a group of systemd, and was not handed over: name one that you made"));

@@ -42,7 +42,7 @@ fn limits_are_written_as_version_2_reads_them() {
     step.set(&limits, 1).unwrap();
     let read = |name: &str| std::fs::read_to_string(step.file(name)).unwrap();
     assert_eq!((read("memory.max").as_str(), read("memory.swap.max").as_str()), ("67108864", "33554432"));
-    assert_eq!((read("cpu.max").as_str(), read("cpu.weight").as_str()), ("150000 100000", "39"));
+    assert_eq!((read("cpu.max").as_str(), read("cpu.weight").as_str()), ("150000 100000", "100"));
     assert_eq!(
         (read("pids.max").as_str(), read("cpuset.cpus").as_str(), read("cpuset.mems").as_str()),
         ("21", "0,2-3", "")
@@ -71,4 +71,43 @@ fn limits_are_written_as_version_2_reads_them() {
         assert_eq!(step.is_out_of_memory(), expected, "{events}");
     }
     std::fs::remove_dir_all(step.group.path()).unwrap();
+}
+
+#[test]
+fn weights_of_version_2_have_the_usual_one_where_shares_have_it() {
+    assert_eq!([2, 1024, 262_144].map(weight), [1, 100, 10_000]);
+    let mut last = 0;
+    for shares in (2..=262_144).step_by(7) {
+        let now = weight(shares);
+        assert!((1..=10_000).contains(&now) && now >= last, "{shares}: {now}");
+        last = now;
+    }
+}
+
+#[test]
+fn a_parent_of_version_1_that_has_no_processors_gets_those_above() {
+    let mount = tempfile::tempdir().unwrap();
+    let parent = mount.path().join("builds");
+    let group = |at: &Path, cpus: &str| {
+        std::fs::create_dir_all(at).unwrap();
+        for (name, value) in
+            [("cpus", cpus), ("mems", cpus), ("effective_cpus", cpus), ("effective_mems", cpus)]
+        {
+            std::fs::write(at.join(format!("cpuset.{name}")), format!("{value}\n")).unwrap();
+        }
+    };
+    group(mount.path(), "0-3");
+    group(&parent, "");
+    make_parent(mount.path(), &parent).unwrap();
+    for name in ["cpus", "mems"] {
+        assert_eq!(std::fs::read_to_string(parent.join(format!("cpuset.{name}"))).unwrap().trim(), "0-3");
+    }
+    // What the user has set stays.
+    group(&parent, "1");
+    make_parent(mount.path(), &parent).unwrap();
+    assert_eq!(std::fs::read_to_string(parent.join("cpuset.cpus")).unwrap().trim(), "1");
+    group(mount.path(), "");
+    group(&parent, "");
+    let e = make_parent(mount.path(), &parent).unwrap_err().to_string();
+    assert!(e.contains("are empty"), "{e}");
 }
