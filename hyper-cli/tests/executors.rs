@@ -72,7 +72,7 @@ FROM base AS other
 RUN echo of another stage > /file && mkdir /folder && echo deep > /folder/file
 FROM base
 COPY data /data
-WORKDIR /work/deep
+WORKDIR /srv/deep
 ENV SOME=thing
 RUN --mount=type=bind,from=other,target=/other \
     --mount=type=bind,from=other,source=/folder,target=/rw,rw \
@@ -307,7 +307,7 @@ fn links_of_an_image_lead_nowhere() {
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("file"), "of the host").unwrap();
     for (made, script) in links(outside.path().to_str().unwrap()) {
-        let dockerfile = format!("FROM base\nCOPY . /\nWORKDIR /work\nRUN exec 2>&1; {script}; echo end\n");
+        let dockerfile = format!("FROM base\nCOPY . /\nWORKDIR /srv\nRUN exec 2>&1; {script}; echo end\n");
         let run = |executor: &str| {
             let place = Place::new();
             for (name, target) in &made {

@@ -11,6 +11,7 @@ const OF_DOCKERFILES: &[&str] = &["--platform", "--network"];
 /// Files that hold command lines of other programs.
 const COMMAND_LINES: &[&str] = &[
     "hyper-sdk/src/bake/flags.rs",
+    "hyper-sdk/src/exec/oci_runtime.rs",
     "hyper-sdk/src/exec/runtime/run.rs",
     "hyper-sdk/src/source/remote/git",
     "hyper-sdk/src/lint/",

@@ -34,6 +34,7 @@ mod newest_mtime;
 pub(crate) mod pattern;
 mod pending;
 mod plan;
+mod planned_entry;
 mod planner;
 mod request;
 mod source;

@@ -6,7 +6,7 @@
 
 use super::listing::{Listing, SourceFile};
 use super::metadata::Metadata;
-use super::plan::{Content, PlannedEntry};
+use super::planned_entry::{Content, LinkGroup, PlannedEntry};
 use super::source::SourceRoot;
 use crate::layer::entry::path_order;
 use crate::layer::{Entry, EntryKind, LayerPath, Owner};
@@ -17,9 +17,6 @@ use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-
-/// Identifies the names of one file: the match or archive that they belong to, and the file.
-pub(super) type LinkGroup = (u64, u64, u64);
 
 /// How the files of one match of a source become entries.
 #[derive(Debug)]

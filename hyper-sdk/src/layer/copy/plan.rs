@@ -1,9 +1,8 @@
 //! The result of planning: the entries of the layer, in order, and the source of each file's content.
 
 use super::file_digest::{CAPABILITY, FileDigest, FileHasher, capability};
-use super::listing::SourceFile;
-use super::pending::{LinkGroup, PlannedEntries};
-use super::source::SourceRoot;
+use super::pending::PlannedEntries;
+use super::planned_entry::{Content, PlannedEntry};
 use crate::digest::Hasher;
 use crate::layer::{Entry, EntryKind, EntryTimes, LayerWriter};
 use crate::{Digest, Result, ResultExt};
@@ -11,44 +10,7 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// The source of a file's content.
-#[derive(Clone, Debug)]
-pub(crate) enum Content {
-    /// No content: not a file, or an empty one.
-    None,
-    /// A regular file of a source.
-    Source {
-        /// The source.
-        root: Arc<SourceRoot>,
-        /// The file in it.
-        file: SourceFile,
-    },
-    /// These bytes.
-    Inline(Arc<[u8]>),
-    /// A part of a file: a member of an archive.
-    Range {
-        /// The file.
-        file: Arc<File>,
-        /// Where the part starts.
-        offset: u64,
-        /// Its length.
-        size: u64,
-    },
-}
-
-/// One planned entry of a layer.
-#[derive(Clone, Debug)]
-pub(crate) struct PlannedEntry {
-    /// The entry; the digest and the capability of a file are not set yet.
-    pub entry: Entry,
-    /// The source of its content.
-    pub content: Content,
-    /// The group of names of one file that it belongs to.
-    pub(super) links: Option<Box<LinkGroup>>,
-}
 
 /// The planned layer of an instruction.
 #[derive(Debug, Default)]
@@ -189,11 +151,6 @@ impl Plan {
 }
 
 impl PlannedEntry {
-    /// An entry that shares its file with no other.
-    pub(super) fn new(entry: Entry, content: Content) -> Self {
-        Self { entry, content, links: None }
-    }
-
     fn digested<'a>(&'a self, hashed: Option<&'a FileDigest>) -> DigestedEntry<'a> {
         let (source, is_fetched) = match &self.content {
             Content::Source { root, file } => (Some(file.path()), root.fetched().is_some()),

@@ -499,7 +499,7 @@ fn links_pipes_and_odd_names_are_copied() {
 #[test]
 fn a_plan_has_no_copies_of_paths_and_metadata() {
     use super::listing::SourceFile;
-    use super::plan::{Content, PlannedEntry};
+    use super::planned_entry::{Content, PlannedEntry};
     let (_folder, root) = context("d/e/a; d/e/b; d/e/c; d/f");
     let planned = plan(&root, &EmptyDestination, &CopySpec::new(["."], "/x/")).unwrap();
     let mut listings = Vec::new();

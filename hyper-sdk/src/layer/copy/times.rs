@@ -10,7 +10,7 @@
 //!   time when an entry is added.)
 
 use super::metadata::Metadata;
-use super::plan::{Content, PlannedEntry};
+use super::planned_entry::{Content, PlannedEntry};
 use super::planner::Planner;
 use super::source::{SourceKind, SourceRoot};
 use crate::layer::{Entry, LayerPath};
