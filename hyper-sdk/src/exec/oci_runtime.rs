@@ -8,6 +8,7 @@ use crate::sandbox::{RootFs, Sandbox};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use async_trait::async_trait;
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -164,6 +165,7 @@ fn refuse_groups(limits: &StepLimits) -> Result<()> {
     )))
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Executor for OciRuntime {
     fn capabilities(&self) -> ExecCapabilities {
@@ -189,6 +191,14 @@ impl Executor for OciRuntime {
     async fn check_limits(&self, limits: &StepLimits) -> Result<()> {
         refuse_groups(limits)?;
         self.native.check_limits(limits).await
+    }
+
+    async fn pack_cache(&self, folder: &Path) -> Result<Box<dyn Read + Send>> {
+        self.native.pack_cache(folder).await
+    }
+
+    async fn fill_cache(&self, folder: &Path, files: Box<dyn Read + Send>) -> Result<()> {
+        self.native.fill_cache(folder, files).await
     }
 }
 
