@@ -34,6 +34,6 @@ mod tests {
         ] {
             assert!(text.contains(needle), "{needle}\n{text}");
         }
-        assert!(!text.contains("hyperbuild man") && !text.contains("--cpu-quota"));
+        assert!(!text.contains("hyperbuild man") && !text.contains("--cap-add"));
     }
 }

@@ -66,11 +66,16 @@ impl PackedEntries {
         put_rest(&mut self.bytes, entry);
         match self.place(&entry.path) {
             Ok(place) => self.sorted[place] = start,
-            Err(place) if place == self.sorted.len() && self.others.is_empty() => self.sorted.push(start),
+            Err(place) if place == self.sorted.len() && self.is_last(&entry.path) => self.sorted.push(start),
             Err(_) => {
                 self.others.insert(entry.path.clone(), start);
             }
         }
+    }
+
+    /// Whether a path comes after all that are out of order.
+    fn is_last(&self, path: &LayerPath) -> bool {
+        self.others.last_key_value().is_none_or(|(last, _)| last < path)
     }
 
     /// Whether there is an entry at or below a directory.

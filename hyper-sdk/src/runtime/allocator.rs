@@ -17,9 +17,10 @@
 pub fn keep_little_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        let affinity = rustix::thread::sched_getaffinity(None);
-        let arenas = affinity.map_or(1, |processors| areas(processors.count()));
-        for (setting, value) in [(libc::M_ARENA_MAX, arenas)].into_iter().chain(THRESHOLDS) {
+        // Where the processors cannot be counted there are more than a thousand.
+        let affinity = rustix::thread::sched_getaffinity(None).ok();
+        let arenas = affinity.map(|processors| (libc::M_ARENA_MAX, areas(processors.count())));
+        for (setting, value) in arenas.into_iter().chain(THRESHOLDS) {
             // SAFETY: it sets a number. An unknown setting or value is refused and changes nothing.
             unsafe { libc::mallopt(setting, value) };
         }
@@ -33,10 +34,10 @@ fn areas(processors: u32) -> std::ffi::c_int {
     std::ffi::c_int::try_from((processors / 4).max(1)).unwrap_or(1)
 }
 
-/// Large blocks go back to the system at once. Without a fixed threshold glibc raises it with each large block that is freed.
+/// Large blocks go back to the system at once; those that compression and archives work with, up to 2 MiB, are used again. Without a fixed threshold glibc raises it with each large block that is freed.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const THRESHOLDS: [(std::ffi::c_int, std::ffi::c_int); 2] =
-    [(libc::M_MMAP_THRESHOLD, 1 << 20), (libc::M_TRIM_THRESHOLD, 4 << 20)];
+    [(libc::M_MMAP_THRESHOLD, 4 << 20), (libc::M_TRIM_THRESHOLD, 8 << 20)];
 
 #[cfg(all(test, target_os = "linux", target_env = "gnu"))]
 mod tests {

@@ -157,7 +157,12 @@ impl PendingMap {
     fn set(&mut self, path: &LayerPath, slot: Slot) {
         match self.place(path) {
             Ok(at) => self.slots[at] = slot,
-            Err(at) if at == self.slots.len() && self.late.is_empty() => self.slots.push(slot),
+            Err(at)
+                if at == self.slots.len()
+                    && self.late.last_key_value().is_none_or(|(last, _)| last < path) =>
+            {
+                self.slots.push(slot);
+            }
             Err(_) => {
                 self.late.insert(path.clone(), slot);
             }

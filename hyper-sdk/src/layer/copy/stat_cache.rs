@@ -39,6 +39,8 @@ const ENTRY_SIZE: usize = 89;
 /// The bytes of an entry that say which file it is of.
 const KEY_SIZE: usize = 48;
 const CHECK_SIZE: usize = 32;
+/// A larger file is damaged: no build keeps so many entries.
+const MAX_FILE: u64 = 256 << 20;
 const BUFFER: usize = 128 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -353,9 +355,12 @@ fn decode(mut file: impl Read, size: u64) -> Option<Entries> {
     if magic != MAGIC {
         return None;
     }
+    if left > MAX_FILE {
+        return None;
+    }
     let mut entries = Entries::default();
     let count = usize::try_from(left).ok()? / ENTRY_SIZE;
-    entries.packed.reserve_exact(count);
+    entries.packed.try_reserve_exact(count).ok()?;
     entries.make_room(count);
     let mut packed = [0; ENTRY_SIZE];
     let mut capability = [0; 255];
@@ -381,6 +386,17 @@ mod tests {
     use super::*;
     use crate::layer::copy::{SourceKind, SourceRoot};
     use proptest::prelude::*;
+
+    #[test]
+    fn a_file_of_a_size_that_no_cache_has_is_an_empty_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cache");
+        for size in [MAX_FILE + 1000, 1 << 40] {
+            std::fs::write(&path, MAGIC).unwrap();
+            File::options().write(true).open(&path).unwrap().set_len(size).unwrap();
+            assert!(StatCache::load(&path).is_empty());
+        }
+    }
 
     #[test]
     fn unchanged_files_are_read_once_and_racy_ones_every_time() {
