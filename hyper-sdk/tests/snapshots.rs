@@ -444,6 +444,9 @@ async fn leftovers_are_removed_at_the_next_start() {
     panic!("a dropped snapshot is left");
 }
 
+/// An OCI runtime makes no container with a single id. That this is an error with a name, the tests of the command line say.
+const NOT_WITH_A_SINGLE_ID: &[&str] = &["--skip", "with_runc", "--skip", "with_crun"];
+
 /// Everything above again as ordinary users: with subordinate ids where this machine has a user with some, and with a
 /// single id.
 #[test]
@@ -489,6 +492,7 @@ fn the_sandbox_works_for_ordinary_users() {
                 "overhead",
                 "--test-threads=2",
             ])
+            .args(if identity == Identity::Single { NOT_WITH_A_SINGLE_ID } else { &[] })
             .env("HYPER_TEST_HELPER", &helper)
             .env("HYPER_TEST_IDENTITY", format!("{identity:?}"))
             .env("TMPDIR", &scratch)
