@@ -52,6 +52,7 @@ mod rootless;
 mod serve;
 mod single_id;
 mod space;
+mod space_kinds;
 mod state;
 mod static_program;
 mod stderr;

@@ -1,6 +1,6 @@
 //! `hyperbuild du`.
 
-use super::prune::when;
+use super::prune::{kind_of, when};
 use crate::args::Format;
 use crate::console::Console;
 use crate::failure::Failure;
@@ -10,7 +10,8 @@ use hyper_sdk::session::Session;
 
 /// Shows what in the state folder uses how much of the disk
 ///
-/// Bytes that several things use count for the first of them. RECLAIMABLE is what `prune --all` would free now: what has
+/// Bytes that several things use count for the first of them. Unpacked layers that builds with other options made have rows
+/// of their own, such as `snapshot (copy)` for those of `--isolation none`. RECLAIMABLE is what `prune --all` would free now: what has
 /// no name, and no running build uses.
 #[derive(Debug, Args)]
 pub(crate) struct DuArgs {
@@ -33,7 +34,8 @@ pub(crate) async fn run(args: DuArgs, session: &Session, console: &Console) -> R
     for kind in usage.kinds.iter().filter(|kind| kind.items > 0) {
         let bytes = [kind.size, kind.shared, kind.reclaimable].map(size);
         let [all, shared, reclaimable] = bytes;
-        rows.push(row([kind.kind.to_string(), kind.items.to_string(), all, shared, reclaimable]));
+        let name = kind_of(kind.kind, kind.variant.as_deref());
+        rows.push(row([name, kind.items.to_string(), all, shared, reclaimable]));
     }
     let total = [size(usage.total), String::new(), size(usage.reclaimable)];
     let [all, shared, reclaimable] = total;
@@ -48,10 +50,13 @@ pub(crate) async fn run(args: DuArgs, session: &Session, console: &Console) -> R
                     description.push_str(&format!(" ({word})"));
                 }
             }
-            let (kind, id) = (item.kind.to_string(), item.id.clone());
+            let (kind, id) = (kind_of(item.kind, item.variant.as_deref()), item.id.clone());
             rows.push(row([kind, size(item.size), when(item.used), description, id]));
         }
         print(&format!("\n{}", table(&rows)))?;
+    }
+    for warning in &usage.warnings {
+        console.warn(warning);
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use hyper_sdk::clock::rfc3339;
 use hyper_sdk::dockerfile::parse_size;
 use hyper_sdk::session::Session;
-use hyper_sdk::space::{Filter, PruneOptions};
+use hyper_sdk::space::{Filter, PruneOptions, SpaceKind};
 use std::io::{IsTerminal as _, Write as _};
 
 /// Removes what nothing uses from the state folder, least recently used first
@@ -69,7 +69,8 @@ pub(crate) async fn run(args: PruneArgs, session: &Session, console: &Console) -
         let mut rows = vec![["KIND", "SIZE", "LAST USE", "DESCRIPTION", "ID"].map(str::to_owned).to_vec()];
         rows.extend(pruned.removed.iter().map(|item| {
             let (description, id) = (item.description.clone(), item.id.clone());
-            vec![item.kind.to_string(), size(item.size), when(item.used), description, id]
+            let kind = kind_of(item.kind, item.variant.as_deref());
+            vec![kind, size(item.size), when(item.used), description, id]
         }));
         print(&table(&rows))?;
     }
@@ -78,7 +79,15 @@ pub(crate) async fn run(args: PruneArgs, session: &Session, console: &Console) -
     if pruned.in_use > 0 && !console.quiet {
         console.message(&format!("{} items stay while other work is running", pruned.in_use));
     }
+    for warning in &pruned.warnings {
+        console.warn(warning);
+    }
     Ok(())
+}
+
+/// The kind of an item, with its variant.
+pub(super) fn kind_of(kind: SpaceKind, variant: Option<&str>) -> String {
+    variant.map_or_else(|| kind.to_string(), |variant| format!("{kind} ({variant})"))
 }
 
 /// The time of a last use.

@@ -15,7 +15,6 @@ use crate::sandbox::{Isolation, Place, Rung, Sandbox, SandboxOptions};
 use crate::snapshot::{LocalSnapshotter, SharedSnapshotter, Style};
 use crate::solve::{blocking, remove_lost};
 use crate::source::{ClientFactory, ImageSource, RemoteOptions, RemoteSources, Sources, SourcesOptions};
-use crate::space::{PruneOptions, Pruned, Space, SpaceUsage};
 use crate::store::SharedStore;
 use crate::store::damage::Damage;
 use crate::uses::{Closed, Use, UseKind};
@@ -38,9 +37,6 @@ const LOST_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a failed build waits until its snapshots are removed. The next process removes what is left then.
 const GARBAGE_WAIT: Duration = Duration::from_secs(10);
-
-/// How often a running build looks whether the cache has come to its limit.
-const LIMIT_PAUSE: Duration = Duration::from_secs(30);
 
 /// Builds on this machine, without a daemon.
 ///
@@ -70,7 +66,7 @@ pub struct LocalBuilder {
     pub(super) options: LocalBuilderOptions,
     pub(super) cache: SharedCache,
     /// By the isolation of steps.
-    engines: [tokio::sync::Mutex<Option<Arc<Engine>>>; 3],
+    pub(super) engines: [tokio::sync::Mutex<Option<Arc<Engine>>>; 3],
     /// A warning of the opening, which the first build reports.
     warning: Mutex<Option<String>>,
 }
@@ -84,12 +80,12 @@ pub(super) struct Engine {
     pub(super) notes: Vec<String>,
     pub(super) sandbox: Option<Sandbox>,
     /// The snapshotter, when it is that of this machine.
-    local: Option<LocalSnapshotter>,
+    pub(super) local: Option<LocalSnapshotter>,
     snapshots: Rung,
 }
 
 impl Engine {
-    fn has_changed(&self) -> bool {
+    pub(super) fn has_changed(&self) -> bool {
         self.sandbox.as_ref().is_some_and(Sandbox::has_changed)
     }
 }
@@ -167,17 +163,7 @@ impl LocalBuilder {
         self.engines[self.sandbox_options(isolation).isolation as usize].lock().await.clone()
     }
 
-    /// One of the engines that builds have made.
-    async fn any_engine(&self) -> Option<Arc<Engine>> {
-        for engine in &self.engines {
-            if let Some(engine) = engine.lock().await.as_ref().filter(|engine| !engine.has_changed()) {
-                return Some(Arc::clone(engine));
-            }
-        }
-        None
-    }
-
-    fn sandbox_options(&self, isolation: Isolation) -> SandboxOptions {
+    pub(super) fn sandbox_options(&self, isolation: Isolation) -> SandboxOptions {
         let mut chosen = self.options.sandbox;
         chosen.isolation = chosen.isolation.max(isolation);
         chosen
@@ -452,81 +438,6 @@ impl LocalBuilder {
             });
             tokio::time::sleep(LOST_PAUSE).await;
         }
-    }
-
-    /// Waits for a build, and looks at the limit of the cache now and then.
-    async fn keeping_to_limit<T>(&self, build: impl Future<Output = T>) -> T {
-        let keep = async {
-            loop {
-                tokio::time::sleep(LIMIT_PAUSE).await;
-                self.keep_to_limit().await;
-            }
-        };
-        tokio::select! {
-            output = build => output,
-            () = keep => unreachable!("it has no end"),
-        }
-    }
-
-    /// Keeps the cache below its limit. A failure is logged: the build is done, and the next one tries again.
-    async fn keep_to_limit(&self) {
-        // Without an engine nothing was built.
-        let Some(engine) = self.any_engine().await else { return };
-        let space = self.space_of(&engine);
-        let kept = async { space.keep_to(self.options.cache_limit).await };
-        match kept.await {
-            Ok(pruned) if pruned.removed.is_empty() => {}
-            Ok(pruned) => {
-                tracing::info!(
-                    freed = pruned.freed,
-                    items = pruned.removed.len(),
-                    "the cache was cleaned up"
-                );
-            }
-            Err(error) => tracing::warn!(%error, "the cache could not be cleaned up"),
-        }
-    }
-
-    pub(super) async fn space(&self) -> Result<Space> {
-        let engine = match self.any_engine().await {
-            Some(engine) => engine,
-            None => self.engine(Isolation::Full).await?,
-        };
-        Ok(self.space_of(&engine))
-    }
-
-    /// The space, with a helper that is what it is known to be: a clean-up that has begun cannot begin anew.
-    async fn checked_space(&self) -> Result<Space> {
-        let space = self.space().await?;
-        match self.any_engine().await.and_then(|engine| engine.sandbox.clone()) {
-            Some(sandbox) if sandbox.start_helper().await.is_err() && sandbox.has_changed() => {
-                self.space().await
-            }
-            _ => Ok(space),
-        }
-    }
-
-    fn space_of(&self, engine: &Engine) -> Space {
-        let snapshotter = Arc::clone(&engine.snapshotter);
-        let (root, store) = (self.options.root.clone(), Arc::clone(&self.options.store));
-        Space { root, store, cache: Arc::clone(&self.cache), snapshotter }
-    }
-
-    /// What in the state folder uses how much. Other processes may work with it meanwhile.
-    ///
-    /// # Errors
-    /// Those of starting the sandbox, of the store and of the cache.
-    pub async fn disk_usage(&self) -> Result<SpaceUsage> {
-        self.checked_space().await?.usage().await
-    }
-
-    /// Removes what nothing uses, least recently used first. Waits for a clean-up of another process. Dropping the future,
-    /// or killing the process, leaves nothing half removed: the next clean-up goes on.
-    ///
-    /// # Errors
-    /// Those of [`LocalBuilder::disk_usage`]; [`crate::ErrorKind::Io`] when something cannot be removed.
-    pub async fn prune(&self, options: &PruneOptions) -> Result<Pruned> {
-        self.checked_space().await?.prune(options).await
     }
 
     /// Reports once that the folder was open to other users.

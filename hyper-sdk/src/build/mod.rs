@@ -36,6 +36,7 @@ mod platforms;
 mod questions;
 mod request;
 mod resolver;
+mod space;
 #[cfg(test)]
 mod tests;
 pub mod text;

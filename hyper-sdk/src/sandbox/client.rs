@@ -237,6 +237,11 @@ impl Sandbox {
         self.0.hello.identity
     }
 
+    /// Why files and processes cannot have more owners.
+    pub(crate) fn identity_reasons(&self) -> &[String] {
+        &self.0.hello.identity_reasons
+    }
+
     /// Whether files can have this owner.
     pub(crate) fn can_own(&self, uid: u32, gid: u32) -> bool {
         // With a single id, owners are recorded instead.

@@ -1,12 +1,12 @@
 //! Snapshots in a local folder, made and read through the sandbox's helper.
 
-use super::folders::{Claim, Folders, Removed};
+use super::folders::{Claim, Folders};
 use super::{
-    Active, ExportOptions, LayerToUnpack, SnapshotCapabilities, SnapshotInfo, Snapshotter, TarStream,
-    UnpackOptions,
+    Active, ExportOptions, Kind, LayerToUnpack, SnapshotCapabilities, SnapshotInfo, Snapshotter, Style,
+    TarStream, UnpackOptions,
 };
 use crate::layer::copy::CopyRequest;
-use crate::sandbox::{Identity, Isolation, Reply, Request, RootFs, Rung, Sandbox};
+use crate::sandbox::{Isolation, Reply, Request, RootFs, Rung, Sandbox};
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -14,11 +14,14 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
+mod garbage;
 mod joining;
 mod unpack;
+
+use garbage::Garbage;
 
 /// The largest number of layers in one overlay of the kernel.
 const MAX_DEPTH: usize = 500;
@@ -26,31 +29,12 @@ const MAX_DEPTH: usize = 500;
 /// How long it is waited for the removal of a snapshot that is given up, which goes on by itself.
 const ABANDON_WAIT: Duration = Duration::from_secs(60);
 
-/// How snapshots are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Style {
-    /// One folder for each layer, combined by an overlay.
-    Overlay,
-    /// One folder with the whole tree for each snapshot, for hosts that cannot mount overlays. It is slow unless the
-    /// file system shares data between copies (reflink).
-    Copy,
-}
-
-impl Style {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Overlay => "overlay",
-            Self::Copy => "copy",
-        }
-    }
-}
-
 /// Keeps snapshots in a folder that several processes may share.
 #[derive(Clone)]
 pub struct LocalSnapshotter(Arc<Inner>);
 
 struct Inner {
-    style: Style,
+    kind: Kind,
     /// Why the style is not better.
     reason: Option<String>,
     folders: Folders,
@@ -64,80 +48,6 @@ struct Inner {
     large: tokio::sync::Mutex<HashSet<PathBuf>>,
     /// What a thread removes beside the build; `None` while there is no such thread.
     garbage: Mutex<Option<Vec<Garbage>>>,
-}
-
-/// A folder that a thread removes.
-enum Garbage {
-    Removed(Removed),
-    /// A step is still ending there.
-    Ending(Claim),
-}
-
-impl Inner {
-    /// Removes the content of moved folders through the helper, which alone may enter every folder of a step.
-    async fn remove_content(&self, removed: Vec<Removed>) -> Result<()> {
-        if removed.is_empty() {
-            return Ok(());
-        }
-        let paths = removed.iter().map(|removed| removed.path.clone()).collect();
-        self.sandbox.call(Request::Remove { paths }).await.map(drop)
-    }
-
-    /// Removes the content of a moved folder on another thread, since each removed folder can take milliseconds. What a
-    /// process leaves at its end is removed by the next one.
-    fn remove_later(self: &Arc<Self>, folder: Garbage) {
-        let mut garbage = self.garbage();
-        if let Some(waiting) = &mut *garbage {
-            waiting.push(folder);
-            return;
-        }
-        *garbage = Some(vec![folder]);
-        drop(garbage);
-        let inner = Arc::clone(self);
-        let work = move || {
-            loop {
-                let garbage = match &mut *inner.garbage() {
-                    Some(waiting) if !waiting.is_empty() => std::mem::take(waiting),
-                    none => {
-                        *none = None;
-                        return;
-                    }
-                };
-                let set_aside = |garbage| match garbage {
-                    Garbage::Removed(removed) => Some(removed),
-                    // The next start removes what cannot be removed now.
-                    Garbage::Ending(claim) => inner.folders.give_up(claim).ok(),
-                };
-                let removed: Vec<Removed> = garbage.into_iter().filter_map(set_aside).collect();
-                let paths = removed.iter().map(|removed| removed.path.clone()).collect();
-                inner.sandbox.call_blocking(&Request::Remove { paths }).ok();
-            }
-        };
-        if std::thread::Builder::new().name("snapshot-garbage".to_owned()).spawn(work).is_err() {
-            *self.garbage() = None;
-        }
-    }
-
-    /// Has a folder that is not committed removed.
-    fn give_up(self: &Arc<Self>, claim: Claim) -> Result<()> {
-        self.remove_later(match self.folders.try_give_up(claim)? {
-            Ok(removed) => Garbage::Removed(removed),
-            Err(claim) => Garbage::Ending(claim),
-        });
-        Ok(())
-    }
-
-    /// Waits until the thread has removed everything, but not for longer than `limit`.
-    async fn garbage_is_gone(&self, limit: Duration) {
-        let end = Instant::now() + limit;
-        while self.garbage().is_some() && Instant::now() < end {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-
-    fn garbage(&self) -> MutexGuard<'_, Option<Vec<Garbage>>> {
-        self.garbage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl LocalSnapshotter {
@@ -171,21 +81,43 @@ impl LocalSnapshotter {
         style: Style,
         reason: Option<String>,
     ) -> Result<Self> {
+        let kind = Kind::new(style, sandbox.identity());
+        Self::open_in(root, sandbox, kind, reason)
+    }
+
+    /// Opens the snapshots of a kind that builds with other options made, to list and to remove them. The sandbox must be able
+    /// to have the owners of their files.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Io`] when the folder cannot be opened.
+    pub(crate) async fn open_kind(root: PathBuf, sandbox: Sandbox, kind: Kind) -> Result<Self> {
+        // It waits while another process removes snapshots there.
+        tokio::task::spawn_blocking(move || Self::open_in(&root, sandbox, kind, None))
+            .await
+            .map_err(|e| Error::internal("opening snapshots panicked").with_source(e))?
+    }
+
+    fn open_in(root: &Path, sandbox: Sandbox, kind: Kind, reason: Option<String>) -> Result<Self> {
         private_folder::open(root)?;
-        // With a single id the folders of layers differ: owners are recorded instead of set.
-        let name = match sandbox.identity() {
-            Identity::Full => style.name().to_owned(),
-            Identity::Single => format!("{}-single-id", style.name()),
-        };
-        let (folders, leftovers) = Folders::open(&root.join(name))?;
+        let (folders, leftovers) = Folders::open(&root.join(kind.name()))?;
         let (under_way, active) = (Mutex::default(), AtomicUsize::new(0));
         let (large, garbage) = Default::default();
         let empty = root.join("empty");
         std::fs::create_dir_all(&empty).map_err(|e| Error::io("cannot make a folder", &empty, e))?;
         let inner =
-            Arc::new(Inner { style, reason, folders, empty, sandbox, under_way, active, large, garbage });
+            Arc::new(Inner { kind, reason, folders, empty, sandbox, under_way, active, large, garbage });
         leftovers.into_iter().for_each(|leftover| inner.remove_later(Garbage::Removed(leftover)));
         Ok(Self(inner))
+    }
+
+    /// The sandbox in which it works.
+    pub(crate) fn sandbox(&self) -> &Sandbox {
+        &self.0.sandbox
+    }
+
+    /// How the snapshots of its folder are kept.
+    pub(crate) fn kind(&self) -> Kind {
+        self.0.kind
     }
 
     /// Waits until what a failed build gave up is removed, but not for longer than `limit`: the process may end next.
@@ -195,7 +127,7 @@ impl LocalSnapshotter {
 
     /// How the snapshots are kept, and why not better.
     pub fn describe(&self) -> Rung {
-        let rung = Rung::new("snapshots", self.0.style.name());
+        let rung = Rung::new("snapshots", self.0.kind.style.name());
         match &self.0.reason {
             Some(reason) => rung.because(reason.clone()),
             None => rung,
@@ -204,12 +136,12 @@ impl LocalSnapshotter {
 
     /// How the snapshots are kept.
     pub fn style(&self) -> Style {
-        self.0.style
+        self.0.kind.style
     }
 
     async fn rootfs(&self, chain: Option<&Digest>) -> Result<RootFs> {
         let lowers = self.lowers(chain).await?;
-        match self.0.style {
+        match self.0.kind.style {
             Style::Overlay => Ok(RootFs::Overlay { lowers, upper: None }),
             Style::Copy => match lowers.into_iter().next() {
                 Some(path) => Ok(RootFs::Folder { path, writable: false }),
@@ -239,7 +171,7 @@ impl LocalSnapshotter {
         let mut active = self.empty_active(parent)?;
         let files = active.folder.join("fs");
         match view {
-            RootFs::Overlay { lowers, .. } if self.0.style == Style::Overlay => {
+            RootFs::Overlay { lowers, .. } if self.0.kind.style == Style::Overlay => {
                 let work = active.folder.join("work");
                 active.rootfs = RootFs::Overlay { lowers, upper: Some((files, work)) };
             }
@@ -377,7 +309,7 @@ impl Drop for LocalActive {
 #[async_trait]
 impl Snapshotter for LocalSnapshotter {
     fn capabilities(&self) -> SnapshotCapabilities {
-        match self.0.style {
+        match self.0.kind.style {
             // Layers are joined when there are more than can be mounted.
             Style::Overlay => SnapshotCapabilities::new(usize::MAX).with_shared_layers(),
             Style::Copy => SnapshotCapabilities::new(usize::MAX),
@@ -410,7 +342,7 @@ impl Snapshotter for LocalSnapshotter {
     }
 
     async fn apply_all(&self, layers: Vec<LayerToUnpack<'_>>) -> Result<()> {
-        match self.0.style {
+        match self.0.kind.style {
             Style::Overlay => self.unpack_all(layers).await,
             // Each layer needs the tree below it.
             Style::Copy => super::apply_in_order(self, layers).await,
@@ -583,14 +515,14 @@ impl Snapshotter for LocalSnapshotter {
 
 impl fmt::Display for LocalSnapshotter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} snapshots in {}", self.0.style.name(), self.0.folders.root.display())
+        write!(f, "{} snapshots in {}", self.0.kind.style.name(), self.0.folders.root.display())
     }
 }
 
 impl fmt::Debug for LocalSnapshotter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalSnapshotter")
-            .field("style", &self.0.style)
+            .field("style", &self.0.kind.style)
             .field("root", &self.0.folders.root)
             .finish_non_exhaustive()
     }

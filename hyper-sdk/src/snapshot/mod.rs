@@ -10,9 +10,12 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod folders;
+mod kind;
 mod local;
 
-pub use local::{LocalSnapshotter, Style};
+pub(crate) use kind::Kind;
+pub use kind::Style;
+pub use local::LocalSnapshotter;
 
 use crate::layer::TimesTable;
 use crate::layer::copy::CopyRequest;

@@ -5,6 +5,7 @@
 use super::aside::Aside;
 use super::describe;
 use super::images::{Manifests, family_of, without_shared};
+use super::kinds::Kinds;
 use super::plan::{PruneOptions, Situation, choose};
 use super::survey::{Action, Found, base_roots};
 use super::{Pruned, Space, SpaceItem, SpaceKind};
@@ -150,29 +151,44 @@ impl Space {
         let Some(cleaning) = blocking(move || Cleaning::begin_blocking(&root, true)).await? else {
             return Ok(Pruned::default());
         };
-        self.prune_alone(options, &cleaning).await.map(|(pruned, _)| pruned)
+        // Opened now, when nobody else cleans up: who has snapshots open keeps others from removing them.
+        let kinds = self.kinds().await?;
+        self.prune_alone(options, &kinds, &cleaning).await.map(|(pruned, _)| pruned)
     }
 
     /// The same, for the caller who has the right to. The second value is what the cache takes now.
-    pub(super) async fn prune_alone(&self, options: &PruneOptions, _: &Cleaning) -> Result<(Pruned, u64)> {
-        let survey = self.survey().await?;
+    pub(super) async fn prune_alone(
+        &self,
+        options: &PruneOptions,
+        kinds: &Kinds,
+        _: &Cleaning,
+    ) -> Result<(Pruned, u64)> {
+        let survey = self.survey(kinds).await?;
         let cache: u64 = survey.found.iter().filter(|of| of.item.prunable).map(|of| of.item.size).sum();
         let closed = self.close().await?;
         let (_, free) = super::disk::disk(&self.root)?;
         let at = Situation { oldest: closed.oldest, now: SystemClock.now(), free };
+        let is_asked = |of: &Found, variant| {
+            !of.item.prunable
+                && of.item.variant.as_deref() == Some(variant)
+                && options.asks_for(&of.item, at.now)
+        };
+        let stuck =
+            kinds.stuck.iter().filter(|stuck| survey.found.iter().any(|of| is_asked(of, stuck.variant)));
+        let warnings = stuck.map(|stuck| stuck.reason.clone()).collect();
         let (chosen, in_use) = choose(survey.found, options, at);
         if options.dry_run {
             let removed: Vec<SpaceItem> = chosen.into_iter().map(|of| of.item).collect();
             let freed = removed.iter().map(|item| item.size).sum();
-            return Ok((Pruned { removed, freed, in_use }, cache));
+            return Ok((Pruned { removed, freed, in_use, warnings }, cache));
         }
-        let mut pruned = Pruned { in_use, ..Pruned::default() };
+        let mut pruned = Pruned { in_use, warnings, ..Pruned::default() };
         let mut aside = Aside::begin(&self.root);
         let mut failure = None;
-        let named = self.remove_names(chosen, &closed, &mut pruned, &mut aside, &mut failure).await;
+        let named = self.remove_names(chosen, (kinds, &closed), &mut pruned, &mut aside, &mut failure).await;
         drop(closed);
         // What was taken away goes, whatever failed after it.
-        let discarded = self.snapshotter.discard(aside.into_paths()).await;
+        let discarded = kinds.discard(aside.into_paths()).await;
         named?;
         let collected = collect_bytes(&*self.store, true).await?;
         discarded?;
@@ -197,7 +213,7 @@ impl Space {
     async fn remove_names(
         &self,
         chosen: Vec<Found>,
-        closed: &Closed,
+        (kinds, closed): (&Kinds, &Closed),
         pruned: &mut Pruned,
         aside: &mut Aside,
         failure: &mut Option<Error>,
@@ -223,8 +239,8 @@ impl Space {
                     images.push(((repository.clone(), digest.clone()), of.item));
                     continue;
                 }
-                Action::Snapshot(chain) => {
-                    snapshots.push((chain.clone(), of.item));
+                Action::Snapshot(kind, chain) => {
+                    snapshots.push((*kind, chain.clone(), of.item));
                     continue;
                 }
             };
@@ -240,7 +256,7 @@ impl Space {
         }
         let kept = base_roots(&self.bases().await?);
         doomed.retain(|manifest| !kept.0.contains(manifest));
-        let lost = self.remove_snapshots(snapshots, pruned, aside).await?;
+        let lost = remove_snapshots(kinds, snapshots, pruned, aside, failure).await?;
         let records = self.forget_lost(self.records().await?, &lost).await?;
         let named: HashSet<Digest> = records
             .iter()
@@ -270,32 +286,6 @@ impl Space {
         Ok(all)
     }
 
-    /// Takes snapshots away, and returns those that are gone. Those that another process may use stay.
-    async fn remove_snapshots(
-        &self,
-        snapshots: Vec<(Digest, SpaceItem)>,
-        pruned: &mut Pruned,
-        aside: &mut Aside,
-    ) -> Result<HashSet<Digest>> {
-        if snapshots.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let chains: Vec<Digest> = snapshots.iter().map(|(chain, _)| chain.clone()).collect();
-        let (gone, folders) = match self.snapshotter.take_away(&chains).await {
-            Err(e) if e.kind() == ErrorKind::Conflict => (Vec::new(), Vec::new()),
-            other => other?,
-        };
-        aside.extend(folders);
-        let gone: HashSet<Digest> = gone.into_iter().collect();
-        for (chain, item) in snapshots {
-            match gone.contains(&chain) {
-                true => pruned.removed.push(item),
-                false => pruned.in_use += 1,
-            }
-        }
-        Ok(gone)
-    }
-
     /// Removes the records whose files were in these snapshots alone. Returns the others.
     async fn forget_lost(&self, records: Vec<CacheEntry>, lost: &HashSet<Digest>) -> Result<Vec<CacheEntry>> {
         let mut left = Vec::with_capacity(records.len());
@@ -319,6 +309,50 @@ impl Space {
         }
         Ok(())
     }
+}
+
+/// Takes snapshots away, and returns those that no kind has any more. Those that another process may use stay. The first
+/// failure goes to `failure`.
+async fn remove_snapshots(
+    kinds: &Kinds,
+    mut snapshots: Vec<(usize, Digest, SpaceItem)>,
+    pruned: &mut Pruned,
+    aside: &mut Aside,
+    failure: &mut Option<Error>,
+) -> Result<HashSet<Digest>> {
+    let mut lost = HashSet::new();
+    for (number, of) in kinds.open.iter().enumerate() {
+        let its: Vec<_> = snapshots.extract_if(.., |(kind, ..)| *kind == number).collect();
+        if its.is_empty() {
+            continue;
+        }
+        let chains: Vec<Digest> = its.iter().map(|(_, chain, _)| chain.clone()).collect();
+        let (gone, folders) = match of.snapshotter.take_away(&chains).await {
+            Err(e) if e.kind() == ErrorKind::Conflict => (Vec::new(), Vec::new()),
+            Err(e) => {
+                failure.get_or_insert(e);
+                continue;
+            }
+            Ok(taken) => taken,
+        };
+        aside.extend(folders);
+        let gone: HashSet<Digest> = gone.into_iter().collect();
+        for (_, chain, item) in its {
+            match gone.contains(&chain) {
+                true => pruned.removed.push(item),
+                false => pruned.in_use += 1,
+            }
+        }
+        lost.extend(gone);
+    }
+    if kinds.open.len() > 1 && !lost.is_empty() {
+        for of in &kinds.open {
+            for info in of.snapshotter.list().await? {
+                lost.remove(&info.chain);
+            }
+        }
+    }
+    Ok(lost)
 }
 
 /// Takes files and folders away, if the first is unused: the others belong to it.

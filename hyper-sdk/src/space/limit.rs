@@ -127,11 +127,12 @@ impl Space {
             return Ok(Pruned::default());
         };
         let options = PruneOptions { all: true, max_used: Some(limit), ..PruneOptions::default() };
-        let (mut pruned, mut cache) = self.prune_alone(&options, &cleaning).await?;
+        let kinds = self.kinds().await?;
+        let (mut pruned, mut cache) = self.prune_alone(&options, &kinds, &cleaning).await?;
         if !pruned.removed.is_empty() {
             // Some room, so that not every build cleans up.
             let options = PruneOptions { max_used: Some(limit - limit / SLACK), ..options };
-            let (more, left) = self.prune_alone(&options, &cleaning).await?;
+            let (more, left) = self.prune_alone(&options, &kinds, &cleaning).await?;
             pruned.removed.extend(more.removed);
             (pruned.freed, pruned.in_use, cache) = (pruned.freed + more.freed, more.in_use, left);
         }

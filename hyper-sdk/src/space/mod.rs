@@ -3,7 +3,7 @@
 //! ```text
 //!   ROOT/store/blobs     images ── layers of the build cache ── base images       (shared bytes count once)
 //!   ROOT/cache           records of the build cache: they name layers
-//!   ROOT/snapshots       unpacked layers
+//!   ROOT/snapshots       unpacked layers, in a folder for each way in which builds keep them
 //!   ROOT/mounts          cache mounts
 //!   ROOT/sources         files of the web, git repositories, names of base images
 //!   ROOT/indexes, logs   what was derived, and what was said
@@ -18,6 +18,9 @@ mod cleanup;
 mod describe;
 mod disk;
 mod images;
+mod kinds;
+#[cfg(test)]
+mod kinds_tests;
 mod limit;
 mod plan;
 mod release;
@@ -26,6 +29,7 @@ mod survey;
 mod tests;
 
 pub(crate) use images::family_of;
+pub(crate) use kinds::LocalKinds;
 pub use limit::CacheLimit;
 pub use plan::{Filter, PruneOptions};
 pub(crate) use release::release;
@@ -110,7 +114,10 @@ impl fmt::Display for SpaceKind {
 pub struct SpaceItem {
     /// Its kind.
     pub kind: SpaceKind,
-    /// What identifies it among those of its kind.
+    /// How snapshots are kept that builds with other options made: `overlay`, `copy`, `overlay-single-id` or
+    /// `copy-single-id`. `None` for those of this builder's options, and for everything else.
+    pub variant: Option<String>,
+    /// What identifies it among those of its kind and variant.
     pub id: String,
     /// What it is, for people.
     pub description: String,
@@ -126,11 +133,13 @@ pub struct SpaceItem {
     pub prunable: bool,
 }
 
-/// The space of one kind.
+/// The space of one kind, or of one variant of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KindUsage {
     /// The kind.
     pub kind: SpaceKind,
+    /// The variant: see [`SpaceItem::variant`].
+    pub variant: Option<String>,
     /// How many items it has.
     pub items: u64,
     /// Their bytes.
@@ -148,10 +157,12 @@ pub struct SpaceUsage {
     pub total: u64,
     /// The bytes that a clean-up would free now.
     pub reclaimable: u64,
-    /// Each kind.
+    /// Each kind, and each variant of snapshots that there is.
     pub kinds: Vec<KindUsage>,
     /// Each item, by kind, and by last use within a kind.
     pub items: Vec<SpaceItem>,
+    /// What cannot be removed now, or not even be counted in full, with the reason and what to do.
+    pub warnings: Vec<String>,
 }
 
 /// What a clean-up has removed, or in a dry run would remove.
@@ -163,6 +174,8 @@ pub struct Pruned {
     pub freed: u64,
     /// How many items stay for now because work is running that may use them.
     pub in_use: u64,
+    /// What matches the filters and cannot be removed now, with the reason and what to do.
+    pub warnings: Vec<String>,
 }
 
 /// The parts of a builder that take space.
@@ -172,5 +185,8 @@ pub(crate) struct Space {
     pub(crate) root: PathBuf,
     pub(crate) store: SharedStore,
     pub(crate) cache: SharedCache,
+    /// The snapshots of the builder's options.
     pub(crate) snapshotter: SharedSnapshotter,
+    /// The same, when they are in a folder of the builder: there may be more beside them.
+    pub(crate) local: Option<LocalKinds>,
 }

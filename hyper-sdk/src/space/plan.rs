@@ -40,6 +40,14 @@ pub struct PruneOptions {
     pub min_free: Option<u64>,
 }
 
+impl PruneOptions {
+    /// Whether an item is of those that go, whatever the limits.
+    pub(super) fn asks_for(&self, item: &SpaceItem, now: i64) -> bool {
+        (self.all || item.kind != SpaceKind::Log)
+            && self.filters.iter().all(|filter| filter.matches(item, now))
+    }
+}
+
 /// A condition on an item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
@@ -180,8 +188,7 @@ pub(super) fn choose(found: Vec<Found>, options: &PruneOptions, at: Situation) -
     let mut chosen = Vec::new();
     for mut of in found.into_iter().filter(|of| of.item.prunable) {
         of.item.in_use = at.oldest.is_some_and(|oldest| of.used >= oldest);
-        let asked = options.all || of.item.kind != SpaceKind::Log;
-        if !asked || !options.filters.iter().all(|filter| filter.matches(&of.item, at.now)) {
+        if !options.asks_for(&of.item, at.now) {
             continue;
         }
         if of.item.in_use || at.oldest.is_some() && !goes_beside_work(of.item.kind) {

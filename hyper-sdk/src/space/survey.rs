@@ -3,15 +3,17 @@
 use super::aside::is_aside;
 use super::describe;
 use super::images::{Parts, parts_of, tagged, unkept};
+use super::kinds::{Kinds, Stuck};
 use super::{KindUsage, Space, SpaceItem, SpaceKind, SpaceUsage};
 use crate::cache::CacheEntry;
 use crate::reference::RepositoryName;
+use crate::snapshot::SnapshotInfo;
 use crate::solve::{STEPS_SUFFIX, blocking};
 use crate::source::records_in;
 use crate::store::{Roots, base_repository, is_internal, is_of_bases, local_reference};
 use crate::uses::{self, Closed};
 use crate::{Digest, ErrorKind, Reference, Result};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,8 +28,8 @@ pub(super) enum Action {
     Keep,
     /// The records with these keys; then the blob that they name, if no other record does.
     Records(Vec<Digest>),
-    /// A snapshot.
-    Snapshot(Digest),
+    /// A snapshot of the open ones with this number.
+    Snapshot(usize, Digest),
     /// These files and folders.
     Paths(Vec<PathBuf>),
     /// The record of a base image; then the manifests that only it keeps.
@@ -73,6 +75,7 @@ impl SpaceItem {
     fn new(kind: SpaceKind, id: impl Into<String>, description: impl Into<String>) -> Self {
         Self {
             kind,
+            variant: None,
             id: id.into(),
             description: description.into(),
             size: 0,
@@ -112,16 +115,21 @@ impl Space {
         let closed = blocking(move || Closed::close_blocking(&root)).await?;
         let (oldest, has_server) = (closed.oldest, closed.has_server);
         drop(closed);
-        let mut survey = self.survey().await?;
+        let open = self.kinds().await?;
+        let mut survey = self.survey(&open).await?;
         for found in &mut survey.found {
             found.item.in_use = oldest.is_some_and(|oldest| found.used >= oldest);
         }
-        let mut kinds: Vec<KindUsage> = SpaceKind::ALL
-            .map(|kind| KindUsage { kind, items: 0, size: 0, shared: 0, reclaimable: 0 })
-            .to_vec();
+        let variants: BTreeSet<_> =
+            survey.found.iter().map(|of| (of.item.kind, of.item.variant.clone())).collect();
+        let all: BTreeSet<_> = SpaceKind::ALL.into_iter().map(|kind| (kind, None)).chain(variants).collect();
+        let nothing =
+            |(kind, variant)| KindUsage { kind, variant, items: 0, size: 0, shared: 0, reclaimable: 0 };
+        let mut kinds: Vec<KindUsage> = all.into_iter().map(nothing).collect();
         let busy = oldest.is_some() || has_server;
         for Found { item, .. } in &survey.found {
-            let Some(kind) = kinds.iter_mut().find(|kind| kind.kind == item.kind) else { continue };
+            let is_its = |of: &&mut KindUsage| of.kind == item.kind && of.variant == item.variant;
+            let Some(kind) = kinds.iter_mut().find(is_its) else { continue };
             kind.items += 1;
             kind.size += item.size;
             kind.shared += if item.shared { item.size } else { 0 };
@@ -133,6 +141,7 @@ impl Space {
             reclaimable: kinds.iter().map(|kind| kind.reclaimable).sum(),
             kinds,
             items: survey.found.into_iter().map(|found| found.item).collect(),
+            warnings: open.stuck.into_iter().map(|stuck| stuck.reason).collect(),
         })
     }
 
@@ -169,7 +178,7 @@ impl Space {
     }
 
     /// Every item, by kind and last use.
-    pub(super) async fn survey(&self) -> Result<Survey> {
+    pub(super) async fn survey(&self, kinds: &Kinds) -> Result<Survey> {
         let mut found = self.images().await?;
         let bases = self.bases().await?;
         let records = self.records().await?;
@@ -218,10 +227,11 @@ impl Space {
             layer.elsewhere = blob.map_or(0, |blob| blob.size);
             found.push(layer);
         }
-        found.extend(self.snapshots(&unpacked).await?);
+        found.extend(snapshots(kinds, &unpacked).await?);
+        found.extend(kinds.stuck.iter().map(stuck));
         let root = self.root.clone();
         found.extend(blocking(move || Ok(folders(&root, &derived))).await?);
-        self.measure(found).await
+        self.measure(found, kinds).await
     }
 
     fn record_path(&self, key: &Digest) -> PathBuf {
@@ -283,39 +293,8 @@ impl Space {
         Ok(found)
     }
 
-    /// The snapshots. `records` has the last use of those that records of the cache name.
-    async fn snapshots(&self, records: &HashMap<Digest, SystemTime>) -> Result<Vec<Found>> {
-        let mut list = self.snapshotter.list().await?;
-        for info in &mut list {
-            let of_record = records.get(&info.chain).and_then(|used| used.duration_since(UNIX_EPOCH).ok());
-            info.used = info.used.max(of_record.map_or(0, |used| used.as_secs() as i64));
-        }
-        // A parent was used when what stands on it was used.
-        let at = |used: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(used).unwrap_or(0));
-        let mut used: HashMap<&Digest, i64> = list.iter().map(|info| (&info.chain, info.used)).collect();
-        let parents: HashMap<&Digest, &Digest> =
-            list.iter().filter_map(|info| Some((&info.chain, info.parent.as_ref()?))).collect();
-        for info in &list {
-            let (mut below, mut steps) = (parents.get(&info.chain), 0);
-            while let Some(parent) = below.filter(|_| steps < list.len()) {
-                match used.get_mut(*parent) {
-                    Some(of_parent) if *of_parent < info.used => *of_parent = info.used,
-                    _ => break,
-                }
-                (below, steps) = (parents.get(*parent), steps + 1);
-            }
-        }
-        let describe = |info: &crate::snapshot::SnapshotInfo| {
-            let item = SpaceItem::new(SpaceKind::Snapshot, info.chain.to_string(), "unpacked layer");
-            let folder = info.folder.parent().map_or_else(|| info.folder.clone(), Path::to_owned);
-            let used = at(used.get(&info.chain).copied().unwrap_or(info.used));
-            Found::new(item, used, Action::Snapshot(info.chain.clone()), vec![folder])
-        };
-        Ok(list.iter().map(describe).collect())
-    }
-
     /// Gives every item its size. Bytes count for the first item that uses them.
-    async fn measure(&self, mut found: Vec<Found>) -> Result<Survey> {
+    async fn measure(&self, mut found: Vec<Found>, kinds: &Kinds) -> Result<Survey> {
         let mut owners: HashMap<PathBuf, usize> = HashMap::new();
         let (mut parts, mut owner_of) = (Vec::new(), Vec::new());
         for (at, of) in found.iter_mut().enumerate() {
@@ -340,7 +319,7 @@ impl Space {
             parts.push(self.root.join(name));
         }
         let known = owner_of.len();
-        let (total, sizes) = self.snapshotter.usage(self.root.clone(), parts).await?;
+        let (total, sizes) = kinds.tool.usage(self.root.clone(), parts).await?;
         for ((at, shared), size) in owner_of.into_iter().zip(&sizes) {
             found[at].item.size += size;
             found[at].item.shared |= shared;
@@ -365,6 +344,69 @@ impl Space {
         found.sort_by(|a, b| (a.item.kind, a.used, &a.item.id).cmp(&(b.item.kind, b.used, &b.item.id)));
         Ok(Survey { total, found })
     }
+}
+
+/// The snapshots of every kind. `records` has the last use of those that records of the cache name.
+///
+/// A record does not say how the snapshot was kept that was used with it, so its use counts for the kind in which that was
+/// used last: what builds with other options made long ago is not kept by the builds of today.
+async fn snapshots(kinds: &Kinds, records: &HashMap<Digest, SystemTime>) -> Result<Vec<Found>> {
+    let mut lists = Vec::with_capacity(kinds.open.len());
+    for of in &kinds.open {
+        lists.push(of.snapshotter.list().await?);
+    }
+    let mut latest: HashMap<Digest, (i64, usize)> = HashMap::new();
+    for (kind, info) in lists.iter().enumerate().flat_map(|(kind, list)| list.iter().map(move |i| (kind, i)))
+    {
+        let known = latest.entry(info.chain.clone()).or_insert((info.used, kind));
+        if info.used > known.0 {
+            *known = (info.used, kind);
+        }
+    }
+    let mut found = Vec::new();
+    for (kind, mut list) in lists.into_iter().enumerate() {
+        for info in list.iter_mut().filter(|info| latest.get(&info.chain).is_some_and(|last| last.1 == kind))
+        {
+            let of_record = records.get(&info.chain).and_then(|used| used.duration_since(UNIX_EPOCH).ok());
+            info.used = info.used.max(of_record.map_or(0, |used| used.as_secs() as i64));
+        }
+        let used = used_with_parents(&list);
+        for info in list {
+            let mut item = SpaceItem::new(SpaceKind::Snapshot, info.chain.to_string(), "unpacked layer");
+            item.variant = kinds.open[kind].variant.map(str::to_owned);
+            let folder = info.folder.parent().map_or_else(|| info.folder.clone(), Path::to_owned);
+            let used = used.get(&info.chain).copied().unwrap_or(info.used);
+            let used = UNIX_EPOCH + Duration::from_secs(u64::try_from(used).unwrap_or(0));
+            found.push(Found::new(item, used, Action::Snapshot(kind, info.chain), vec![folder]));
+        }
+    }
+    Ok(found)
+}
+
+/// The last use of each snapshot: a parent was used when what stands on it was used.
+fn used_with_parents(list: &[SnapshotInfo]) -> HashMap<Digest, i64> {
+    let mut used: HashMap<Digest, i64> = list.iter().map(|info| (info.chain.clone(), info.used)).collect();
+    let parents: HashMap<&Digest, &Digest> =
+        list.iter().filter_map(|info| Some((&info.chain, info.parent.as_ref()?))).collect();
+    for info in list {
+        let (mut below, mut steps) = (parents.get(&info.chain), 0);
+        while let Some(parent) = below.filter(|_| steps < list.len()) {
+            match used.get_mut(*parent) {
+                Some(of_parent) if *of_parent < info.used => *of_parent = info.used,
+                _ => break,
+            }
+            (below, steps) = (parents.get(*parent), steps + 1);
+        }
+    }
+    used
+}
+
+/// Snapshots that cannot be removed, as one item.
+fn stuck(of: &Stuck) -> Found {
+    let mut item =
+        SpaceItem::new(SpaceKind::Snapshot, of.variant, "unpacked layers that cannot be removed now");
+    (item.variant, item.prunable) = (Some(of.variant.to_owned()), false);
+    Found::new(item, modified(&of.folder.join("chains")), Action::Keep, vec![of.folder.clone()])
 }
 
 /// The manifests that records of base images keep.

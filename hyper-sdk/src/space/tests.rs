@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A state folder with a store in memory.
-struct State {
-    space: Space,
+pub(super) struct State {
+    pub(super) space: Space,
     blobs: MemoryStore,
     _folder: tempfile::TempDir,
 }
@@ -39,12 +39,12 @@ async fn moment() {
 }
 
 impl State {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (root, blobs) = (folder.path().to_owned(), MemoryStore::default());
         let cache = Arc::new(DiskCache::open(root.join("cache")).unwrap());
         let snapshotter = Arc::new(PlainSnapshotter::new().unwrap());
-        let space = Space { root, store: Arc::new(blobs.clone()), cache, snapshotter };
+        let space = Space { root, store: Arc::new(blobs.clone()), cache, snapshotter, local: None };
         Self { space, blobs, _folder: folder }
     }
 

@@ -29,7 +29,7 @@ impl LocalSnapshotter {
     pub(super) async fn lowers(&self, chain: Option<&Digest>) -> Result<Vec<PathBuf>> {
         let folders = &self.0.folders;
         let mut pieces = folders.pieces(chain)?;
-        if self.0.style == Style::Overlay && pieces.len() >= JOINED {
+        if self.0.kind.style == Style::Overlay && pieces.len() >= JOINED {
             let mut large = self.0.large.lock().await;
             pieces = folders.pieces(chain)?;
             while let Some((count, level, limit)) = next_join(&pieces, |piece| large.contains(&piece.files)) {
@@ -45,7 +45,7 @@ impl LocalSnapshotter {
                 pieces = folders.pieces(chain)?;
             }
         }
-        if self.0.style == Style::Overlay && pieces.len() >= MAX_DEPTH {
+        if self.0.kind.style == Style::Overlay && pieces.len() >= MAX_DEPTH {
             return Err(Error::unsupported(format!(
                 "the image has {} layers, and at most {MAX_DEPTH} can be mounted: join some of them",
                 pieces.len()

@@ -30,7 +30,7 @@ impl LocalSnapshotter {
         if let Some(parent) = parent {
             self.0.folders.touch(parent);
         }
-        let active = match self.0.style {
+        let active = match self.0.kind.style {
             Style::Overlay => self.empty_active(parent)?,
             Style::Copy => self.new_active(parent).await?,
         };
@@ -40,13 +40,13 @@ impl LocalSnapshotter {
         };
         let request = Request::Apply {
             target: active.folder.join("fs"),
-            plain: self.0.style == Style::Copy,
+            plain: self.0.kind.style == Style::Copy,
             times: times.clone(),
             any_owner: options.any_owner,
         };
         let lowers = async {
             ready.await?;
-            match self.0.style {
+            match self.0.kind.style {
                 Style::Overlay => self.lowers(parent).await,
                 Style::Copy => Ok(Vec::new()),
             }
@@ -57,7 +57,7 @@ impl LocalSnapshotter {
             std::fs::remove_file(path).ok();
         }
         // A whole tree contains the files of its parent, so it cannot be shared.
-        let alone = options.layer.filter(|_| self.0.style == Style::Overlay);
+        let alone = options.layer.filter(|_| self.0.kind.style == Style::Overlay);
         self.commit_active(active, chain, alone).await
     }
 
