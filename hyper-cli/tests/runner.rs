@@ -19,6 +19,7 @@ mod containers;
 mod damage;
 mod debian;
 mod engines;
+mod equal_steps;
 mod exclude;
 mod exec;
 mod executors;

@@ -6,6 +6,7 @@
 //!   ROOT/uses/work-RANDOM   a build, push, pull, …: locked while it lasts; its mtime is its beginning
 //!   ROOT/uses/server-RANDOM a server of the store
 //!   ROOT/uses/cleaning      locked by the one clean-up at a time
+//!   ROOT/uses/step-HEX      a command of a build (`solve/step_lock.rs`): locked while it runs
 //! ```
 //!
 //! Whoever uses something from the folder sets the time of its last use first ([`touch`]). So while the gate is closed,
@@ -16,9 +17,12 @@
 use crate::{Error, Result, ResultExt as _};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use std::fs::{File, TryLockError};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// How the names of files begin that commands of builds hold.
+pub(crate) const STEP_PREFIX: &str = "step-";
 
 /// What a use is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +110,10 @@ impl Closed {
             let entry = entry.at("cannot read a folder of the state folder", &folder)?;
             let name = entry.file_name();
             let name = name.to_string_lossy();
+            if name.starts_with(STEP_PREFIX) {
+                remove_dead(&entry.path());
+                continue;
+            }
             let kind = [UseKind::Work, UseKind::Server].into_iter().find(|k| name.starts_with(k.prefix()));
             let (Some(kind), Ok(file)) = (kind, File::options().write(true).open(entry.path())) else {
                 continue;
@@ -166,6 +174,20 @@ impl Drop for Cleaning {
     }
 }
 
+/// Removes a file that nobody holds.
+fn remove_dead(path: &Path) {
+    if let Ok(file) = File::open(path)
+        && file.try_lock().is_ok()
+    {
+        // The name may be another file's by now.
+        let own = file.metadata().map(|meta| (meta.dev(), meta.ino()));
+        let named = std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()));
+        if matches!((own, named), (Ok(own), Ok(named)) if own == named) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 fn is_read_only(e: &Error) -> bool {
     let source = std::error::Error::source(e).and_then(|e| e.downcast_ref::<std::io::Error>());
     source.is_some_and(|e| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
@@ -175,7 +197,8 @@ fn folder(root: &Path) -> PathBuf {
     root.join("uses")
 }
 
-fn open_in(root: &Path, name: &str) -> Result<File> {
+/// Opens a file of the folder of uses, and makes both if they are missing.
+pub(crate) fn open_in(root: &Path, name: &str) -> Result<File> {
     let folder = folder(root);
     let path = folder.join(name);
     let open = || File::options().create(true).truncate(false).write(true).open(&path);
@@ -278,9 +301,14 @@ mod tests {
         assert!(closed().oldest.unwrap() > began);
         // What a killed process leaves.
         drop(second);
-        std::fs::write(root.path().join("uses/work-dead"), "").unwrap();
+        for name in ["work-dead", "step-dead", "step-alive"] {
+            std::fs::write(root.path().join("uses").join(name), "").unwrap();
+        }
+        let alive = File::open(root.path().join("uses/step-alive")).unwrap();
+        alive.try_lock().unwrap();
         assert!(closed().oldest.is_none());
-        assert!(!root.path().join("uses/work-dead").exists());
+        let is_left = |name| root.path().join("uses").join(name).exists();
+        assert_eq!(["work-dead", "step-dead", "step-alive"].map(is_left), [false, false, true]);
         let mode = std::fs::metadata(root.path().join("uses")).unwrap().permissions();
         assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700);
         let server = Use::begin_blocking(root.path(), UseKind::Server).unwrap();

@@ -2,6 +2,7 @@
 //! that runs locks its own, however long it takes.
 
 use crate::stale_files::{self, is_temporary};
+use crate::uses::STEP_PREFIX;
 use std::path::Path;
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub(super) fn sweep(root: &Path, age: Duration) {
     for folder in FILES {
         stale_files::remove(&root.join(folder), age, is_temporary);
     }
+    // Nobody holds the file of a command any more whose build was killed.
+    stale_files::remove(&root.join("uses"), age, |name| name.starts_with(STEP_PREFIX));
     // The records of the cache are one level deeper.
     for entry in std::fs::read_dir(root.join("cache")).into_iter().flatten().flatten() {
         stale_files::remove(&entry.path(), age, is_temporary);

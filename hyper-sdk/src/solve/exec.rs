@@ -1,12 +1,13 @@
 //! Runs commands.
 
 use super::SolveContext;
-use super::chain::{Chain, StepResult};
+use super::chain::{Chain, StepLayer, StepResult};
 use super::keys::{Keys, UsedInput};
 use super::layers::NewLayer;
 use super::made_layer::BlobTime;
 use super::on_error::OnError;
 use super::sink::Target;
+use super::step_lock::{Right, StepLock, Turn};
 use super::task_log::TaskLog;
 use super::value::{LayerTimes, snapshot_name};
 use crate::digest::Hasher;
@@ -15,6 +16,15 @@ use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharin
 use crate::progress::Task;
 use crate::{CommandFailure, Digest, Error, ErrorDetail, ErrorKind, MissingInput, Result};
 use std::sync::Arc;
+
+/// What became of a command.
+pub(super) enum Ran {
+    /// Another build or stage has run it meanwhile.
+    Found(Arc<StepLayer>),
+    /// It ran. The second value says whether its keys still match the files that it read. The lock is for the time until
+    /// the result is in the cache.
+    Made(NewLayer, bool, Option<StepLock>),
+}
 
 impl SolveContext {
     /// The keys of a command, best first: by the definitions of its mounts, then by the files in them.
@@ -161,22 +171,40 @@ impl SolveContext {
         self.limits_checked.get_or_try_init(|| self.executor.check_limits(&self.limits)).await.map(drop)
     }
 
-    /// Runs a command. The second value says whether its keys still match the files that it read.
+    /// Runs a command, unless somebody else runs an equal one meanwhile.
     pub(super) async fn run(
+        &self,
+        exec: &ExecOp,
+        (vertex, keys, time): (&Vertex, &mut Keys, BlobTime),
+        base: &Chain,
+        inputs: &[StepResult],
+        task: &Task,
+    ) -> Result<Ran> {
+        self.check_platform(vertex)?;
+        self.check_limits().await?;
+        let mut right = match self.turn(exec, (vertex, keys, time), inputs).await? {
+            Turn::Found(layer) => return Ok(Ran::Found(layer)),
+            Turn::Runs(right) => right,
+        };
+        let made = self.run_now(exec, (vertex, &keys.digests, time), base, inputs, (task, &mut right)).await;
+        let lock = right.lock.take();
+        match made {
+            Ok((new, keys_hold)) => Ok(Ran::Made(new, keys_hold, lock)),
+            Err(e) => {
+                lock.into_iter().for_each(StepLock::end);
+                Err(e)
+            }
+        }
+    }
+
+    async fn run_now(
         &self,
         exec: &ExecOp,
         (vertex, keys, time): (&Vertex, &[Digest], BlobTime),
         base: &Chain,
         inputs: &[StepResult],
-        task: &Task,
+        (task, right): (&Task, &mut Right<'_>),
     ) -> Result<(NewLayer, bool)> {
-        self.check_platform(vertex)?;
-        self.check_limits().await?;
-        // Before the permit: a command that waits for a cache must not block others.
-        let caches = self.lock_caches(exec, inputs, vertex.no_cache).await?;
-        self.fill_caches(&caches).await?;
-        let _permit =
-            self.commands.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
         let base_name = self.unpack(base).await?;
         let mut spec = self.spec_of(exec)?;
         let devices = self.devices.edits(&self.devices_of(exec)?)?;
@@ -185,7 +213,7 @@ impl SolveContext {
         // The last mount of a target counts: that of the command.
         spec.mounts = devices.mounts;
         for (at, mount) in exec.mounts.iter().enumerate() {
-            spec.mounts.extend(self.mount(mount, caches.folder(at), inputs).await?);
+            spec.mounts.extend(self.mount(mount, right.caches.folder(at), inputs).await?);
         }
         // It may have waited long for a cache since the keys were made.
         let keys_hold = self.still_hold(keys, vertex, base, inputs, None).await;
@@ -201,6 +229,8 @@ impl SolveContext {
         let run = self.executor.run(active.rootfs(), spec, Arc::clone(&log) as Arc<dyn LogSink>);
         let status = log.pass_on(task, run).await;
         if status.as_ref().is_ok_and(|status| !status.success()) {
+            // Somebody may look around for long.
+            right.lock.take().into_iter().for_each(StepLock::end);
             self.after_failure.run(&*self.executor, active.rootfs(), again, task).await;
         }
         if let Some(reached) =

@@ -36,6 +36,7 @@ mod shared;
 mod shared_mounts;
 mod sink;
 mod step;
+mod step_lock;
 mod task_log;
 mod times;
 mod unmade_copies;

@@ -1,12 +1,14 @@
 //! One step: its keys and its record in the cache; and the context that all steps of a graph share.
 
 use super::chain::{Chain, StepLayer, StepResult};
+use super::exec::Ran;
 use super::keys::Keys;
 use super::made_layer::{BlobTime, MadeLayer};
 use super::on_error::AfterFailure;
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
 use super::record::{Ended, FileLister, StepRecorder};
 use super::sink::{LAYERS_REPOSITORY, Target};
+use super::step_lock::StepLock;
 use super::used_mounts::UsedMounts;
 use super::value::{Layer, LayerTimes};
 use super::{Failed, PendingResult, StepReport};
@@ -51,6 +53,8 @@ pub(crate) struct SolveContext {
     pub(super) cache: SharedCache,
     pub(super) sources: Sources,
     pub(super) stat_cache: Arc<StatCache>,
+    /// The folder of the builder.
+    pub(super) folder: PathBuf,
     /// The folder with the indexes of layers.
     pub(super) index_folder: PathBuf,
     /// The folder for temporary files of steps.
@@ -138,6 +142,7 @@ impl SolveContext {
             index_folder: folder.join("indexes"),
             scratch: folder.join("scratch"),
             cache_mounts: folder.join("mounts"),
+            folder,
             reset_caches: Mutex::default(),
             epoch: options.epoch,
             epoch_seconds: OnceLock::new(),
@@ -224,19 +229,20 @@ impl SolveContext {
         if !vertex.no_cache
             && let Some(layer) = self.find(&mut keys, time).await?
         {
-            self.blob_later(&layer).await;
-            self.note_origin(&layer, &task);
-            let report = report(vertex, true, &task);
-            task.cached();
-            return Ok((StepResult::Chain(base.with(layer)), Some(report)));
+            return Ok(self.cached(vertex, task, base, layer).await);
         }
         // The files in the folders may change from here on.
         self.sources.forget_listings();
+        let mut step_lock = None;
         let made = match &vertex.op {
-            Op::Exec(exec) => {
-                let run = self.run(exec, (vertex, &keys.digests, time), base, inputs, &task).await;
-                run.map(|(layer, keys_hold)| (layer, None, keys_hold))
-            }
+            Op::Exec(exec) => match self.run(exec, (vertex, &mut keys, time), base, inputs, &task).await {
+                Ok(Ran::Found(layer)) => return Ok(self.cached(vertex, task, base, layer).await),
+                Ok(Ran::Made(layer, keys_hold, lock)) => {
+                    step_lock = lock;
+                    Ok((layer, None, keys_hold))
+                }
+                Err(e) => Err(e),
+            },
             Op::File(file) => match self.files(file, base, inputs, file_target(time)).await {
                 Ok((layer, made)) => {
                     let hold = self.still_hold(&keys.digests, vertex, base, inputs, listed.as_ref()).await;
@@ -272,7 +278,10 @@ impl SolveContext {
         let kept_under = if keys_hold { keys.digests.clone() } else { Vec::new() };
         let layer = MadeLayer::new(record, new.times, kept_under, time, new.tar);
         let layer = Arc::new(StepLayer::Made(layer));
-        self.keep(&layer).await?;
+        let kept = self.keep(&layer).await;
+        // Those who wait for the step look into the cache now.
+        step_lock.into_iter().for_each(StepLock::end);
+        kept?;
         // After the result is kept: whoever ends the build here loses no more than the record.
         self.record(ended(keys_hold, false), base, listed).await;
         self.blob_later(&layer).await;
@@ -363,8 +372,23 @@ impl SolveContext {
         }
     }
 
+    /// The result of a step that the cache has.
+    async fn cached(
+        &self,
+        vertex: &Vertex,
+        task: Task,
+        base: &Chain,
+        layer: Arc<StepLayer>,
+    ) -> (StepResult, Option<StepReport>) {
+        self.blob_later(&layer).await;
+        self.note_origin(&layer, &task);
+        let report = report(vertex, true, &task);
+        task.cached();
+        (StepResult::Chain(base.with(layer)), Some(report))
+    }
+
     /// The cached layer of a key, when its files and its times still exist.
-    async fn find(&self, keys: &mut Keys, time: BlobTime) -> Result<Option<Arc<StepLayer>>> {
+    pub(super) async fn find(&self, keys: &mut Keys, time: BlobTime) -> Result<Option<Arc<StepLayer>>> {
         for key in &keys.digests {
             let Some(record) = self.cache.get(key).await? else { continue };
             if !self.is_left(&record).await? {
