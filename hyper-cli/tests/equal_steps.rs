@@ -90,6 +90,13 @@ impl Waiter {
     }
 }
 
+/// A build with another argument.
+fn with_argument(place: &Place, build: &Command, old: &str, new: &str) -> Command {
+    let mut command = place.hyper(&[]);
+    command.args(build.get_args().map(|argument| if argument == old { new.as_ref() } else { argument }));
+    command
+}
+
 fn outcome(built: &Built, task: &str) -> String {
     let outcomes = built.outcomes();
     let mut found = outcomes.iter().filter(|(name, _)| name.starts_with(task));
@@ -136,13 +143,14 @@ fn who_waits_says_so_and_takes_the_result() {
     let first = holder(&place, &text, &[&one]);
     // The value of a secret is in no key.
     let second = Waiter::start(place.build(&text, &[&two]));
-    let plain = Waiter::start(place.build(&text, &[&one, "--progress=plain"]));
+    let plain = place.build(&text, &[&one]);
+    let plain = Waiter::start(with_argument(&place, &plain, "--progress=json", "--progress=plain"));
     go(&place);
     let first = first.wait_with_output().unwrap();
     assert!(first.status.success(), "{}", told(&first));
     let second = second.succeeds();
     assert_eq!(outcome(&second, "waiting for an equal step"), "done");
-    assert_eq!(outcome(&second, "[2/2] RUN"), "cached");
+    assert_eq!(outcome(&second, "[stage-0 2/2] RUN"), "cached");
     assert_eq!(second.digest, Built::of(&first).digest);
     let (plain, _) = plain.end();
     assert!(plain.status.success() && plain.stdout == first.stdout, "{}", told(&plain));
@@ -175,7 +183,9 @@ fn who_waits_can_be_cancelled() {
     second.signal(Signal::INT);
     let (output, second) = second.end();
     assert_eq!(output.status.code(), Some(130), "{}", told(&output));
-    assert_eq!(outcome(&second, "[2/2] RUN"), "cancelled");
+    for task in ["[stage-0 2/2] RUN", "waiting for an equal step"] {
+        assert_eq!(outcome(&second, task), "cancelled");
+    }
     go(&place);
     let first = first.wait_with_output().unwrap();
     assert!(first.status.success(), "{}", told(&first));
@@ -240,7 +250,7 @@ fn an_equal_step_with_a_locked_or_private_cache_mount_is_waited_for() {
         let before = folders();
         go(&place);
         assert!(first.wait_with_output().unwrap().status.success());
-        assert_eq!(outcome(&second.succeeds(), "[2/2] RUN"), "cached");
+        assert_eq!(outcome(&second.succeeds(), "[stage-0 2/2] RUN"), "cached");
         assert_eq!((count(&place), folders()), (1, before), "{sharing}");
     }
 }
@@ -263,13 +273,8 @@ fn builds_do_not_wait_for_each_other_in_a_circle() {
         // Each has a file of its own.
         let own = format!("Dockerfile-{}", hyper_sdk::Digest::sha256(&text).hex());
         place.write(&own, &text);
-        let mut command = place.hyper(&[]);
-        let arguments = build.get_args().map(|a| match a.to_string_lossy().ends_with("/Dockerfile") {
-            true => place.join(&own).into_os_string(),
-            false => a.to_owned(),
-        });
-        command.args(arguments);
-        command
+        let [file, own] = ["Dockerfile", &own].map(|name| place.join(name).to_str().unwrap().to_owned());
+        with_argument(&place, &build, &file, &own)
     });
     for output in at_once(builds) {
         assert!(output.status.success(), "{}", told(&output));

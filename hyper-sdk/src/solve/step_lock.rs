@@ -54,16 +54,29 @@ impl SolveContext {
     pub(super) async fn turn(
         &self,
         exec: &ExecOp,
+        step: (&Vertex, &mut Keys, BlobTime),
+        inputs: &[StepResult],
+    ) -> Result<Turn<'_>> {
+        // When it is dropped meanwhile, the build is cancelled.
+        let mut waits = None;
+        let turn = self.wait_for_turn(exec, step, inputs, &mut waits).await;
+        waits.into_iter().for_each(Task::done);
+        turn
+    }
+
+    async fn wait_for_turn(
+        &self,
+        exec: &ExecOp,
         (vertex, keys, time): (&Vertex, &mut Keys, BlobTime),
         inputs: &[StepResult],
+        waits: &mut Option<Task>,
     ) -> Result<Turn<'_>> {
         // Commands with an equal last key, which is by content, have the same result whatever the others are.
         let is_shared = !vertex.no_cache && exec.args != [OnError::PLACE];
         let mut name = keys.digests.last().filter(|_| is_shared).map(|key| StepName::new(&self.folder, key));
-        let mut waits = Waits(None);
         loop {
             if let Some(other) = name.as_ref().and_then(OtherRun::find) {
-                waits.0.get_or_insert_with(|| {
+                waits.get_or_insert_with(|| {
                     let text =
                         format!("waiting for an equal step of another build or stage: {}", vertex.name);
                     self.progress.start(text, None)
@@ -99,17 +112,6 @@ impl SolveContext {
                     return Ok(Turn::Runs(right));
                 }
             }
-        }
-    }
-}
-
-/// Shows that a step waits, until it is dropped.
-struct Waits(Option<Task>);
-
-impl Drop for Waits {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.take() {
-            task.done();
         }
     }
 }
