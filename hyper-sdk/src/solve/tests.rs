@@ -410,3 +410,78 @@ fn steps_cost_the_same_at_any_depth() {
     };
     std::thread::Builder::new().stack_size(2 << 20).spawn(solve).unwrap().join().unwrap();
 }
+
+/// Two builds at once with one folder, which end within a minute.
+async fn both<T>(one: impl Future<Output = T>, two: impl Future<Output = T>) -> (T, T) {
+    let both = futures::future::join(one, two);
+    tokio::time::timeout(Duration::from_secs(60), both).await.expect("they wait for each other")
+}
+
+#[tokio::test]
+async fn a_command_that_waits_for_an_equal_one_lets_others_run() {
+    let barrier = Arc::new(Barrier::new(2));
+    let part = |path: &str| FakeRun::new().writes(path, "x").meets(&barrier);
+    let mut fixture = Fixture::new(FakeExecutor::new().on("same", part("/same")).on("own", part("/own")));
+    fixture.options.parallel = Some(1);
+    let (mut first, mut second) = (Graph::new(), Graph::new());
+    let base = scratch(&mut first);
+    let root = run(&mut first, base, "same");
+    let base = scratch(&mut second);
+    // Its permit is for the own one.
+    let (same, own) = (run(&mut second, base, "same"), run(&mut second, base, "own"));
+    let joined = copy(&mut second, same, own, "/own");
+    let later = async {
+        until(|| fixture.executor.running() == 1).await;
+        fixture.solve(&second, joined).await
+    };
+    let (first, second) = both(fixture.solve(&first, root), later).await;
+    assert!(!first.unwrap().steps[0].cached);
+    let cached = second.unwrap().steps.into_iter().filter(|step| step.cached);
+    assert_eq!(cached.map(|step| step.name).collect::<Vec<_>>(), ["RUN same"]);
+    assert_eq!(fixture.executor.commands(), ["same", "own"]);
+}
+
+#[tokio::test]
+async fn a_command_that_waits_for_a_permit_is_not_waited_for() {
+    let barrier = Arc::new(Barrier::new(2));
+    let part = |path: &str| FakeRun::new().writes(path, "x").meets(&barrier);
+    let runs = FakeExecutor::new().on("long", part("/long")).on("after", part("/after"));
+    let mut fixture = Fixture::new(runs.on("same", FakeRun::new().writes("/same", "x")));
+    fixture.options.parallel = Some(1);
+    let (mut first, mut second) = (Graph::new(), Graph::new());
+    let base = scratch(&mut first);
+    let (long, same) = (run(&mut first, base, "long"), run(&mut first, base, "same"));
+    let joined = copy(&mut first, long, same, "/same");
+    // The long one ends when this build has come further than the equal one.
+    let base = scratch(&mut second);
+    let same = run(&mut second, base, "same");
+    let root = run(&mut second, same, "after");
+    let later = async {
+        until(|| fixture.executor.running() == 1).await;
+        fixture.solve(&second, root).await
+    };
+    let (first, second) = both(fixture.solve(&first, joined), later).await;
+    assert!(second.unwrap().steps.iter().all(|step| !step.cached));
+    assert_eq!(first.unwrap().steps.into_iter().filter(|step| step.cached).count(), 1);
+    assert_eq!(fixture.executor.commands(), ["long", "same", "after"]);
+}
+
+#[tokio::test]
+async fn a_lock_that_cannot_be_made_is_a_warning() {
+    let (progress, mut events) = crate::progress::Progress::channel();
+    let mut fixture = Fixture::new(FakeExecutor::new());
+    fixture.options.progress = progress;
+    std::fs::write(fixture.folder.path().join("uses"), "in the way").unwrap();
+    let mut graph = Graph::new();
+    let base = scratch(&mut graph);
+    let root = run(&mut graph, base, "make");
+    fixture.solve(&graph, root).await.unwrap();
+    let mut warnings = 0;
+    while let Ok(event) = events.try_recv() {
+        if let crate::progress::Event::Warning { message, .. } = event {
+            assert!(message.contains("are not waited for: cannot"), "{message}");
+            warnings += 1;
+        }
+    }
+    assert_eq!(warnings, 1);
+}
