@@ -23,7 +23,7 @@ pub(super) enum Ran {
     Found(Arc<StepLayer>),
     /// It ran. The second value says whether its keys still match the files that it read. The lock is for the time until
     /// the result is in the cache.
-    Made(NewLayer, bool, Option<StepLock>),
+    Made(Box<NewLayer>, bool, Option<StepLock>),
 }
 
 impl SolveContext {
@@ -189,7 +189,7 @@ impl SolveContext {
         let made = self.run_now(exec, (vertex, &keys.digests, time), base, inputs, (task, &mut right)).await;
         let lock = right.lock.take();
         match made {
-            Ok((new, keys_hold)) => Ok(Ran::Made(new, keys_hold, lock)),
+            Ok((new, keys_hold)) => Ok(Ran::Made(Box::new(new), keys_hold, lock)),
             Err(e) => {
                 lock.into_iter().for_each(StepLock::end);
                 Err(e)

@@ -239,7 +239,7 @@ impl SolveContext {
                 Ok(Ran::Found(layer)) => return Ok(self.cached(vertex, task, base, layer).await),
                 Ok(Ran::Made(layer, keys_hold, lock)) => {
                     step_lock = lock;
-                    Ok((layer, None, keys_hold))
+                    Ok((*layer, None, keys_hold))
                 }
                 Err(e) => Err(e),
             },
