@@ -4,8 +4,9 @@
 
 use super::made_layer::MadeLayer;
 use super::value::{Layer, LayerTimes, chain_id, snapshot_name};
+use crate::graph::InputIndex;
 use crate::layer::copy::SourceRoot;
-use crate::{Digest, Error};
+use crate::{Digest, Error, Result};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -164,6 +165,10 @@ pub(crate) enum StepResult {
 /// The internal error of a step that uses a skipped result.
 pub(super) fn unmade() -> Error {
     Error::internal("a step uses a root file system that was not made")
+}
+
+pub(super) fn input_value(inputs: &[StepResult], input: InputIndex) -> Result<&StepResult> {
+    inputs.get(input).ok_or_else(|| Error::internal("an input that the vertex does not have"))
 }
 
 #[cfg(test)]

@@ -1,30 +1,27 @@
 //! Runs commands.
 
 use super::SolveContext;
-use super::chain::{Chain, StepLayer, StepResult};
+use super::chain::{Chain, StepResult, input_value};
 use super::keys::{Keys, UsedInput};
 use super::layers::NewLayer;
 use super::made_layer::BlobTime;
 use super::on_error::OnError;
+use super::options::missing_secret;
 use super::sink::Target;
-use super::step_lock::{Right, StepLock, Turn};
+use super::step_lock::{StepLock, Turn};
 use super::task_log::TaskLog;
+use super::turn::Right;
 use super::value::{LayerTimes, snapshot_name};
 use crate::digest::Hasher;
 use crate::exec::{ExecSpec, LogSink, Network, Security};
-use crate::graph::{ExecOp, InputIndex, Mount, MountKind, NetworkMode, Op, Sharing, Vertex};
+use crate::graph::{ExecOp, Mount, MountKind, NetworkMode, Op, Sharing, Vertex};
 use crate::progress::Task;
 use crate::{CommandFailure, Digest, Error, ErrorDetail, ErrorKind, MissingInput, Result};
 use std::sync::Arc;
 
-/// What became of a command.
-pub(super) enum Ran {
-    /// Another build or stage has run it meanwhile.
-    Found(Arc<StepLayer>),
-    /// It ran. The second value says whether its keys still match the files that it read. The lock is for the time until
-    /// the result is in the cache.
-    Made(Box<NewLayer>, bool, Option<StepLock>),
-}
+/// The layer of a command that ran. The second value says whether its keys still match the files that it read. The lock is
+/// for the time until the result is in the cache.
+type Ran = (Box<NewLayer>, bool, Option<StepLock>);
 
 impl SolveContext {
     /// The keys of a command, best first: by the definitions of its mounts, then by the files in them.
@@ -179,17 +176,17 @@ impl SolveContext {
         base: &Chain,
         inputs: &[StepResult],
         task: &Task,
-    ) -> Result<Ran> {
+    ) -> Result<Turn<Ran>> {
         self.check_platform(vertex)?;
         self.check_limits().await?;
         let mut right = match self.turn(exec, (vertex, keys, time), inputs).await? {
-            Turn::Found(layer) => return Ok(Ran::Found(layer)),
+            Turn::Found(layer) => return Ok(Turn::Found(layer)),
             Turn::Runs(right) => right,
         };
         let made = self.run_now(exec, (vertex, &keys.digests, time), base, inputs, (task, &mut right)).await;
         let lock = right.lock.take();
         match made {
-            Ok((new, keys_hold)) => Ok(Ran::Made(Box::new(new), keys_hold, lock)),
+            Ok((new, keys_hold)) => Ok(Turn::Runs((Box::new(new), keys_hold, lock))),
             Err(e) => {
                 lock.into_iter().for_each(StepLock::end);
                 Err(e)
@@ -303,21 +300,4 @@ pub(super) fn keyed(exec: &ExecOp, mounts: &[&Mount]) -> Op {
         }
     }
     Op::Exec(Box::new(exec))
-}
-
-pub(super) fn missing_secret(id: &str) -> Error {
-    Error::new(
-        ErrorKind::NotFound,
-        format!("the secret `{id}` is required, and the request does not give it"),
-    )
-    .with_missing(MissingInput::Secret(id.to_owned()))
-}
-
-pub(super) fn input_value(inputs: &[StepResult], input: InputIndex) -> Result<&StepResult> {
-    inputs.get(input).ok_or_else(|| Error::internal("an input that the vertex does not have"))
-}
-
-/// How many threads read files.
-pub(crate) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -1,9 +1,9 @@
 //! Changes files: COPY, ADD, WORKDIR. It copies from the source into a layer, without unpacking the destination.
 
-use super::chain::{Chain, StepResult, unmade};
-use super::exec::{input_value, threads};
+use super::chain::{Chain, StepResult, input_value, unmade};
 use super::keys::{Keys, UsedInput};
 use super::layers::NewLayer;
+use super::layers::threads;
 use super::record::FileLister;
 use super::sink::LayerSink;
 use super::sink::Target;

@@ -1,7 +1,8 @@
 //! The mounts of a command: trees of stages and contexts, caches and their locks, secrets.
 
-use super::chain::{Chain, unmade};
-use super::exec::{input_value, missing_secret, threads};
+use super::chain::{Chain, input_value, unmade};
+use super::layers::threads;
+use super::options::missing_secret;
 use super::{SolveContext, StepResult, blocking};
 use crate::digest::Hasher;
 use crate::exec::{self, CacheMount, ExecMount, MountSource, RootFs, SecretBytes};

@@ -2,7 +2,6 @@
 
 use super::on_error::OnError;
 use super::record::StepRecorder;
-use crate::Digest;
 use crate::cache::{Imports, SharedCache};
 use crate::exec::{DevicePermissions, Devices, Executor, Network, SecretBytes, StepLimits};
 use crate::layer::copy::StatCache;
@@ -12,6 +11,7 @@ use crate::snapshot::SharedSnapshotter;
 use crate::source::Sources;
 use crate::store::SharedStore;
 use crate::store::damage::Damage;
+use crate::{Digest, Error, ErrorKind, MissingInput};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -123,4 +123,12 @@ pub(crate) enum Needs {
     Layers,
     /// The layers with their blobs. Those of the base image are fetched while steps run.
     Blobs,
+}
+
+pub(super) fn missing_secret(id: &str) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!("the secret `{id}` is required, and the request does not give it"),
+    )
+    .with_missing(MissingInput::Secret(id.to_owned()))
 }

@@ -1,14 +1,13 @@
 //! One step: its keys and its record in the cache; and the context that all steps of a graph share.
 
 use super::chain::{Chain, StepLayer, StepResult};
-use super::exec::Ran;
 use super::keys::Keys;
 use super::made_layer::{BlobTime, MadeLayer};
 use super::on_error::AfterFailure;
 use super::options::{EpochChoice, SolverBackends, SolverOptions};
 use super::record::{Ended, FileLister, StepRecorder};
 use super::sink::{LAYERS_REPOSITORY, Target};
-use super::step_lock::StepLock;
+use super::step_lock::{StepLock, Turn};
 use super::used_mounts::UsedMounts;
 use super::value::{Layer, LayerTimes};
 use super::{Failed, PendingResult, StepReport};
@@ -236,8 +235,8 @@ impl SolveContext {
         let mut step_lock = None;
         let made = match &vertex.op {
             Op::Exec(exec) => match self.run(exec, (vertex, &mut keys, time), base, inputs, &task).await {
-                Ok(Ran::Found(layer)) => return Ok(self.cached(vertex, task, base, layer).await),
-                Ok(Ran::Made(layer, keys_hold, lock)) => {
+                Ok(Turn::Found(layer)) => return Ok(self.cached(vertex, task, base, layer).await),
+                Ok(Turn::Runs((layer, keys_hold, lock))) => {
                     step_lock = lock;
                     Ok((*layer, None, keys_hold))
                 }

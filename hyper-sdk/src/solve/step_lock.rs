@@ -13,14 +13,7 @@
 //! - Whoever has waited for a run that ended without a result runs the command without a lock: commands that fail do not
 //!   run one after the other. Where the run was cancelled or killed, one of those who waited takes its place.
 
-use super::SolveContext;
-use super::chain::{StepLayer, StepResult};
-use super::keys::Keys;
-use super::made_layer::BlobTime;
-use super::mounts::Caches;
-use super::on_error::OnError;
-use crate::graph::{ExecOp, Vertex};
-use crate::progress::Task;
+use super::chain::StepLayer;
 use crate::uses::{STEP_PREFIX, open_in};
 use crate::{Digest, Error, Result};
 use std::fs::{File, TryLockError};
@@ -28,104 +21,28 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::SemaphorePermit;
 
 /// The longest time between two looks whether a run has ended.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// What is to be done for a command that the cache did not have.
-pub(super) enum Turn<'a> {
-    /// Somebody else has run it meanwhile.
+/// What became of a command that the cache did not have.
+pub(super) enum Turn<T> {
+    /// Another build or stage has run it meanwhile.
     Found(Arc<StepLayer>),
-    /// It runs now.
-    Runs(Right<'a>),
-}
-
-/// What a command holds while it runs.
-pub(super) struct Right<'a> {
-    pub(super) caches: Caches,
-    _permit: SemaphorePermit<'a>,
-    /// Others wait for it, until it is ended or dropped.
-    pub(super) lock: Option<StepLock>,
-}
-
-impl SolveContext {
-    /// Waits until a command may run: for equal ones that others run, for its cache mounts, and for a permit.
-    pub(super) async fn turn(
-        &self,
-        exec: &ExecOp,
-        step: (&Vertex, &mut Keys, BlobTime),
-        inputs: &[StepResult],
-    ) -> Result<Turn<'_>> {
-        // When it is dropped meanwhile, the build is cancelled.
-        let mut waits = None;
-        let turn = self.wait_for_turn(exec, step, inputs, &mut waits).await;
-        waits.into_iter().for_each(Task::done);
-        turn
-    }
-
-    async fn wait_for_turn(
-        &self,
-        exec: &ExecOp,
-        (vertex, keys, time): (&Vertex, &mut Keys, BlobTime),
-        inputs: &[StepResult],
-        waits: &mut Option<Task>,
-    ) -> Result<Turn<'_>> {
-        // Commands with an equal last key, which is by content, have the same result whatever the others are.
-        let is_shared = !vertex.no_cache && exec.args != [OnError::PLACE];
-        let mut name = keys.digests.last().filter(|_| is_shared).map(|key| StepName::new(&self.folder, key));
-        loop {
-            if let Some(other) = name.as_ref().and_then(OtherRun::find) {
-                waits.get_or_insert_with(|| {
-                    let text =
-                        format!("waiting for an equal step of another build or stage: {}", vertex.name);
-                    self.progress.start(text, None)
-                });
-                let has_ended = other.ends().await;
-                if let Some(layer) = self.find(keys, time).await? {
-                    return Ok(Turn::Found(layer));
-                }
-                name = name.filter(|_| !has_ended);
-                continue;
-            }
-            // Before the permit: a command that waits for a cache must not block others.
-            let caches = self.lock_caches(exec, inputs, vertex.no_cache).await?;
-            self.fill_caches(&caches).await?;
-            let permit =
-                self.commands.acquire().await.map_err(|e| Error::internal("no permits").with_source(e))?;
-            let mut right = Right { caches, _permit: permit, lock: None };
-            let Some(wanted) = &name else { return Ok(Turn::Runs(right)) };
-            match StepLock::try_take(wanted) {
-                Ok(None) => {}
-                Ok(Some(lock)) => {
-                    // Somebody may have run it since the cache was asked.
-                    let found = self.find(keys, time).await;
-                    if let Ok(None) = found {
-                        right.lock = Some(lock);
-                        return Ok(Turn::Runs(right));
-                    }
-                    lock.end();
-                    return found.map(|layer| layer.map_or(Turn::Runs(right), Turn::Found));
-                }
-                Err(e) => {
-                    self.progress.warn(format!("steps that other builds run, too, are not waited for: {e}"));
-                    return Ok(Turn::Runs(right));
-                }
-            }
-        }
-    }
+    /// It runs here.
+    Runs(T),
 }
 
 /// The file of a key.
 #[derive(Clone, Debug)]
-struct StepName {
+pub(super) struct StepName {
     /// The folder of the builder.
     root: PathBuf,
     name: String,
 }
 
 impl StepName {
-    fn new(root: &Path, key: &Digest) -> Self {
+    pub(super) fn new(root: &Path, key: &Digest) -> Self {
         Self { root: root.to_owned(), name: format!("{STEP_PREFIX}{}", key.hex()) }
     }
 
@@ -151,7 +68,7 @@ pub(super) struct StepLock {
 
 impl StepLock {
     /// The lock, unless somebody has it.
-    fn try_take(name: &StepName) -> Result<Option<Self>> {
+    pub(super) fn try_take(name: &StepName) -> Result<Option<Self>> {
         let failed = |e| Error::io("cannot lock a step", &name.root, e);
         loop {
             let file = open_in(&name.root, &name.name)?;
@@ -192,21 +109,21 @@ impl Drop for StepLock {
 
 /// A run of a command by somebody else.
 #[derive(Debug)]
-struct OtherRun {
+pub(super) struct OtherRun {
     file: File,
     name: StepName,
 }
 
 impl OtherRun {
     /// The run with a name. One whose file cannot be read is none.
-    fn find(name: &StepName) -> Option<Self> {
+    pub(super) fn find(name: &StepName) -> Option<Self> {
         let file = File::open(name.path()).ok()?;
         let other = Self { file, name: name.clone() };
         matches!(other.file.try_lock_shared(), Err(TryLockError::WouldBlock)).then_some(other)
     }
 
     /// Waits for its end. Says whether it came to one, or was cancelled or killed.
-    async fn ends(self) -> bool {
+    pub(super) async fn ends(self) -> bool {
         let mut pause = Duration::from_millis(1);
         loop {
             match self.file.try_lock_shared() {

@@ -1,7 +1,6 @@
 //! Skips copies that no output needs and that would pull a base image. It only checks that their sources exist.
 
-use super::chain::{Chain, StepResult};
-use super::exec::input_value;
+use super::chain::{Chain, StepResult, input_value};
 use super::step::failed;
 use super::{SolveContext, StepReport, blocking};
 use crate::Result;
