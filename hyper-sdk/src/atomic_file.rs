@@ -1,6 +1,7 @@
-//! Atomic files: written next to their destination and renamed.
+//! Atomic files: written in the folder of their destination, and named when they are whole.
 
-use crate::{Error, Result, stale_files};
+use crate::staged_file::{self, StagedFile};
+use crate::{Error, Result};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 use std::io::{self, Write as _};
@@ -86,7 +87,7 @@ pub fn write_file(destination: &Path, content: &[u8]) -> Result<()> {
     write_atomically(destination, |mut file| file.write_all(content))
 }
 
-/// Writes a file beside its destination and renames it when it is whole. A destination that exists and is no regular
+/// Writes a file that gets its name when it is whole. A destination that exists and is no regular
 /// file (a pipe, a terminal), or that is an open file, is written straight.
 pub(crate) fn write_atomically(
     destination: &Path,
@@ -100,10 +101,10 @@ pub(crate) fn write_atomically(
     };
     let folder = destination.parent().unwrap_or(Path::new("/"));
     // Of an output that was killed while it was written.
-    stale_files::remove_staged(folder);
-    let staged = stale_files::stage_in(folder).map_err(at)?;
-    staged.reopen().and_then(write).map_err(at)?;
-    staged.persist(destination).map(drop).map_err(|e| at(e.error))
+    staged_file::remove_abandoned(folder);
+    let staged = StagedFile::begin_in(folder).map_err(at)?;
+    staged.file().try_clone().and_then(write).map_err(at)?;
+    staged.persist(&destination).map_err(at)
 }
 
 #[cfg(test)]

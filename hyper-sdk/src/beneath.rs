@@ -3,9 +3,10 @@
 //! # Invariants
 //! - No link below the folder is followed: one in the place of a folder is an error, one in the place of a file is
 //!   replaced; a pipe, a socket or a device there is an error. Links on the way to the folder itself belong to the caller.
-//! - A file appears whole, by a rename, or not at all.
+//! - A file appears whole or not at all.
 
-use crate::{Error, Result, stale_files};
+use crate::staged_file::{self, StagedFile};
+use crate::{Error, Result};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use std::collections::HashSet;
@@ -14,7 +15,6 @@ use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
-use tempfile::NamedTempFile;
 
 const FOLDER: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -30,7 +30,7 @@ pub(crate) struct Beneath {
 /// A file that gets its name when it is whole. Dropped before, it is removed.
 #[derive(Debug)]
 pub(crate) struct FileBeneath {
-    staged: NamedTempFile,
+    staged: StagedFile,
     /// Through what it is reached: the folder that was opened, wherever it is by now.
     folder: OwnedFd,
     name: OsString,
@@ -99,9 +99,9 @@ impl Beneath {
             return Err(Error::invalid(message).with_context("path", path.join(last).display()));
         }
         if self.swept.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone()) {
-            stale_files::remove_staged(&within(&folder));
+            staged_file::remove_abandoned(&within(&folder));
         }
-        let staged = stale_files::stage_in(&within(&folder)).map_err(cannot)?;
+        let staged = StagedFile::begin_in(&within(&folder)).map_err(cannot)?;
         Ok(FileBeneath { staged, folder, name: last.to_owned(), path: path.join(last) })
     }
 }
@@ -112,7 +112,7 @@ impl FileBeneath {
     /// # Errors
     /// [`crate::ErrorKind::Io`] with the path.
     pub(crate) fn file(&self) -> Result<File> {
-        self.staged.as_file().try_clone().map_err(|e| self.cannot_write(e))
+        self.staged.file().try_clone().map_err(|e| self.cannot_write(e))
     }
 
     /// Where it will be.
@@ -127,9 +127,9 @@ impl FileBeneath {
     /// [`crate::ErrorKind::Io`] with the path.
     pub(crate) fn finish(self) -> Result<PathBuf> {
         let Self { staged, folder, name, path } = self;
-        match staged.persist(within(&folder).join(name)) {
-            Ok(_) => Ok(path),
-            Err(e) => Err(Error::io("cannot write the file", path, e.error)),
+        match staged.persist(&within(&folder).join(name)) {
+            Ok(()) => Ok(path),
+            Err(e) => Err(Error::io("cannot write the file", path, e)),
         }
     }
 

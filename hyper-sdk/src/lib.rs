@@ -9,7 +9,7 @@
 //! - Modules import in one direction, from a line to those above it, and never in a circle:
 //!
 //! ```text
-//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files atomic_file byte_channel beneath remove_tree uses disk_usage
+//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files staged_file atomic_file byte_channel beneath remove_tree uses disk_usage
 //!   └▶ dockerfile graph layer store
 //!        └▶ sandbox layout bake
 //!             └▶ lint client cache source snapshot exec
@@ -45,6 +45,8 @@ pub mod reference;
 mod remove_tree;
 pub mod runtime;
 pub mod small_file;
+#[cfg(feature = "client")]
+mod staged_file;
 pub mod stale_files;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]

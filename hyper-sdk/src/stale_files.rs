@@ -53,33 +53,6 @@ pub(crate) fn hold(path: &Path) -> Option<File> {
     file.try_lock_shared().ok().map(|()| file)
 }
 
-/// How the name of a file ends that is being written beside others.
-#[cfg(feature = "client")]
-const PARTIAL: &str = ".partial";
-/// After so long it is not being written any more, unless it is locked.
-#[cfg(feature = "client")]
-const ABANDONED: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Removes what processes left in a folder that were killed while they wrote files of [`stage_in`].
-#[cfg(feature = "client")]
-pub(crate) fn remove_staged(folder: &Path) {
-    remove(folder, ABANDONED, |name| name.strip_suffix(PARTIAL).is_some_and(is_temporary));
-}
-
-/// Begins a file in a folder under a name for the time being, held until it gets its own. Its mode is what the mask of
-/// the user leaves of 0666.
-#[cfg(feature = "client")]
-pub(crate) fn stage_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let staged = tempfile::Builder::new()
-        .suffix(PARTIAL)
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)?;
-    // Where there are no locks, nobody looks for one either.
-    let _ = staged.as_file().try_lock_shared();
-    Ok(staged)
-}
-
 /// A file or folder that nobody holds, locked where that is possible.
 struct Unused(#[allow(dead_code, reason = "it keeps the lock")] Option<File>);
 

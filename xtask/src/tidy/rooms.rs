@@ -27,6 +27,7 @@ const LEVELS: &[&[&str]] = &[
         "runtime",
         "small_file",
         "stale_files",
+        "staged_file",
         "atomic_file",
         "byte_channel",
         "beneath",

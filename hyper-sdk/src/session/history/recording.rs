@@ -4,7 +4,8 @@ use super::record::{BuildRecord, RecordOutcome};
 use crate::build::BuildOutput;
 use crate::progress::{Event, Progress, Sink};
 use crate::solve::StepRecorder;
-use crate::{Error, Result, ResultExt as _, stale_files};
+use crate::staged_file::{self, StagedFile};
+use crate::{Error, Result, ResultExt as _};
 use futures::future::BoxFuture;
 use std::fs::{File, TryLockError};
 use std::io::Write as _;
@@ -114,10 +115,10 @@ fn write(path: &Path, record: &BuildRecord) -> Result<()> {
         .map_err(|e| Error::internal("a record cannot be written as JSON").with_source(e))?;
     let write = |folder: &Path| {
         // Of a build that was killed while it wrote.
-        stale_files::remove_staged(folder);
-        let mut staged = stale_files::stage_in(folder)?;
-        staged.write_all(&json)?;
-        staged.persist(path).map(drop).map_err(|e| e.error)
+        staged_file::remove_abandoned(folder);
+        let staged = StagedFile::begin_in(folder)?;
+        staged.file().write_all(&json)?;
+        staged.persist(path)
     };
     write(path.parent().unwrap_or(path)).at("cannot write the record of a build", path)
 }

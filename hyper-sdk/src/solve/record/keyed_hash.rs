@@ -3,7 +3,7 @@
 
 use crate::private_folder;
 use crate::small_file::{self, Kinds};
-use crate::{Error, Result, ResultExt as _, stale_files};
+use crate::{Error, Result, ResultExt as _, staged_file};
 use sha2::{Digest as _, Sha256};
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -59,7 +59,7 @@ impl KeyedHash {
             let more = rustix::rand::getrandom(&mut key[filled..], rustix::rand::GetRandomFlags::empty());
             filled += more.map_err(|e| Error::from(std::io::Error::from(e)))?;
         }
-        stale_files::remove_staged(folder);
+        staged_file::remove_abandoned(folder);
         // A temporary file is for its owner alone.
         let mut staged =
             tempfile::Builder::new().suffix(".partial").tempfile_in(folder).at("cannot write", &path)?;
