@@ -163,7 +163,10 @@ mod tests {
             assert_eq!(write(&folder, name, name).unwrap(), top.path().join("new/out").join(name));
             assert_eq!(std::fs::read_to_string(top.path().join("new/out").join(name)).unwrap(), name);
         }
-        drop(folder.begin(Path::new("c/never")).unwrap());
+        let never = folder.begin(Path::new("c/never")).unwrap();
+        never.file().unwrap().write_all(b"part").unwrap();
+        assert_eq!(std::fs::read_dir(top.path().join("new/out/c")).unwrap().count(), 0, "it has no name yet");
+        drop(never);
         assert_eq!(std::fs::read_dir(top.path().join("new/out/c")).unwrap().count(), 0);
         for name in ["", "/a", "..", "../a", "a/../b", "a"] {
             assert!(write(&folder, name, "x").is_err(), "{name}");
