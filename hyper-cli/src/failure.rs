@@ -129,6 +129,9 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
     if let Some(hint) = error.details().find_map(hint_of_detail) {
         return Some(hint);
     }
+    if error.context_value("bucket").is_some() {
+        return hint_of_bucket(error.kind()).map(str::to_owned);
+    }
     Some(match error.kind() {
         ErrorKind::Unauthorized | ErrorKind::Denied
             if host.is_none()
@@ -184,6 +187,19 @@ fn hint(error: &Error, root: Option<&Path>) -> Option<String> {
         ErrorKind::Internal => "this is a bug in Hyper: please report it".to_owned(),
         _ => return None,
     })
+}
+
+/// What to do about an error of a cache in a bucket.
+fn hint_of_bucket(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::Unauthorized => Some(
+            "keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from a profile that AWS_PROFILE names",
+        ),
+        ErrorKind::Unavailable | ErrorKind::Timeout => Some(
+            "is the server running, and is `endpoint_url` its address? Proxies are those of HTTPS_PROXY and NO_PROXY",
+        ),
+        _ => None,
+    }
 }
 
 fn web_address(detail: &ErrorDetail) -> Option<&str> {

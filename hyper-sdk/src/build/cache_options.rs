@@ -6,15 +6,17 @@
 //!   --cache-to     type=registry,ref=NAME   type=local,dest=DIR[,tag=TAG]   type=inline
 //!                  the first two with [,mode=min|max][,ignore-error=BOOL][,compression=…][,compression-level=N]
 //!                                     [,cache-mounts=BOOL]
+//!   type=s3,bucket=NAME,region=NAME is of both: `s3_options.rs`
 //! ```
 
+use super::cache_fields::Fields;
+use super::s3_options;
 use crate::cache::{CacheFrom, CachePlace};
-use crate::dockerfile::{csv_fields, parse_bool};
+use crate::dockerfile::csv_fields;
 use crate::layer::{CompressOptions, LayerCompressor};
 use crate::media_type::Compression;
 use crate::reference::{Reference, Tag};
 use crate::{Digest, Error, Result};
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// The attributes of every cache with a place of its own that is written.
@@ -30,7 +32,7 @@ const OF_ALL: [&str; 7] = [
 /// Whether the contents of cache mounts are written or read.
 const MOUNTS: &str = "cache-mounts";
 /// Types that other tools have.
-const NOT_YET: [&str; 3] = ["gha", "s3", "azblob"];
+const NOT_YET: [&str; 2] = ["gha", "azblob"];
 
 /// Which results a cache gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,62 +85,7 @@ impl fmt::Display for CacheTo {
     }
 }
 
-/// The attributes of a cache as they were written.
-struct Fields {
-    kind: String,
-    values: BTreeMap<String, String>,
-}
-
 impl Fields {
-    fn read(fields: &[String]) -> Result<Self> {
-        let mut values = BTreeMap::new();
-        for field in fields {
-            let (key, value) =
-                field.split_once('=').ok_or_else(|| Error::invalid(format!("`{field}` is not KEY=VALUE")))?;
-            let key = key.trim().to_ascii_lowercase();
-            if values.insert(key.clone(), value.to_owned()).is_some() {
-                return Err(Error::invalid(format!("`{key}` is given twice")));
-            }
-        }
-        match values.remove("type") {
-            Some(kind) => Ok(Self { kind, values }),
-            None => Err(Error::invalid("`type` is missing: registry or local")),
-        }
-    }
-
-    /// Refuses attributes that the type does not take. `others` have a meaning for the `other` kind.
-    fn check(&self, known: &[&[&str]], others: &[&str], other: &str) -> Result<()> {
-        let is_known = |key: &str| known.iter().any(|some| some.contains(&key));
-        let Some((key, value)) = self.values.iter().find(|(key, _)| !is_known(key)) else { return Ok(()) };
-        let kind = &self.kind;
-        if others.contains(&key.as_str()) {
-            return Err(Error::invalid(format!("`{key}` is for {other}")));
-        }
-        let known: Vec<&str> = known.concat();
-        let hint = match known.is_empty() {
-            true => "it takes none".to_owned(),
-            false => format!("known are {}", known.join(", ")),
-        };
-        Err(Error::invalid(format!("`{key}={value}` is not an attribute of type={kind}: {hint}")))
-    }
-
-    fn text(&self, key: &str) -> Option<&str> {
-        self.values.get(key).map(String::as_str).filter(|text| !text.is_empty())
-    }
-
-    fn needed(&self, key: &str, what: &str) -> Result<&str> {
-        self.text(key).ok_or_else(|| Error::invalid(format!("type={} needs {key}={what}", self.kind)))
-    }
-
-    fn switch(&self, key: &str) -> Result<Option<bool>> {
-        match self.values.get(key) {
-            None => Ok(None),
-            Some(text) => parse_bool(text)
-                .map(Some)
-                .ok_or_else(|| Error::invalid(format!("`{key}` is true or false, not `{text}`"))),
-        }
-    }
-
     fn layout(&self, folder: &str) -> Result<CachePlace> {
         let tag = self.text("tag").map(Tag::parse).transpose()?.unwrap_or_else(Tag::latest);
         let digest = self.text("digest").map(Digest::parse).transpose()?;
@@ -222,12 +169,24 @@ pub fn cache_from<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<V
                 fields.check(&[&["ref", "registry.insecure", MOUNTS]], &others, "a cache that is written")?;
                 fields.registry()?
             }
+            "s3" => {
+                fields.check(
+                    &[&s3_options::OF_BOTH, &[MOUNTS]],
+                    &s3_options::of_written(&others),
+                    "a cache that is written",
+                )?;
+                let mounts = fields.switch(MOUNTS)? == Some(true);
+                for place in s3_options::each_name(fields.bucket()?) {
+                    places.push(CacheFrom { place, mounts });
+                }
+                continue;
+            }
             "inline" => {
                 return Err(Error::invalid(
                     "type=inline is for a cache that is written: name the image to read its cache",
                 ));
             }
-            _ => return fields.unknown("registry or local"),
+            _ => return fields.unknown("registry, local or s3"),
         };
         places.push(CacheFrom { place, mounts: fields.switch(MOUNTS)? == Some(true) });
     }
@@ -260,11 +219,19 @@ fn one_cache_to(text: &str) -> Result<CacheTo> {
             fields.check(&[&["ref", "registry.insecure", MOUNTS], &OF_ALL], &others, other)?;
             fields.registry()?
         }
+        "s3" => {
+            fields.check(
+                &[&s3_options::OF_BOTH, &s3_options::OF_WRITTEN, &[MOUNTS], &OF_ALL],
+                &others,
+                other,
+            )?;
+            fields.bucket()?
+        }
         "inline" => {
             fields.check(&[], &others, other)?;
             return Ok(CacheTo::new(CacheTarget::Inline));
         }
-        _ => return fields.unknown("registry, local or inline"),
+        _ => return fields.unknown("registry, local, s3 or inline"),
     };
     if let CachePlace::Registry { reference, .. } = &place
         && reference.digest().is_some()
@@ -354,7 +321,7 @@ mod tests {
                 "`color=red` is not an attribute of type=local: known are src, tag, digest, cache-mounts",
             ),
             ("type=inline", "name the image to read its cache"),
-            ("type=tape", "`tape` is not a type of cache: registry or local"),
+            ("type=tape", "`tape` is not a type of cache: registry, local or s3"),
             ("type=gha", "type=gha is not supported yet: use type=registry"),
             ("type=local,src=x,digest=1", "1"),
         ] {
@@ -362,7 +329,7 @@ mod tests {
             assert!(error.to_string().contains(why), "{text}: {error}");
         }
         for (text, why) in [
-            ("type=s3,bucket=b", "type=s3 is not supported yet"),
+            ("type=registry,ref=a,secret_acess_key=hunter2", "`secret_acess_key` is not an attribute"),
             ("type=azblob", "type=azblob is not supported yet"),
             ("type=inline,mode=max", "`mode=max` is not an attribute of type=inline: it takes none"),
             ("type=local,src=x", "`src` is for a cache that is read"),

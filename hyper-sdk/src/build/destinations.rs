@@ -3,6 +3,7 @@
 use super::output::is_stdout;
 use super::{CachePlace, CacheTarget, CacheTo, Destination, Output, OutputKind, emptied_folders};
 use crate::atomic_file::open_without_waiting;
+use crate::client::S3Access;
 use crate::{Error, Result};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
@@ -55,8 +56,13 @@ impl Destinations {
     ///
     /// # Errors
     /// Those of [`Destinations::check`].
-    pub(super) fn open(outputs: &[Output], caches: &[CacheTo], home: Option<&Path>) -> Result<Self> {
-        check_caches(caches)?;
+    pub(super) fn open(
+        outputs: &[Output],
+        caches: &[CacheTo],
+        access: &S3Access,
+        home: Option<&Path>,
+    ) -> Result<Self> {
+        check_caches(caches, access)?;
         let mut all = Self::new(outputs, home);
         outputs.iter().try_for_each(|output| all.check(output))?;
         Ok(all)
@@ -140,13 +146,15 @@ fn wait_for_reader(path: &Path) -> Result<File> {
     }
 }
 
-/// Checks the folders of caches. A cache whose error is ignored passes.
+/// Checks the folders and the buckets of caches. A cache whose error is ignored passes.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Invalid`] that says why nothing can be written there.
-fn check_caches(caches: &[CacheTo]) -> Result<()> {
+/// [`crate::ErrorKind::Invalid`] that says why nothing can be written there; those of [`crate::s3::S3Bucket::resolve`].
+fn check_caches(caches: &[CacheTo], access: &S3Access) -> Result<()> {
     caches.iter().filter(|cache| !cache.ignore_error).try_for_each(|cache| match &cache.target {
         CacheTarget::Place(CachePlace::Layout { folder, .. }) => check_folder(folder),
+        // Whatever is missing is told before the build, and not after it.
+        CacheTarget::Place(CachePlace::S3(place)) => place.bucket.resolve(&access.environment).map(drop),
         _ => Ok(()),
     })
 }
@@ -249,7 +257,7 @@ mod tests {
         ] {
             let text = format!("type=local,mode={mode},dest={}", folder.path().join(name).display());
             let output = Output::parse(&text).unwrap();
-            let checked = Destinations::open(&[output], &[], Some(&home));
+            let checked = Destinations::open(&[output], &[], &S3Access::default(), Some(&home));
             assert_eq!(checked.is_err(), is_refused, "{name} {mode}: {checked:?}");
         }
     }
@@ -258,15 +266,16 @@ mod tests {
     fn a_pipe_needs_a_reader_and_stays_open() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
+        let open = |outputs: &[Output]| Destinations::open(outputs, &[], &S3Access::default(), None);
         rustix::fs::mkfifoat(CWD, &path, rustix::fs::Mode::RWXU).unwrap();
         let output = Output::parse(&format!("type=tar,dest={}", path.display())).unwrap();
-        let error = Destinations::open(std::slice::from_ref(&output), &[], None).unwrap_err();
+        let error = open(std::slice::from_ref(&output)).unwrap_err();
         assert!(error.message().contains("the pipe has no reader"), "{error}");
         let reader = std::thread::spawn({
             let path = path.clone();
             move || std::fs::read_to_string(path).unwrap()
         });
-        let destinations = Destinations::open(&[output], &[], None).unwrap();
+        let destinations = open(&[output]).unwrap();
         assert_eq!(destinations.pipes.len(), 1);
         let mut pipe = std::fs::File::options().write(true).open(&path).unwrap();
         io::Write::write_all(&mut pipe, b"late").unwrap();

@@ -367,8 +367,9 @@ impl LocalBuilder {
     ) -> Result<BuildOutput> {
         let (outputs, home) = (request.outputs.clone(), self.options.home.clone());
         // Holds named pipes open until the end.
-        let caches = request.cache_to.clone();
-        let _destinations = blocking(move || Destinations::open(&outputs, &caches, home.as_deref())).await?;
+        let (caches, access) = (request.cache_to.clone(), self.options.clients.s3_access().clone());
+        let open = move || Destinations::open(&outputs, &caches, &access, home.as_deref());
+        let _destinations = blocking(open).await?;
         self.warn_of_folder(progress);
         let damage = Damage::default();
         // Every attempt gives the same warnings.

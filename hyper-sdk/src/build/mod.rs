@@ -10,6 +10,7 @@
 mod annotations;
 mod attempt;
 mod cache_export;
+mod cache_fields;
 mod cache_options;
 mod check;
 #[cfg(any(test, feature = "conformance"))]
@@ -36,6 +37,7 @@ mod platforms;
 mod questions;
 mod request;
 mod resolver;
+mod s3_options;
 mod space;
 #[cfg(test)]
 mod tests;

@@ -9,8 +9,8 @@
 //!   agents          ID=SOCKET, or ID for the socket that SSH_AUTH_SOCK names
 //!   named_contexts  NAME=CONTEXT
 //!   hosts           NAME:ADDRESS or NAME=ADDRESS, an IPv6 address with or without brackets, or `host-gateway`
-//!   cache_from      NAME, or type=registry|local with attributes
-//!   cache_to        type=registry|local|inline with attributes
+//!   cache_from      NAME, or type=registry|local|s3 with attributes
+//!   cache_to        type=registry|local|s3|inline with attributes
 //!   platforms       OS[(VERSION)]/ARCH[/VARIANT] or `local`, several with commas between
 //!   ulimits         NAME=SOFT[:HARD]
 //!   shm_size        bytes, or a number with a unit

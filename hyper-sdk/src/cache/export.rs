@@ -1,4 +1,4 @@
-//! Writes a shared cache: an artifact at a registry, or in an OCI image layout.
+//! Writes a shared cache: an artifact at a registry, in an OCI image layout, or in a bucket (`in_bucket.rs`).
 //!
 //! # Invariants
 //! - What the destination has is not sent again. When it has this very cache, nothing is sent.
@@ -35,7 +35,7 @@ use std::sync::Arc;
 /// The largest manifest that registries take, in bytes.
 const MAX_MANIFEST: usize = 4 << 20;
 /// How many blobs imported caches are asked for at once.
-const ASKED_AT_ONCE: usize = 8;
+pub(super) const ASKED_AT_ONCE: usize = 8;
 /// How many bytes of a temporary file are read at once.
 const FILE_BLOCK: u64 = 256 << 10;
 /// How small tables and indexes are compressed.
@@ -183,6 +183,10 @@ impl CacheBundle {
             CachePlace::Layout { folder, tag, .. } => {
                 artifact.write_layout(folder, tag, &imports.lost_blobs()).await
             }
+            #[cfg(feature = "cache-s3")]
+            CachePlace::S3(place) => artifact.write_bucket(clients.s3_cache(place).await?, progress).await,
+            #[cfg(not(feature = "cache-s3"))]
+            CachePlace::S3(place) => clients.bucket(place).await.map(drop),
             CachePlace::Registry { reference, .. } => {
                 let mount_from = siblings.iter().filter(|name| name.host() == reference.host());
                 let mount_from: Vec<RepositoryName> = mount_from
@@ -198,11 +202,11 @@ impl CacheBundle {
 
 /// A cache that is ready to be sent: a client to copy from.
 #[derive(Clone, Debug)]
-struct CacheArtifact {
-    manifest: Manifest,
-    blobs: BTreeMap<Digest, (Descriptor, SharedContent)>,
+pub(super) struct CacheArtifact {
+    pub(super) manifest: Manifest,
+    pub(super) blobs: BTreeMap<Digest, (Descriptor, SharedContent)>,
     store: SharedStore,
-    imports: Imports,
+    pub(super) imports: Imports,
 }
 
 impl CacheArtifact {
@@ -287,7 +291,8 @@ impl CacheArtifact {
         .await
     }
 
-    async fn open(&self, blob: &Descriptor) -> Result<BlobReader> {
+    /// Opens a blob. Its reader checks the digest.
+    pub(super) async fn open(&self, blob: &Descriptor) -> Result<BlobReader> {
         let Some((_, content)) = self.blobs.get(&blob.digest) else {
             return Err(Error::new(ErrorKind::BlobUnknown, "the cache has no such blob")
                 .with_context("digest", &blob.digest));

@@ -8,6 +8,8 @@ pub mod conformance;
 mod disk;
 mod export;
 mod import;
+#[cfg(feature = "cache-s3")]
+mod in_bucket;
 mod memory;
 mod place;
 mod shared_records;

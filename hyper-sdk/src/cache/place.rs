@@ -3,6 +3,7 @@
 use crate::client::{Layout, SharedClient, reporting};
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, Reference, RepositoryName, Tag};
+use crate::s3::S3Place;
 use crate::source::ClientFactory;
 use crate::{Digest, Result};
 use std::fmt;
@@ -28,6 +29,8 @@ pub enum CachePlace {
         /// Whether the registry may have any certificate or use plain HTTP.
         insecure: bool,
     },
+    /// A bucket of S3.
+    S3(Box<S3Place>),
 }
 
 /// A cache that a build reads.
@@ -58,6 +61,7 @@ impl fmt::Display for CachePlace {
             Self::Layout { folder, digest: Some(digest), .. } => write!(f, "{}@{digest}", folder.display()),
             Self::Layout { folder, tag, digest: None } => write!(f, "{}:{tag}", folder.display()),
             Self::Registry { reference, .. } => f.write_str(&reference.familiar()),
+            Self::S3(place) => place.fmt(f),
         }
     }
 }
@@ -74,7 +78,8 @@ impl CachePlace {
     /// Opens the place to read from.
     ///
     /// # Errors
-    /// Those of [`Layout::open`], of making the client and of the registry.
+    /// Those of [`Layout::open`], of making the client and of the registry;
+    /// [`crate::ErrorKind::Unsupported`] for a bucket when the library has no client of buckets.
     pub(super) async fn open(&self, clients: &ClientFactory, progress: &Progress) -> Result<OpenPlace> {
         Ok(match self {
             Self::Layout { folder, tag, digest } => OpenPlace {
@@ -93,6 +98,12 @@ impl CachePlace {
                     reference: reference.manifest(),
                 }
             }
+            // A bucket has one cache for each client.
+            Self::S3(place) => OpenPlace {
+                client: clients.bucket(place).await?,
+                repository: RepositoryName::parse("cache")?,
+                reference: Tag::latest().into(),
+            },
         })
     }
 }

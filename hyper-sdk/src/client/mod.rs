@@ -23,6 +23,9 @@ mod proxies;
 mod pull;
 mod push;
 mod registry_upload;
+#[cfg(feature = "cache-s3")]
+mod s3;
+mod s3_access;
 mod sibling_repositories;
 #[cfg(test)]
 mod tests;
@@ -34,6 +37,8 @@ pub(crate) mod verify;
 
 #[cfg(feature = "oci-client")]
 pub use self::oci_client::OciClient;
+#[cfg(feature = "cache-s3")]
+pub(crate) use self::s3::{Kept, S3Cache};
 pub use artifact::{Artifact, ArtifactContent, ArtifactFile, ArtifactOptions, TITLE, save_artifact};
 pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
@@ -50,6 +55,7 @@ pub use proxies::Proxies;
 pub use pull::{PullOptions, pull};
 pub use push::{PushOptions, push};
 pub use registry_upload::{RegistryUpload, ResumeToken};
+pub use s3_access::S3Access;
 pub use transfer::Platforms;
 #[cfg(feature = "build")]
 pub(crate) use transfer::choose;

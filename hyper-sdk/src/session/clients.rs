@@ -3,7 +3,7 @@
 use super::{Session, SessionOptions};
 use crate::Result;
 use crate::client::keychain::{DockerConfig, KeychainChain, SharedKeychain, StaticKeychain};
-use crate::client::{HostCertificates, HttpClient, SharedClient, read_authorities};
+use crate::client::{HostCertificates, HttpClient, S3Access, SharedClient, read_authorities};
 use crate::reference::RegistryHost;
 use crate::source::ClientFactory;
 use std::sync::Arc;
@@ -52,11 +52,17 @@ fn keychain(options: &SessionOptions) -> SharedKeychain {
 pub(super) fn factory(options: &SessionOptions) -> ClientFactory {
     let (usual, other, keychain) = (options.clone(), options.clone(), keychain(options));
     let same = keychain.clone();
+    let access = S3Access {
+        environment: options.aws.clone(),
+        proxies: options.proxies.clone(),
+        authorities: options.authorities.clone(),
+    };
     ClientFactory::new(move |host| Ok(Arc::new(http_client(&usual, host, keychain.clone())?) as SharedClient))
         .insecure(move |host, plain_http| {
             let options = SessionOptions { plain_http, insecure_tls: !plain_http, ..other.clone() };
             Ok(Arc::new(http_client(&options, host, same.clone())?) as SharedClient)
         })
+        .s3(access)
 }
 
 /// A client of a registry with credentials from a keychain.

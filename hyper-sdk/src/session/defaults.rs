@@ -4,10 +4,12 @@
 //!   state folder   $HYPER_ROOT, /var/lib/hyper for root, $XDG_DATA_HOME/hyper, ~/.local/share/hyper
 //!   credentials    $DOCKER_CONFIG/config.json, ~/.docker/config.json; credential helpers in the folders of $PATH
 //!   proxies        $https_proxy, $http_proxy, $all_proxy, $no_proxy, in capitals too
+//!   S3             $AWS_…, and the files in ~/.aws: see [`AwsEnvironment`]
 //!   certificates   certs.d of ~/.config/containers, ~/.config/docker, /etc/containers, /etc/docker
 //! ```
 
 use crate::client::{EngineAddresses, Proxies};
+use crate::s3::AwsEnvironment;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +30,8 @@ pub struct Defaults {
     pub proxies: Proxies,
     /// Where engines that run containers may listen.
     pub engines: EngineAddresses,
+    /// What the AWS tools have for buckets of S3.
+    pub aws: AwsEnvironment,
 }
 
 impl Defaults {
@@ -59,6 +63,7 @@ impl Defaults {
                 .collect(),
             certificate_folders: all.map(|folder: PathBuf| folder.join(Path::new("certs.d"))).collect(),
             proxies: Proxies::from_variables(|name| variable(name)?.into_string().ok()),
+            aws: AwsEnvironment::from_variables(variable),
             engines: EngineAddresses::from_variables(variable),
         }
     }

@@ -5,6 +5,7 @@ use crate::build::LocalBuilderOptions;
 use crate::client::keychain::SharedKeychain;
 use crate::client::{EngineAddresses, Proxies};
 use crate::progress::Progress;
+use crate::s3::AwsEnvironment;
 use crate::source::ClientFactory;
 use crate::space::CacheLimit;
 use crate::store::SharedStore;
@@ -42,6 +43,8 @@ pub struct SessionOptions {
     pub proxies: Proxies,
     /// Where engines that run containers may listen; none are looked for without.
     pub engines: EngineAddresses,
+    /// The variables and the files of the AWS tools, for caches in buckets of S3.
+    pub aws: AwsEnvironment,
     /// Where warnings of the session go, such as a folder that was open to other users, or a request that is sent again.
     pub progress: Progress,
     /// Makes the clients of registries, in place of HTTP clients with the settings above.
@@ -97,6 +100,7 @@ impl SessionOptions {
             certificate_folders: Vec::new(),
             proxies: Proxies::default(),
             engines: EngineAddresses::default(),
+            aws: AwsEnvironment::default(),
             progress: Progress::none(),
             clients: None,
             cache_limit: CacheLimit::Usual,
@@ -126,6 +130,7 @@ impl SessionOptions {
         self.certificate_folders = defaults.certificate_folders;
         self.proxies = defaults.proxies;
         self.engines = defaults.engines;
+        self.aws = defaults.aws;
         self
     }
 

@@ -6,14 +6,17 @@
 
 use super::record::Records;
 use super::{Source, SourceContent, SourceFiles, SourceImage};
+#[cfg(feature = "cache-s3")]
+use crate::client::S3Cache;
 use crate::client::{
-    LocalTarget, Platforms, PullOptions, RegistryClientExt as _, RemoteImage, SharedClient, choose, pull,
-    reporting,
+    LocalTarget, Platforms, PullOptions, RegistryClientExt as _, RemoteImage, S3Access, SharedClient, choose,
+    pull, reporting,
 };
 use crate::oci::{ImageConfig, Manifest, ManifestBody};
 use crate::platform::Platform;
 use crate::progress::Progress;
 use crate::reference::{ManifestReference, Reference, RegistryHost, RepositoryName};
+use crate::s3::S3Place;
 use crate::store::damage::Damage;
 use crate::store::{
     BlobReader, PutManifest, RegistryStoreExt as _, SharedStore, base_repository, find_local,
@@ -45,6 +48,7 @@ const MAX_DEPTH: usize = 8;
 pub struct ClientFactory {
     make: Arc<MakeClient>,
     insecure: Option<Arc<MakeInsecureClient>>,
+    access: S3Access,
 }
 
 type MakeClient = dyn Fn(&RegistryHost) -> Result<SharedClient> + Send + Sync;
@@ -53,7 +57,7 @@ type MakeInsecureClient = dyn Fn(&RegistryHost, bool) -> Result<SharedClient> + 
 impl ClientFactory {
     /// A factory from a function.
     pub fn new(make: impl Fn(&RegistryHost) -> Result<SharedClient> + Send + Sync + 'static) -> Self {
-        Self { make: Arc::new(make), insecure: None }
+        Self { make: Arc::new(make), insecure: None, access: S3Access::default() }
     }
 
     /// Sets the function for insecure registries: with plain HTTP when the second argument is set, else with any
@@ -65,6 +69,39 @@ impl ClientFactory {
     ) -> Self {
         self.insecure = Some(Arc::new(make));
         self
+    }
+
+    /// Sets how buckets of S3 are reached. Without, a bucket needs a region and keys in its own attributes.
+    #[must_use]
+    pub fn s3(mut self, access: S3Access) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// How buckets of S3 are reached.
+    pub(crate) fn s3_access(&self) -> &S3Access {
+        &self.access
+    }
+
+    /// The client of a cache in a bucket.
+    ///
+    /// # Errors
+    /// Those of opening it; [`ErrorKind::Unsupported`] without the feature `cache-s3`.
+    pub(crate) async fn bucket(&self, place: &S3Place) -> Result<SharedClient> {
+        #[cfg(feature = "cache-s3")]
+        return Ok(self.s3_cache(place).await?);
+        #[cfg(not(feature = "cache-s3"))]
+        return Err(no_buckets(place));
+    }
+
+    /// The client of a cache in a bucket, with what only such a client can do.
+    ///
+    /// # Errors
+    /// Those of opening it.
+    #[cfg(feature = "cache-s3")]
+    pub(crate) async fn s3_cache(&self, place: &S3Place) -> Result<Arc<S3Cache>> {
+        let (place, access) = (place.clone(), self.access.clone());
+        crate::layout::blocking(move || S3Cache::open(&place, &access)).await.map(Arc::new)
     }
 
     /// The client of a registry.
@@ -93,6 +130,15 @@ impl ClientFactory {
             _ => Ok(client),
         }
     }
+}
+
+/// The error of a library without clients of buckets.
+#[cfg(not(feature = "cache-s3"))]
+pub(crate) fn no_buckets(place: &S3Place) -> Error {
+    Error::unsupported(format!(
+        "the cache {place} is in a bucket, and this program was built without the feature `cache-s3` of hyper-sdk: use \
+         type=registry or type=local"
+    ))
 }
 
 /// Whether an error comes from a response of a server.

@@ -34,6 +34,8 @@ const LEVELS: &[&[&str]] = &[
         "remove_tree",
         "uses",
         "disk_usage",
+        "secret",
+        "s3",
     ],
     &["dockerfile", "graph", "layer", "store"],
     &["sandbox", "layout", "bake"],

@@ -173,7 +173,7 @@ impl Files {
 fn folder_of(place: CachePlace) -> Option<PathBuf> {
     match place {
         CachePlace::Layout { folder, .. } => Some(folder),
-        CachePlace::Registry { .. } => None,
+        CachePlace::Registry { .. } | CachePlace::S3(_) => None,
     }
 }
 

@@ -8,6 +8,7 @@ pub mod conformance;
 mod docker_config;
 mod helper;
 
+pub use crate::secret::Secret;
 pub use docker_config::DockerConfig;
 pub use helper::CredentialHelper;
 
@@ -15,42 +16,8 @@ use crate::Result;
 use crate::reference::{RegistryHost, RepositoryName};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 use std::sync::Arc;
-
-/// A text that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, to send it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl From<&str> for Secret {
-    fn from(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-}
 
 /// What a client sends to a registry to authenticate.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]

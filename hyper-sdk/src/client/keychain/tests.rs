@@ -3,6 +3,7 @@
 use super::conformance::{self as cases, KeychainEntry};
 use super::*;
 use crate::testing::is_caught;
+use std::fmt;
 
 /// A keychain of hosts alone.
 fn fixed(entries: &[KeychainEntry]) -> Option<StaticKeychain> {

@@ -1,0 +1,243 @@
+//! HTTP below the crate `object_store`: with the TLS, the proxies and the timeouts of this library.
+//!
+//! # Invariants
+//! - A body that is not a file of the bucket is read up to a limit, and one that is a file as fast as it is wanted.
+//! - A failed request is an error of one of the types of `errors.rs`. The text of a server is cut, and without the token
+//!   that was sent to it.
+//! - Redirects are not followed.
+
+use super::errors::{NoCredentials, Refusal};
+use crate::client::timeouts::{Broken, RequestWatch, Timeouts, explained};
+use crate::client::{Proxies, S3Access, read_authorities, tls};
+use crate::{Error, Result};
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt as _, TryStreamExt as _};
+use http_body_util::BodyExt as _;
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody,
+    HttpService,
+};
+use reqwest::header::{CONTENT_LENGTH, HeaderMap};
+use reqwest::{Method, Response};
+use std::error::Error as StdError;
+use std::time::Duration;
+use url::{Host, Url};
+
+/// How long a connection may take to open.
+const CONNECT: Duration = Duration::from_secs(15);
+/// How long a service of credentials in the local network may take to answer.
+const METADATA: Duration = Duration::from_secs(2);
+/// The most bytes of an answer that is no file.
+const MAX_ANSWER: usize = 1 << 20;
+/// The most bytes that are read of the answer that a failed request gets.
+const MAX_FAILURE: usize = 16 << 10;
+
+/// Sends the requests for a bucket, and those for its credentials.
+#[derive(Clone, Debug)]
+pub(super) struct Transport {
+    http: reqwest::Client,
+    /// The URL of the bucket.
+    bucket: String,
+    timeouts: Timeouts,
+}
+
+impl Transport {
+    /// Reads the certificates, and blocks while it does.
+    ///
+    /// # Errors
+    /// Those of [`read_authorities`]; [`crate::ErrorKind::Invalid`] for a proxy or certificates that are not well formed.
+    pub(super) fn new(bucket: &str, access: &S3Access) -> Result<Self> {
+        let mut roots = Vec::new();
+        for file in &access.authorities {
+            roots.extend(tls::certificates(&read_authorities(file)?)?);
+        }
+        let proxies = access.proxies.clone();
+        if let Some(proxy) = Url::parse(bucket).ok().and_then(|url| proxies.for_url(&url)) {
+            Proxies::check(&proxy)?;
+        }
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .proxy(reqwest::Proxy::custom(move |url| {
+                let proxy = proxies.for_url(url).filter(|_| !is_metadata(url))?;
+                Url::parse(&proxy).ok()
+            }))
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .tcp_nodelay(true)
+            .user_agent(concat!("hyper/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT)
+            .tls_backend_preconfigured(tls::config(&roots, None)?)
+            .build()
+            .map_err(|e| Error::invalid("the HTTP client cannot be configured").with_source(e))?;
+        Ok(Self { http, bucket: bucket.to_owned(), timeouts: Timeouts::default() })
+    }
+
+    pub(super) fn client(&self) -> HttpClient {
+        HttpClient::new(self.clone())
+    }
+
+    fn is_of_bucket(&self, url: &str) -> bool {
+        url.strip_prefix(&self.bucket).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+    }
+
+    /// The error of a request that got no answer.
+    fn no_answer(&self, url: &Url, kind: HttpErrorKind, cause: Box<dyn StdError + Send + Sync>) -> HttpError {
+        match self.is_of_bucket(url.as_str()) {
+            true => HttpError::new_boxed(kind, cause),
+            false => HttpError::new(of_credentials(url, kind), NoCredentials::new(&*cause)),
+        }
+    }
+
+    /// The error that an answer says.
+    async fn refused(
+        &self,
+        url: &Url,
+        token: Option<&str>,
+        response: Response,
+        timeouts: Timeouts,
+    ) -> HttpError {
+        let status = response.status();
+        let region = response.headers().get("x-amz-bucket-region");
+        let region = region.and_then(|region| region.to_str().ok()).map(str::to_owned);
+        let body = read(response, MAX_FAILURE, timeouts).await.map(|(body, _)| body).unwrap_or_default();
+        let refusal = Refusal::new(status.as_u16(), &body, region, token);
+        // The crate sends requests again that failed with this kind.
+        let kind = if refusal.is_transient() { HttpErrorKind::Request } else { HttpErrorKind::Unknown };
+        match self.is_of_bucket(url.as_str()) {
+            true => HttpError::new(kind, refusal),
+            false => HttpError::new(of_credentials(url, kind), NoCredentials::new(&refusal)),
+        }
+    }
+}
+
+/// The kind of a failed request for credentials. On most machines nobody listens at a local address: another attempt would
+/// only take time.
+fn of_credentials(url: &Url, kind: HttpErrorKind) -> HttpErrorKind {
+    if is_metadata(url) { HttpErrorKind::Unknown } else { kind }
+}
+
+/// Whether an address is that of a service of credentials, which is never reached through a proxy.
+fn is_metadata(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_link_local(),
+        Some(Host::Ipv6(address)) => address.is_unicast_link_local() || address.is_unique_local(),
+        _ => false,
+    }
+}
+
+/// The body of an answer up to `limit` bytes, and whether that is all of it.
+async fn read(
+    mut response: Response,
+    limit: usize,
+    timeouts: Timeouts,
+) -> std::result::Result<(Bytes, bool), Broken> {
+    let mut all = BytesMut::new();
+    let mut rate = timeouts.rate_check();
+    while let Some(bytes) = rate.next(&mut response).await? {
+        let left = limit - all.len();
+        all.extend_from_slice(&bytes[..bytes.len().min(left)]);
+        if bytes.len() > left {
+            return Ok((all.freeze(), false));
+        }
+    }
+    Ok((all.freeze(), true))
+}
+
+fn of_broken(broken: Broken) -> Box<dyn StdError + Send + Sync> {
+    match broken {
+        Broken::Late(e) => e.into(),
+        Broken::Failed(e) => explained(e),
+    }
+}
+
+/// The body of a file, which fails when it does not come fast enough.
+fn file_body(response: Response, timeouts: Timeouts) -> HttpResponseBody {
+    let pieces = futures::stream::try_unfold(
+        (response, timeouts.rate_check()),
+        |(mut response, mut rate)| async move {
+            let piece = rate.next(&mut response).await.map_err(of_broken)?;
+            Ok::<_, Box<dyn StdError + Send + Sync>>(piece.map(|piece| (piece, (response, rate))))
+        },
+    );
+    let broken = |e| HttpError::new(HttpErrorKind::Interrupted, e);
+    HttpResponseBody::new(reqwest::Body::wrap_stream(pieces).map_err(broken))
+}
+
+fn kind_of(e: &reqwest::Error) -> HttpErrorKind {
+    if e.is_timeout() {
+        HttpErrorKind::Timeout
+    } else if crate::client::timeouts::attempts_to_connect(e) == Some(1) || e.is_builder() {
+        // The name has no address.
+        HttpErrorKind::Unknown
+    } else if e.is_connect() {
+        HttpErrorKind::Connect
+    } else {
+        HttpErrorKind::Interrupted
+    }
+}
+
+#[async_trait]
+impl HttpService for Transport {
+    async fn call(&self, request: HttpRequest) -> std::result::Result<HttpResponse, HttpError> {
+        let (parts, body) = request.into_parts();
+        let url =
+            Url::parse(&parts.uri.to_string()).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
+        let is_file = parts.method == Method::GET && url.query().is_none() && self.is_of_bucket(url.as_str());
+        let timeouts = if is_metadata(&url) { Timeouts::new(METADATA) } else { self.timeouts };
+        let token = parts.headers.get("x-amz-security-token").and_then(|token| token.to_str().ok());
+        let token = token.map(str::to_owned);
+        let length = body.content_length() as u64;
+        let watch = RequestWatch::new();
+        let mut outgoing = reqwest::Request::new(parts.method, url.clone());
+        *outgoing.headers_mut() = parts.headers;
+        for (name, value) in outgoing.headers_mut() {
+            // Not shown by the logs of the crates below.
+            value.set_sensitive(matches!(name.as_str(), "authorization" | "x-amz-security-token"));
+        }
+        if length > 0 {
+            let unreadable = |e| Error::internal("the body of a request cannot be read").with_source(e);
+            let pieces = body.into_data_stream().map_err(unreadable).boxed();
+            outgoing.headers_mut().insert(CONTENT_LENGTH, length.into());
+            *outgoing.body_mut() = Some(reqwest::Body::wrap_stream(watch.body(length, pieces)));
+        }
+        let answer = tokio::select! {
+            biased;
+            answer = self.http.execute(outgoing) => answer,
+            late = watch.stalled(timeouts, length) => {
+                return Err(self.no_answer(&url, HttpErrorKind::Timeout, late.into()));
+            }
+        };
+        let response = answer.map_err(|e| self.no_answer(&url, kind_of(&e), explained(e)))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(self.refused(&url, token.as_deref(), response, timeouts).await);
+        }
+        let headers: HeaderMap = response.headers().clone();
+        let body = if is_file {
+            file_body(response, timeouts)
+        } else {
+            match read(response, MAX_ANSWER, timeouts).await {
+                Ok((bytes, true)) => bytes.into(),
+                Ok((_, false)) => {
+                    let large = Error::invalid("the answer of the server is above the limit");
+                    return Err(HttpError::new(HttpErrorKind::Unknown, large));
+                }
+                Err(broken) => {
+                    return Err(self.no_answer(&url, HttpErrorKind::Interrupted, of_broken(broken)));
+                }
+            }
+        };
+        let mut whole = HttpResponse::new(body);
+        *whole.status_mut() = status;
+        *whole.headers_mut() = headers;
+        Ok(whole)
+    }
+}
+
+impl HttpConnector for Transport {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(self.client())
+    }
+}
