@@ -41,6 +41,7 @@ mod logs;
 mod mount_options;
 mod mounts;
 mod names;
+mod network_of_build;
 mod on_demand;
 mod on_error;
 mod output_attributes;

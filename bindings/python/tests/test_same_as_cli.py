@@ -88,7 +88,7 @@ def run(
         ),
         *(
             (["-o", "out", "--network", text], {"outputs": "out", "network": text})
-            for text in ["none", "host", "default", "bridge", ""]
+            for text in ["none", "host", "default", "private", "bridge", ""]
         ),
         *(
             (["-o", ARCHIVE, "--source-date-epoch", text], {"outputs": ARCHIVE, "source_date_epoch": text})

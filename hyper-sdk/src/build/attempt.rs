@@ -87,6 +87,7 @@ impl LocalBuilder {
             }
             request.limits.validate()?;
             request.check_mounts(&executor.capabilities())?;
+            super::request::check_network(&request, &**executor)?;
             let backends = SolverBackends {
                 store: self.options.store.clone(),
                 snapshotter: snapshotter.clone(),

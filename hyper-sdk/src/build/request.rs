@@ -3,7 +3,7 @@
 use super::CacheTo;
 use super::{BuildContext, NamedContext, Output, PlacedAnnotations};
 use crate::cache::CacheFrom;
-use crate::exec::{DevicePermissions, SecretBytes};
+use crate::exec::{DevicePermissions, Executor, Network, SecretBytes};
 use crate::oci::Descriptor;
 use crate::platform::Platform;
 use crate::reference::Reference;
@@ -80,7 +80,7 @@ pub struct BuildRequest {
     /// Whether registries are asked for base images even when the store has them.
     pub pull: bool,
     /// The network of RUN steps without `--network`.
-    pub network: crate::exec::Network,
+    pub network: Network,
     /// The best isolation of RUN steps that is tried. [`crate::sandbox::Isolation::None`] is used only when it is asked for.
     pub isolation: crate::sandbox::Isolation,
     /// What each RUN step may use. It changes no key of the cache and no result.
@@ -133,7 +133,7 @@ impl BuildRequest {
             no_cache: false,
             no_cache_filter: Vec::new(),
             pull: false,
-            network: crate::exec::Network::Host,
+            network: Network::Host,
             isolation: crate::sandbox::Isolation::Full,
             limits: Box::default(),
             secrets: BTreeMap::new(),
@@ -219,8 +219,25 @@ impl BuildRequest {
 }
 
 /// The address of an extra host that stands for this machine. Steps share its network, so it is the loopback address. A step
-/// without a network cannot reach it.
+/// without a network cannot reach it, and a build with the network `private` refuses it.
 pub const HOST_GATEWAY: &str = "host-gateway";
+
+/// Refuses the network `private` where the executor cannot make it, and a name for this machine, which is not reached there.
+pub(super) fn check_network(request: &BuildRequest, executor: &dyn Executor) -> Result<()> {
+    if request.network != Network::Private {
+        return Ok(());
+    }
+    if !executor.capabilities().build_network {
+        return Err(crate::exec::no_build_network(executor));
+    }
+    match request.extra_hosts.iter().find(|(_, address)| address == HOST_GATEWAY) {
+        Some((name, _)) => Err(Error::invalid(format!(
+            "the extra host `{name}:{HOST_GATEWAY}` is this machine, which a build with the network `private` does not reach: \
+             leave it out, or choose the network `host`"
+        ))),
+        None => Ok(()),
+    }
+}
 
 /// The extra hosts with their addresses.
 ///

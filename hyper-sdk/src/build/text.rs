@@ -364,12 +364,15 @@ impl FromStr for EpochPolicy {
 impl FromStr for Network {
     type Err = Error;
 
-    /// Parses `none`, `host`, or `default`, which means `host`.
+    /// Parses `none`, `private`, `host`, or `default`, which means `host`.
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "host" | "default" => Ok(Self::Host),
             "none" => Ok(Self::None),
-            other => Err(Error::unsupported(format!("the network `{other}` is not supported: host or none"))),
+            "private" => Ok(Self::Private),
+            other => Err(Error::unsupported(format!(
+                "the network `{other}` is not supported: host, private or none"
+            ))),
         }
     }
 }
@@ -562,6 +565,7 @@ mod tests {
             assert_eq!(platforms([text]).unwrap_err().kind(), ErrorKind::Invalid, "{text}");
         }
         assert_eq!("none".parse::<Network>().unwrap(), Network::None);
+        assert_eq!("private".parse::<Network>().unwrap(), Network::Private);
         assert_eq!("default".parse::<Network>().unwrap(), Network::Host);
         assert_eq!("bridge".parse::<Network>().unwrap_err().kind(), ErrorKind::Unsupported);
     }

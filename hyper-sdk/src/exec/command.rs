@@ -97,7 +97,7 @@ impl Command {
             cwd,
             cwd_path: spec.cwd.clone(),
             user,
-            host_network: spec.network == Network::Host,
+            host_network: spec.network != Network::None,
             ulimits: spec.limits.ulimits.clone(),
             has_memory_limit: spec.limits.group.memory.is_some(),
         })

@@ -1,6 +1,6 @@
 //! How steps are restricted on this machine, part by part, for people who ask.
 
-use super::{control_group, device_guard};
+use super::{control_group, device_guard, network as build_network};
 use crate::sandbox::{Context, Isolation, Rung, sys};
 
 /// What restricts steps here beside their namespaces, and why nothing better does.
@@ -58,6 +58,12 @@ fn abstract_sockets(context: Context) -> Rung {
 fn network(context: Context) -> Rung {
     match context.isolation {
         Isolation::None => Rung::new("network", "host").because("steps have no isolation"),
-        _ => Rung::new("network", "host without raw and packet sockets, or none with a loopback interface"),
+        _ => {
+            let usual = "host without raw and packet sockets, or none with a loopback interface";
+            match build_network::usable(context) {
+                Ok(tool) => Rung::new("network", format!("{usual}, or one of the build through {tool}")),
+                Err(error) => Rung::new("network", usual).because(error.message()),
+            }
+        }
     }
 }

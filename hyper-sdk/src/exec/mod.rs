@@ -37,6 +37,7 @@ mod mount_api;
 mod mountpoint;
 mod mounts;
 mod native;
+mod network;
 mod notify;
 mod oci_runtime;
 mod places;
@@ -53,7 +54,7 @@ mod syscalls;
 mod unisolated;
 
 pub use crate::sandbox::{
-    ExitStatus, HelperCommand, Identity, Isolation, ReachedLimit, RootFs, SandboxOptions,
+    ExitStatus, HelperCommand, Identity, Isolation, NetworkPlace, ReachedLimit, RootFs, SandboxOptions,
 };
 pub use devices::DevicePermissions;
 pub(crate) use devices::Devices;
@@ -71,6 +72,7 @@ use crate::progress::LogStream;
 use crate::store::capabilities::switches;
 use async_trait::async_trait;
 use futures::future::BoxFuture;
+use std::any::Any;
 use std::fmt::{Debug, Display};
 use std::io::Read;
 use std::path::Path;
@@ -95,6 +97,9 @@ pub struct ExecCapabilities {
     pub limits: bool,
     /// Whether the content of cache mounts can be read and made: see [`Executor::pack_cache`] and [`Executor::fill_cache`].
     pub cache_contents: bool,
+    /// Whether the commands of a build can share a network of their own ([`Network::Private`]), where this machine has what it
+    /// needs: see [`Executor::build_network`].
+    pub build_network: bool,
 }
 
 impl ExecCapabilities {
@@ -115,6 +120,7 @@ impl ExecCapabilities {
             overlays: false,
             limits: false,
             cache_contents: false,
+            build_network: false,
         }
     }
 
@@ -125,6 +131,7 @@ impl ExecCapabilities {
         overlays: with_overlays, without_overlays;
         limits: with_limits, without_limits;
         cache_contents: with_cache_contents, without_cache_contents;
+        build_network: with_build_network, without_build_network;
     }
 }
 
@@ -165,6 +172,30 @@ pub trait LogSink: Send + Sync + 'static {
 impl<F: Fn(LogStream, &[u8]) + Send + Sync + 'static> LogSink for F {
     fn log(&self, stream: LogStream, bytes: &[u8]) {
         self(stream, bytes);
+    }
+}
+
+/// The network of a build. It ends when this is dropped; commands that are still in it then reach nothing.
+pub struct BuildNetwork {
+    place: NetworkPlace,
+    _until_dropped: Box<dyn Any + Send + Sync>,
+}
+
+impl BuildNetwork {
+    /// A network that is there as long as `kept`.
+    pub fn new(place: NetworkPlace, kept: impl Any + Send + Sync) -> Self {
+        Self { place, _until_dropped: Box::new(kept) }
+    }
+
+    /// Where commands find it: see [`ExecSpec::network_place`].
+    pub fn place(&self) -> &NetworkPlace {
+        &self.place
+    }
+}
+
+impl Debug for BuildNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BuildNetwork").field("place", &self.place).finish_non_exhaustive()
     }
 }
 
@@ -266,6 +297,25 @@ pub trait Executor: Display + Debug + Send + Sync + 'static {
         let _ = (folder, files);
         Err(no_cache_contents())
     }
+
+    /// Makes the network that the commands of one build share: see [`Network::Private`]. A build with that network asks once,
+    /// before the first command that it runs; one whose commands are all cached does not ask.
+    ///
+    /// The default refuses it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`], with a message that names the network `private` and what is missing.
+    async fn build_network(&self) -> Result<BuildNetwork> {
+        Err(no_build_network(self))
+    }
+}
+
+/// Why an executor makes no network of a build.
+pub(crate) fn no_build_network(executor: &(impl Display + ?Sized)) -> crate::Error {
+    crate::Error::unsupported(format!(
+        "the network `private` cannot be had with this executor ({executor}): use the native executor with full isolation, or \
+         the network `host` or `none`"
+    ))
 }
 
 /// Why an executor does neither of the two.
@@ -294,5 +344,9 @@ impl<T: Executor + ?Sized> Executor for Arc<T> {
 
     async fn fill_cache(&self, folder: &Path, files: Box<dyn Read + Send>) -> Result<()> {
         (**self).fill_cache(folder, files).await
+    }
+
+    async fn build_network(&self) -> Result<BuildNetwork> {
+        (**self).build_network().await
     }
 }

@@ -15,6 +15,7 @@ use super::mount_api::{
     QUIET, attach, clone_tree, make_device, make_file, no_devices, own, read_only, wrong,
 };
 use super::mountpoint::{self, Kind, Made, Place};
+use super::network;
 use super::spec::{CacheMount, ExecMount, ExecSpec, HostOption, MountSource, Network, Security};
 use crate::sandbox::{Context, Isolation, RootFs, sys, view};
 use crate::{Error, ErrorKind, Result, ResultExt};
@@ -469,7 +470,10 @@ pub(super) fn generated_files(spec: &ExecSpec) -> [(&'static str, Vec<u8>); 2] {
     let resolv_conf = match &spec.resolv_conf {
         Some(text) => text.clone().into_bytes(),
         None if spec.network == Network::Host => std::fs::read("/etc/resolv.conf").unwrap_or_default(),
-        None => Vec::new(),
+        None => spec.network_place.as_ref().map_or_else(Vec::new, |place| {
+            let own = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+            network::resolv_conf(&own, &place.nameserver).into_bytes()
+        }),
     };
     // A step without a host name of its own has that of this machine.
     let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();

@@ -1,20 +1,22 @@
 //! The native executor: steps as processes of the sandbox's helper.
 
-use super::describe;
 use super::step::{self, Order};
 use super::{
-    ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, StepLimits, control_group,
-    device_guard,
+    BuildNetwork, ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Network, Security, StepLimits,
+    control_group, device_guard, no_build_network,
 };
+use super::{describe, network};
 use crate::progress::LogStream;
 use crate::sandbox::{
     self, Context, HelperCommand, Identity, Isolation, Reply, Request, RootFs, Rung, Sandbox, StepIo, Steps,
 };
 use crate::{Error, Result, ResultExt};
 use async_trait::async_trait;
+use std::convert::Infallible;
 use std::fmt;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,6 +83,12 @@ impl Steps for Commands {
     fn check(step: Order, context: Context) -> Result<()> {
         step::check_limits(&step.spec.limits, context)?;
         control_group::check(&step.spec.limits.group)
+    }
+
+    fn network(control: &mut UnixStream, context: Context) -> Result<Infallible> {
+        network::serve(control, context, |place| {
+            serde_json::to_vec(&Reply::Network(place)).expect("plain data")
+        })
     }
 
     fn run(rootfs: &RootFs, step: Order, io: StepIo<'_>, context: Context) -> Result<ExitStatus> {
@@ -165,6 +173,7 @@ impl Executor for NativeExecutor {
         all.private_network = has_namespaces;
         all.insecure = has_namespaces && !self.0.has_user_namespace();
         all.overlays = self.0.can_overlay();
+        all.build_network = self.0.isolation() == Isolation::Full;
         all
     }
 
@@ -173,6 +182,9 @@ impl Executor for NativeExecutor {
             return Err(Error::unsupported(
                 "`security=insecure` needs the builder to run as the host's root, with namespaces",
             ));
+        }
+        if spec.network == Network::Private && !self.capabilities().build_network {
+            return Err(no_build_network(self));
         }
         let _turn = self.0.turn().await?;
         self.order(rootfs, Order { spec, runtime: None }, &*log).await
@@ -210,6 +222,14 @@ impl Executor for NativeExecutor {
             let _ = self.0.call(Request::Remove { paths: vec![staging] }).await;
         }
         filled
+    }
+
+    async fn build_network(&self) -> Result<BuildNetwork> {
+        let (mut control, ..) = self.0.begin(&Request::<Order>::Network)?.split()?;
+        match control.reply().await.op("make the network of the build")? {
+            Reply::Network(place) => Ok(BuildNetwork::new(place, control)),
+            _ => Err(wrong_reply()),
+        }
     }
 }
 

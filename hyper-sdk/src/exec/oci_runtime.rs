@@ -3,7 +3,10 @@
 use super::native::NativeExecutor;
 use super::runtime::Runtime;
 use super::step::Order;
-use super::{ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Security, StepLimits};
+use super::{
+    BuildNetwork, ExecCapabilities, ExecSpec, Executor, ExitStatus, LogSink, Network, Security, StepLimits,
+    no_build_network,
+};
 use crate::sandbox::{RootFs, Sandbox};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use async_trait::async_trait;
@@ -30,7 +33,7 @@ const OLDEST: &str = "1.0.0";
 /// - Nodes of devices work in `/dev` alone, never where an image or a step has made one.
 /// - Programs of 32-bit x86 do not run on a 64-bit machine: a filter of a runtime cannot see which sockets they make.
 ///   As the program of a command they are refused; below it they are killed with SIGSYS.
-/// - Limits of a command together with what it starts ([`super::GroupLimits`]) are refused.
+/// - Limits of a command together with what it starts ([`super::GroupLimits`]) are refused, and so is [`Network::Private`].
 /// - What a system call newer than the runtime's own list returns is for the runtime to say.
 ///
 /// It needs [`crate::sandbox::Isolation::Full`] and many ids (root, or a user with subordinate ids). Bundle, state and secrets of a step
@@ -169,7 +172,7 @@ fn refuse_groups(limits: &StepLimits) -> Result<()> {
 #[async_trait]
 impl Executor for OciRuntime {
     fn capabilities(&self) -> ExecCapabilities {
-        self.native.capabilities()
+        self.native.capabilities().without_build_network()
     }
 
     async fn run(&self, rootfs: &RootFs, spec: ExecSpec, log: Arc<dyn LogSink>) -> Result<ExitStatus> {
@@ -179,6 +182,9 @@ impl Executor for OciRuntime {
             ));
         }
         refuse_groups(&spec.limits)?;
+        if spec.network == Network::Private {
+            return Err(no_build_network(self));
+        }
         let (name, _) = self.found().await?;
         let folder = std::path::absolute(&self.folder).at("cannot resolve a folder", &self.folder)?;
         let mut runtime = Runtime { program: self.program.clone(), name: name.clone(), folder };
@@ -199,6 +205,10 @@ impl Executor for OciRuntime {
 
     async fn fill_cache(&self, folder: &Path, files: Box<dyn Read + Send>) -> Result<()> {
         self.native.fill_cache(folder, files).await
+    }
+
+    async fn build_network(&self) -> Result<BuildNetwork> {
+        Err(no_build_network(self))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The command of a step and its settings, as data that is sent to the helper.
 
 use super::limits::StepLimits;
-use crate::sandbox::RootFs;
+use crate::sandbox::{NetworkPlace, RootFs};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
@@ -15,6 +15,9 @@ pub enum Network {
     Host,
     /// Only a loopback interface.
     None,
+    /// A network of the build, which the commands of the build share: what this machine reaches is reached, and its loopback
+    /// interface is not. See [`super::Executor::build_network`].
+    Private,
 }
 
 /// Privileges of a command.
@@ -211,13 +214,16 @@ pub struct ExecSpec {
     pub mounts: Vec<ExecMount>,
     /// Network access.
     pub network: Network,
+    /// The network of the build, for [`Network::Private`].
+    pub network_place: Option<NetworkPlace>,
     /// Privileges.
     pub security: Security,
     /// The host name that the step sees; `None` for `hyper`.
     pub hostname: Option<String>,
     /// Entries of `/etc/hosts` in addition to localhost: name and address.
     pub extra_hosts: Vec<(String, String)>,
-    /// The content of `/etc/resolv.conf`; `None` for the host's, as the helper reads it.
+    /// The content of `/etc/resolv.conf`; `None` for the host's, as the helper reads it; with
+    /// [`Network::Private`] for that with the resolver of the network alone.
     pub resolv_conf: Option<String>,
     /// What the command may use.
     pub limits: StepLimits,
@@ -234,6 +240,7 @@ impl ExecSpec {
             groups: Vec::new(),
             mounts: Vec::new(),
             network: Network::Host,
+            network_place: None,
             security: Security::Sandbox,
             hostname: None,
             extra_hosts: Vec::new(),

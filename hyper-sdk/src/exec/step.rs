@@ -14,7 +14,7 @@ use super::notify::socketcall;
 use super::prepare::{prepare, set_host_name};
 use super::runtime::{self, Runtime};
 use super::spec::{ExecSpec, Network, Security};
-use super::{command, rlimits, single_id, unisolated};
+use super::{command, network, rlimits, single_id, unisolated};
 use crate::sandbox::records::{self, StepRecord};
 use crate::sandbox::{
     Context, ExitStatus, Identity, Isolation, RootFs, StepIo, processes, read_frame, sys, tree,
@@ -307,6 +307,9 @@ fn init(
     if spec.network == Network::None {
         namespaces |= libc::CLONE_NEWNET;
     }
+    if spec.network == Network::Private {
+        network::join(spec.network_place.as_ref())?;
+    }
     sys::unshare(namespaces).context("detail", "namespaces")?;
     // Hides the names of the host's control groups. A kernel without such namespaces has none to hide.
     let _ = sys::unshare(libc::CLONE_NEWCGROUP);
@@ -334,7 +337,8 @@ fn init(
     let ids = single_id::Ids::of(user.uid, user.gid, user.groups.clone());
     let command = command::Command::new(&spec, user, cwd)?;
     let sandboxed = spec.security == Security::Sandbox;
-    let host_network = spec.network == Network::Host;
+    // Raw sockets would show what other steps of the build send.
+    let host_network = spec.network != Network::None;
     sys::hide_memory();
     if sandboxed {
         // The host's network exposes its abstract sockets. Older kernels cannot hide them.

@@ -62,8 +62,10 @@ fn check<'a>(rootfs: &'a RootFs, spec: &ExecSpec, context: Context) -> Result<&'
             missing => error.with_context("detail", format!("missing: {}", missing.join(", "))),
         });
     }
-    if spec.network == Network::None {
-        return without("a step cannot be kept from the network");
+    match spec.network {
+        Network::Host => {}
+        Network::None => return without("a step cannot be kept from the network"),
+        Network::Private => return without("a build cannot have the network `private`"),
     }
     if spec.security == Security::Insecure {
         return without("`security=insecure` cannot be granted");

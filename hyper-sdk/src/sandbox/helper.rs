@@ -16,6 +16,7 @@ use super::{Context, ExitStatus, Isolation, Rung, cache_folder, descriptors, sys
 use crate::{Error, ErrorKind, Result};
 use rustix::net::SocketType;
 use serde::de::DeserializeOwned;
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -82,6 +83,10 @@ pub(crate) trait Steps {
 
     /// Checks that a step can be restricted as it asks, in the process of an operation, which ends then.
     fn check(step: Self::Step, context: Context) -> Result<()>;
+
+    /// Makes the network of a build in the process of an operation and sends the reply. The network is there until
+    /// `control` is closed, and this returns only when it could not be made.
+    fn network(control: &mut UnixStream, context: Context) -> Result<Infallible>;
 
     /// Runs a step in the process of its operation, which ends when `io.control` is closed.
     fn run(rootfs: &RootFs, step: Self::Step, io: StepIo<'_>, context: Context) -> Result<ExitStatus>;
@@ -280,13 +285,14 @@ fn dispatch<S: Steps>(
         }
         Request::Check { step } => return S::check(*step, context).map(|()| Reply::Done),
         Request::Describe => return Ok(Reply::Described(S::describe(context))),
+        Request::Network => match S::network(control, context)? {},
         other => other,
     };
     drop(errors);
     exit_with_caller(control)?;
     let mut output = std::io::BufWriter::with_capacity(256 << 10, std::fs::File::from(output));
     match request {
-        Request::Run { .. } | Request::Check { .. } | Request::Describe => {
+        Request::Run { .. } | Request::Check { .. } | Request::Describe | Request::Network => {
             Err(Error::internal("an operation that was done already"))
         }
         Request::Apply { target, plain, times, any_owner } => {

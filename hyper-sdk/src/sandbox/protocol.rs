@@ -14,7 +14,7 @@
 //! When one side closes a socket, the other side ends the work that belongs to it.
 
 use super::userns::MappedIds;
-use super::{ExitStatus, Identity, Isolation, RootFs, Rung, SandboxOptions};
+use super::{ExitStatus, Identity, Isolation, NetworkPlace, RootFs, Rung, SandboxOptions};
 use crate::layer::copy::CopyRequest;
 use crate::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -163,6 +163,8 @@ pub(crate) enum Request<S = NoStep> {
     },
     /// Say how steps are restricted here.
     Describe,
+    /// Make the network of a build, which is there until the control socket closes.
+    Network,
 }
 
 /// The result of an operation.
@@ -178,6 +180,7 @@ pub(crate) enum Reply {
     /// The layer that has too many files for a join.
     Joined(Option<usize>),
     Described(Vec<Rung>),
+    Network(NetworkPlace),
     Failed(Failure),
 }
 

@@ -13,7 +13,7 @@ use super::task_log::TaskLog;
 use super::turn::Right;
 use super::value::{LayerTimes, snapshot_name};
 use crate::digest::Hasher;
-use crate::exec::{ExecSpec, LogSink, Network, Security};
+use crate::exec::{ExecSpec, LogSink, Network, NetworkPlace, Security};
 use crate::graph::{ExecOp, Mount, MountKind, NetworkMode, Op, Sharing, Vertex};
 use crate::progress::Task;
 use crate::{CommandFailure, Digest, Error, ErrorDetail, ErrorKind, MissingInput, Result};
@@ -48,6 +48,8 @@ impl SolveContext {
         hasher.update_field(base.key());
         hasher.update_field(match self.network {
             Network::Host => "host",
+            // A command could have taken something from this machine on its network.
+            Network::Private => "private",
             Network::None => "none",
         });
         for (name, address) in &self.extra_hosts {
@@ -168,6 +170,16 @@ impl SolveContext {
         self.limits_checked.get_or_try_init(|| self.executor.check_limits(&self.limits)).await.map(drop)
     }
 
+    /// The network of this build, if it has one of its own. The first command makes it, whatever network that one has: what
+    /// is missing is then said before anything has run.
+    async fn own_network(&self) -> Result<Option<&NetworkPlace>> {
+        if self.network != Network::Private {
+            return Ok(None);
+        }
+        let made = self.build_network.get_or_try_init(|| self.executor.build_network()).await?;
+        Ok(Some(made.place()))
+    }
+
     /// Runs a command, unless somebody else runs an equal one meanwhile.
     pub(super) async fn run(
         &self,
@@ -202,8 +214,11 @@ impl SolveContext {
         inputs: &[StepResult],
         (task, right): (&Task, &mut Right<'_>),
     ) -> Result<(NewLayer, bool)> {
-        let base_name = self.unpack(base).await?;
+        let (network, base_name) = tokio::try_join!(self.own_network(), self.unpack(base))?;
         let mut spec = self.spec_of(exec)?;
+        if spec.network == Network::Private {
+            spec.network_place = network.cloned();
+        }
         let devices = self.devices.edits(&self.devices_of(exec)?)?;
         spec.env.extend(devices.env);
         spec.groups = devices.groups;

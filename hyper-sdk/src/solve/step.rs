@@ -80,6 +80,8 @@ pub(crate) struct SolveContext {
     pub(super) limits: crate::exec::StepLimits,
     /// Set when commands can have these limits.
     pub(super) limits_checked: tokio::sync::OnceCell<()>,
+    /// The network of this build, from its first command that runs.
+    pub(super) build_network: tokio::sync::OnceCell<crate::exec::BuildNetwork>,
     pub(super) extra_hosts: Vec<(String, String)>,
     pub(super) resolv_conf: Option<String>,
     pub(super) ssh: BTreeMap<String, PathBuf>,
@@ -157,6 +159,7 @@ impl SolveContext {
             allow_devices: options.allow_devices,
             limits: options.limits,
             limits_checked: tokio::sync::OnceCell::new(),
+            build_network: tokio::sync::OnceCell::new(),
             extra_hosts: options.extra_hosts,
             resolv_conf: options.resolv_conf,
             ssh: options.ssh,

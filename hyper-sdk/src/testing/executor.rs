@@ -196,6 +196,9 @@ impl FakeExecutor {
             _ if spec.network == crate::exec::Network::None && !capabilities.private_network => {
                 denied("private network")
             }
+            _ if spec.network == crate::exec::Network::Private && !capabilities.build_network => {
+                denied("network of a build")
+            }
             _ if spec.security == crate::exec::Security::Insecure && !capabilities.insecure => {
                 denied("insecure commands")
             }

@@ -217,6 +217,8 @@ pub(crate) enum NetworkMode {
     None,
     /// That of the host
     Host,
+    /// One of the build, through pasta or slirp4netns, without the loopback interface of this machine
+    Private,
 }
 
 /// How RUN steps are separated from this machine.
@@ -241,6 +243,7 @@ impl From<NetworkMode> for Network {
     fn from(mode: NetworkMode) -> Self {
         match mode {
             NetworkMode::None => Self::None,
+            NetworkMode::Private => Self::Private,
             NetworkMode::Default | NetworkMode::Host => Self::Host,
         }
     }

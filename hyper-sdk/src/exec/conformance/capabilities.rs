@@ -18,6 +18,10 @@ pub async fn capabilities_what_is_denied_is_unsupported(executor: Arc<dyn Execut
     if !capabilities.private_network {
         denied.push(changed(|spec| spec.network = Network::None));
     }
+    if !capabilities.build_network {
+        denied.push(changed(|spec| spec.network = Network::Private));
+        assert_eq!(executor.build_network().await.unwrap_err().kind(), ErrorKind::Unsupported);
+    }
     if !capabilities.insecure {
         denied.push(changed(|spec| spec.security = Security::Insecure));
     }

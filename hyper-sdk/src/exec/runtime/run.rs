@@ -70,8 +70,10 @@ pub(in crate::exec) fn init(
 /// Makes the namespaces of the step, but for those that the runtime makes, and mounts the `/proc` that the runtime needs.
 fn enter(spec: &ExecSpec, runtime: &Runtime) -> Result<()> {
     let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    if spec.network == Network::None {
-        namespaces |= libc::CLONE_NEWNET;
+    match spec.network {
+        Network::Host => {}
+        Network::None => namespaces |= libc::CLONE_NEWNET,
+        Network::Private => return Err(Error::unsupported("a runtime has no network `private`")),
     }
     sys::unshare(namespaces).context("detail", "namespaces")?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
