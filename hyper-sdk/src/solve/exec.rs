@@ -89,7 +89,7 @@ impl SolveContext {
         }
         let mut digests = vec![definition.finish()];
         digests.extend(by_content.then(|| content.finish()));
-        Ok(Keys { digests, planned: None, used: inputs_used })
+        Ok(Keys { digests, planned: None, plan: None, used: inputs_used })
     }
 
     /// Rejects a command that lacks a permission, even when the result is in the cache.

@@ -3,7 +3,6 @@
 use super::chain::{Chain, StepResult, input_value, unmade};
 use super::keys::{Keys, UsedInput};
 use super::layers::NewLayer;
-use super::layers::threads;
 use super::record::FileLister;
 use super::sink::LayerSink;
 use super::sink::Target;
@@ -11,7 +10,7 @@ use super::value::{LayerTimes, Planned};
 use super::{SolveContext, blocking};
 use crate::digest::Hasher;
 use crate::graph::{CopyAction, FileAction, FileOp};
-use crate::layer::copy::{CopyRequest, CopySpec, CopyStep, PatternList, SourceRoot, pattern};
+use crate::layer::copy::{CopyRequest, CopySpec, CopyStep, PatternList, Plan, SourceRoot, pattern, threads};
 use crate::layer::{FileTime, LayerPath, LayerReader, LayerWriter, TreeIndex};
 use crate::layer::{Owner, ResolvedOwner, resolve_owner};
 use crate::mode::ModeChange;
@@ -45,19 +44,19 @@ impl SolveContext {
             let (request, sources) = self.request(file, base, inputs).await?;
             let destination = self.destination(file, base).await?;
             let (stat_cache, list) = (Arc::clone(&self.stat_cache), list.cloned());
-            let (digest, planned) = blocking(move || {
+            let (digest, planned, plan) = blocking(move || {
                 let plan = request.plan(&*destination, &sources)?;
                 let planned = Planned { times: plan.times(), made: request.now };
                 let digest = match list {
                     Some(list) => list.digest(&plan, &stat_cache, threads())?,
                     None => plan.content_digest(&*stat_cache, threads())?,
                 };
-                Ok((digest, planned))
+                Ok((digest, planned, (plan, request.now)))
             })
             .await?;
             hasher.update_field(digest.as_str());
             let planned = (!self.copies_as_published).then_some(planned);
-            return Ok(Keys { digests: vec![hasher.finish()], planned, used: Vec::new() });
+            return Ok(Keys { digests: vec![hasher.finish()], planned, plan: Some(plan), used: Vec::new() });
         }
         hasher.update_field(op);
         if self.epoch_is_key && !self.copies_as_published {
@@ -103,7 +102,7 @@ impl SolveContext {
         }
         let mut keys = vec![definition.finish()];
         keys.extend(content.map(Hasher::finish));
-        Ok(Keys { digests: keys, planned: None, used })
+        Ok(Keys { digests: keys, planned: None, plan: None, used })
     }
 
     /// The digest of the files of a stage that a COPY selects with plain paths.
@@ -125,16 +124,16 @@ impl SolveContext {
         tree.content_digest(&paths).map(Some)
     }
 
-    /// Makes the layer. The second value is the time of that, when the times of its files are part of the key.
+    /// Makes the layer, of a plan if there is one. The second value is the time of that, when the times of its files are part of the key.
     pub(super) async fn files(
         &self,
         file: &FileOp,
         base: &Chain,
-        inputs: &[StepResult],
+        (inputs, plan): (&[StepResult], Option<(Plan, FileTime)>),
         target: Target,
     ) -> Result<(NewLayer, Option<FileTime>)> {
         let (mut request, sources) = self.request(file, base, inputs).await?;
-        let made = request.now;
+        let (plan, made) = plan.map_or((None, request.now), |(plan, made)| (Some(plan), made));
         let all_folders = file.actions.iter().all(|a| match a {
             FileAction::Copy(copy) => matches!(inputs.get(copy.input), Some(StepResult::Folder(_))),
             _ => true,
@@ -143,7 +142,10 @@ impl SolveContext {
             let no_sources = sources.is_empty();
             let destination = self.destination(file, base).await?;
             let write = move |writer: &mut LayerWriter<LayerSink>| {
-                let plan = request.plan(&*destination, &sources)?;
+                let plan = match plan {
+                    Some(plan) => plan,
+                    None => request.plan(&*destination, &sources)?,
+                };
                 plan.write(writer)?;
                 Ok(plan.times())
             };

@@ -448,8 +448,3 @@ impl MapErrIo for crate::store::ByteStream {
         self.map_err(io::Error::from).boxed()
     }
 }
-
-/// How many threads read files.
-pub(crate) fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}

@@ -48,7 +48,7 @@ pub(crate) use blobs::PublishOptions;
 pub(crate) use chain::Chain;
 pub(crate) use chain::StepResult;
 pub(crate) use files_out::ForeignOwner;
-pub(crate) use layers::{blocking, threads};
+pub(crate) use layers::blocking;
 pub(crate) use made::remove_lost;
 pub use on_error::OnError;
 pub(crate) use options::{EpochChoice, Needs, SolverBackends, SolverOptions};

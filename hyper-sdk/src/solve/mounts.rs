@@ -1,13 +1,12 @@
 //! The mounts of a command: trees of stages and contexts, caches and their locks, secrets.
 
 use super::chain::{Chain, input_value, unmade};
-use super::layers::threads;
 use super::options::missing_secret;
 use super::{SolveContext, StepResult, blocking};
 use crate::digest::Hasher;
 use crate::exec::{self, CacheMount, ExecMount, MountSource, RootFs, SecretBytes};
 use crate::graph::{CacheOwner, ExecOp, InputIndex, Mount, MountKind, Sharing};
-use crate::layer::copy::{CopySpec, EmptyDestination, Planner, SourceRoot};
+use crate::layer::copy::{CopySpec, EmptyDestination, Planner, SourceRoot, threads};
 use crate::layer::{FileTime, LayerWriter};
 use crate::snapshot::UnpackOptions;
 use crate::{Digest, Error, ErrorKind, MissingInput, Result};

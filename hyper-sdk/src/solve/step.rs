@@ -245,13 +245,16 @@ impl SolveContext {
                 }
                 Err(e) => Err(e),
             },
-            Op::File(file) => match self.files(file, base, inputs, file_target(time)).await {
-                Ok((layer, made)) => {
-                    let hold = self.still_hold(&keys.digests, vertex, base, inputs, listed.as_ref()).await;
-                    Ok((layer, made, hold))
+            Op::File(file) => {
+                match self.files(file, base, (inputs, keys.plan.take()), file_target(time)).await {
+                    Ok((layer, made)) => {
+                        let hold =
+                            self.still_hold(&keys.digests, vertex, base, inputs, listed.as_ref()).await;
+                        Ok((layer, made, hold))
+                    }
+                    Err(e) => Err(e),
                 }
-                Err(e) => Err(e),
-            },
+            }
             Op::Source(_) => Err(Error::internal("a source is not a step")),
         };
         let ended = |kept, failed| Ended { vertex, task: task.id(), keys: &keys, kept, failed };
@@ -343,7 +346,7 @@ impl SolveContext {
             Op::File(file) => {
                 self.file_keys(hasher, &vertex.op.to_bytes(), file, base, (inputs, files)).await
             }
-            Op::Source(_) => Ok(Keys { digests: Vec::new(), planned: None, used: Vec::new() }),
+            Op::Source(_) => Ok(Keys { digests: Vec::new(), planned: None, plan: None, used: Vec::new() }),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::file_digest::{CAPABILITY, FileDigest, FileHasher, capability};
 use super::pending::PlannedEntries;
 use super::planned_entry::{Content, PlannedEntry};
+use super::reading::{self, SmallFile};
 use crate::digest::Hasher;
 use crate::layer::{Entry, EntryKind, EntryTimes, LayerWriter};
 use crate::{Digest, Result, ResultExt};
@@ -78,28 +79,24 @@ impl Plan {
     /// # Errors
     /// [`crate::ErrorKind::Io`] from either side; [`crate::ErrorKind::Conflict`] when a file changes meanwhile.
     pub(crate) fn write<W: Write>(&self, writer: &mut LayerWriter<W>) -> Result<()> {
-        for planned in self.entries.iter() {
-            match &planned.content {
-                Content::None => writer.append(&planned.entry, None)?,
-                Content::Source { root, file } => {
-                    let mut file = root.open_file(&file.path())?;
-                    match capability(&file).context("path", &planned.entry.path)? {
-                        None => writer.append(&planned.entry, Some(&mut file))?,
-                        Some(value) => {
-                            let mut entry = planned.entry.clone();
-                            entry.xattrs.insert(CAPABILITY.as_bytes().to_vec(), value);
-                            writer.append(&entry, Some(&mut file))?;
-                        }
-                    }
+        reading::for_each(&self.entries, reading::threads(), |planned, small| {
+            let entry = &planned.entry;
+            match (&planned.content, small) {
+                (Content::None, _) => writer.append(entry, None),
+                (Content::Source { .. }, Some(SmallFile { mut content, capability })) => {
+                    append_file(writer, entry, capability, &mut content)
                 }
-                Content::Inline(bytes) => writer.append(&planned.entry, Some(&mut &bytes[..]))?,
-                Content::Range { file, offset, size } => {
-                    let mut part = Part { file, at: *offset, left: *size };
-                    writer.append(&planned.entry, Some(&mut part))?;
+                (Content::Source { root, file }, None) => {
+                    let mut file = root.open_file(&file.path())?;
+                    let capability = capability(&file).context("path", &entry.path)?;
+                    append_file(writer, entry, capability, &mut file)
+                }
+                (Content::Inline(bytes), _) => writer.append(entry, Some(&mut &bytes[..])),
+                (Content::Range { file, offset, size }, _) => {
+                    writer.append(entry, Some(&mut Part { file, at: *offset, left: *size }))
                 }
             }
-        }
-        Ok(())
+        })
     }
 
     /// The digest of all entries without times: path, kind, mode, owner, size, link target, capability and content.
@@ -148,6 +145,18 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+fn append_file<W: Write>(
+    writer: &mut LayerWriter<W>,
+    entry: &Entry,
+    capability: Option<Vec<u8>>,
+    content: &mut dyn Read,
+) -> Result<()> {
+    let Some(value) = capability else { return writer.append(entry, Some(content)) };
+    let mut entry = entry.clone();
+    entry.xattrs.insert(CAPABILITY.as_bytes().to_vec(), value);
+    writer.append(&entry, Some(content))
 }
 
 impl PlannedEntry {

@@ -7,12 +7,13 @@
 
 use super::conflicts::{self, check_name};
 use super::destination::Destination;
-use super::listing::SourceFile;
+use super::listing::{Listing, SourceFile};
 use super::metadata::{Metadata, join};
 use super::pattern::{ParentMatch, PatternList, clean, has_wildcards};
 use super::pending::{PendingMap, PlannedFolder, Rules, kind_of};
 use super::plan::Plan;
 use super::planned_entry::{Content, PlannedEntry};
+use super::reading;
 use super::source::SourceRoot;
 use super::wildcard::{find_matches, split_wildcards};
 use super::{CopySpec, suggest};
@@ -22,7 +23,7 @@ use crate::layer::{Entry, EntryKind, FileTime, LayerPath};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::fs::FileType;
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -79,6 +80,8 @@ struct Copying<'s> {
     parents: Vec<Parent>,
     required: Option<&'s [u8]>,
     found_required: bool,
+    /// What was listed already.
+    listings: HashMap<Vec<u8>, Arc<Listing>>,
 }
 
 impl<'a> Planner<'a> {
@@ -101,6 +104,13 @@ impl<'a> Planner<'a> {
     pub(crate) fn with_scratch(mut self, folder: impl Into<PathBuf>) -> Self {
         self.scratch = Some(folder.into());
         self
+    }
+
+    fn threads(&self) -> usize {
+        match self.mode {
+            Mode::Plan => reading::threads(),
+            Mode::NewestTime { threads } => threads,
+        }
     }
 
     /// Returns the plan.
@@ -216,14 +226,11 @@ impl<'a> Planner<'a> {
                 parents: Vec::new(),
                 required: required.as_deref(),
                 found_required: required.is_none(),
+                listings: HashMap::new(),
             };
-            if let Mode::NewestTime { threads } = self.mode
-                && metadata.is_directory()
-                && root.remembers_listings()
-                && copying.include.is_none()
-                && copying.exclude.is_empty()
-            {
-                root.read_ahead(&real, threads);
+            // Patterns may leave out directories of any size.
+            if metadata.is_directory() && copying.include.is_none() && copying.exclude.is_empty() {
+                copying.listings = root.read_ahead(&real, self.threads());
             }
             let above = (&ParentMatch::default(), &excluded);
             let found = Found { path: &real, metadata: &metadata, listed: None };
@@ -310,7 +317,10 @@ impl<'a> Planner<'a> {
             return Ok(());
         }
         copying.parents.push(Parent { metadata: *metadata, target: target.clone(), made: included });
-        let listing = copying.root.list(from)?;
+        let listing = match copying.listings.remove(from) {
+            Some(listing) => listing,
+            None => copying.root.list(from)?,
+        };
         let folder = PlannedFolder::new(&target, &listing, &copying.rules);
         for (at, (name, metadata)) in (0..).zip(listing.iter()) {
             check_name(name)?;

@@ -257,10 +257,6 @@ impl SourceRoot {
         self.remembered.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_default();
     }
 
-    pub(super) fn remembers_listings(&self) -> bool {
-        self.remembered.lock().unwrap_or_else(|e| e.into_inner()).is_some()
-    }
-
     /// Stops caching listings and drops the cached ones.
     pub(crate) fn forget_listings(&self) {
         self.remembered.lock().unwrap_or_else(|e| e.into_inner()).take();
@@ -283,20 +279,19 @@ impl SourceRoot {
         Ok(listing)
     }
 
-    /// Lists a directory and everything below it with `threads` threads, to fill the cache. Errors are ignored here; a
-    /// later listing reports them.
-    pub(super) fn read_ahead(&self, path: &[u8], threads: usize) {
+    /// Lists a directory and everything below it with `threads` threads, by path. Errors are ignored here; a later listing
+    /// reports them.
+    pub(super) fn read_ahead(&self, path: &[u8], threads: usize) -> HashMap<Vec<u8>, Arc<Listing>> {
+        let mut listings = HashMap::new();
         let mut level = vec![path.to_vec()];
         while !level.is_empty() {
             let next = AtomicUsize::new(0);
             let work = || {
-                let mut below = Vec::new();
+                let mut read = Vec::new();
                 while let Some(directory) = level.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let Ok(listing) = self.list(directory) else { continue };
-                    let directories = listing.iter().filter(|(_, metadata)| metadata.is_directory());
-                    below.extend(directories.map(|(name, _)| join(directory, name)));
+                    read.extend(self.list(directory).ok().map(|listing| (directory.clone(), listing)));
                 }
-                below
+                read
             };
             // A thread costs as much as a few directories.
             let others = threads.min(level.len() / 8 + 1) - 1;
@@ -308,8 +303,14 @@ impl SourceRoot {
                 found.extend(others.into_iter().filter_map(|other| other.join().ok()).flatten());
                 found
             });
-            level = found;
+            let below = found.iter().flat_map(|(directory, listing)| {
+                let directories = listing.iter().filter(|(_, metadata)| metadata.is_directory());
+                directories.map(|(name, _)| join(directory, name))
+            });
+            level = below.collect();
+            listings.extend(found);
         }
+        listings
     }
 
     fn fresh_list(&self, path: &[u8]) -> Result<Listing> {
