@@ -1,7 +1,7 @@
 //! Changes files: COPY, ADD, WORKDIR. It copies from the source into a layer, without unpacking the destination.
 
 use super::chain::{Chain, StepResult, input_value, unmade};
-use super::keys::{Keys, UsedInput};
+use super::keys::{KeyPlan, Keys, UsedInput};
 use super::layers::NewLayer;
 use super::record::FileLister;
 use super::sink::LayerSink;
@@ -10,13 +10,14 @@ use super::value::{LayerTimes, Planned};
 use super::{SolveContext, blocking};
 use crate::digest::Hasher;
 use crate::graph::{CopyAction, FileAction, FileOp};
-use crate::layer::copy::{CopyRequest, CopySpec, CopyStep, PatternList, Plan, SourceRoot, pattern, threads};
+use crate::layer::copy::{CopyRequest, CopySpec, CopyStep, PatternList, SourceRoot, pattern, threads};
 use crate::layer::{FileTime, LayerPath, LayerReader, LayerWriter, TreeIndex};
 use crate::layer::{Owner, ResolvedOwner, resolve_owner};
 use crate::mode::ModeChange;
 use crate::{Digest, Error, Result};
 use std::io::Read;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The most bytes of a passwd or group file that are read.
 const MAX_ACCOUNTS: u64 = 4 << 20;
@@ -44,6 +45,8 @@ impl SolveContext {
             let (request, sources) = self.request(file, base, inputs).await?;
             let destination = self.destination(file, base).await?;
             let (stat_cache, list) = (Arc::clone(&self.stat_cache), list.cloned());
+            let listed = sources.iter().filter_map(|root| root.listed_since()).min();
+            let begun = listed.unwrap_or_else(Instant::now);
             let (digest, planned, plan) = blocking(move || {
                 let plan = request.plan(&*destination, &sources)?;
                 let planned = Planned { times: plan.times(), made: request.now };
@@ -51,7 +54,7 @@ impl SolveContext {
                     Some(list) => list.digest(&plan, &stat_cache, threads())?,
                     None => plan.content_digest(&*stat_cache, threads())?,
                 };
-                Ok((digest, planned, (plan, request.now)))
+                Ok((digest, planned, KeyPlan::new(plan, request.now, begun)))
             })
             .await?;
             hasher.update_field(digest.as_str());
@@ -124,16 +127,18 @@ impl SolveContext {
         tree.content_digest(&paths).map(Some)
     }
 
-    /// Makes the layer, of a plan if there is one. The second value is the time of that, when the times of its files are part of the key.
+    /// Makes the layer, of the plan of its keys if that is fresh. The second value is the time of that, when the times of its
+    /// files are part of the key.
     pub(super) async fn files(
         &self,
         file: &FileOp,
         base: &Chain,
-        (inputs, plan): (&[StepResult], Option<(Plan, FileTime)>),
+        (inputs, plan): (&[StepResult], Option<KeyPlan>),
         target: Target,
     ) -> Result<(NewLayer, Option<FileTime>)> {
         let (mut request, sources) = self.request(file, base, inputs).await?;
-        let (plan, made) = plan.map_or((None, request.now), |(plan, made)| (Some(plan), made));
+        let (plan, made) =
+            plan.and_then(KeyPlan::fresh).map_or((None, request.now), |(plan, made)| (Some(plan), made));
         let all_folders = file.actions.iter().all(|a| match a {
             FileAction::Copy(copy) => matches!(inputs.get(copy.input), Some(StepResult::Folder(_))),
             _ => true,

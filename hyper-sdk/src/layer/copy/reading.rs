@@ -74,18 +74,18 @@ pub(super) fn for_each(
             .collect();
         let mut asked = 0;
         for part in 0..parts {
-            while asked < parts.min(part + readers.len() * AHEAD) {
-                // One that has ended is found when its part is taken.
-                let _ = readers[asked % readers.len()].ask.send(asked);
-                asked += 1;
-            }
-            let mut read = match readers.get(part % readers.len().max(1)) {
-                Some(reader) => reader
+            let mut read = Part::default();
+            if !readers.is_empty() {
+                while asked < parts.min(part + readers.len() * AHEAD) {
+                    // One that has ended is found when its part is taken.
+                    let _ = readers[asked % readers.len()].ask.send(asked);
+                    asked += 1;
+                }
+                read = readers[part % readers.len()]
                     .given
                     .recv()
-                    .map_err(|_| Error::internal("a thread that reads files ended early"))?,
-                None => Part::default(),
-            };
+                    .map_err(|_| Error::internal("a thread that reads files ended early"))?;
+            }
             let range = entries.range(part * AT_ONCE, (part + 1) * AT_ONCE);
             for (at, planned) in range.enumerate() {
                 let file = read.files.get_mut(at).and_then(Option::take);

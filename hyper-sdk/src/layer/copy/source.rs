@@ -25,6 +25,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 /// The decision of a filter about a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +65,14 @@ pub(crate) struct SourceRoot {
     filter: Option<Arc<dyn PathFilter>>,
     owners: Option<Box<SourceOwners>>,
     needed: Mutex<HashMap<Vec<u8>, bool>>,
-    remembered: Mutex<Option<HashMap<Vec<u8>, Arc<Listing>>>>,
+    remembered: Mutex<Option<Remembered>>,
     fetched: OnceLock<FileTime>,
+}
+
+/// Listings that are used again.
+struct Remembered {
+    since: Instant,
+    listings: HashMap<Vec<u8>, Arc<Listing>>,
 }
 
 impl fmt::Debug for SourceRoot {
@@ -254,7 +261,14 @@ impl SourceRoot {
     /// Caches listings from now on: each directory is read once. This saves time for repeated walks, costs memory and
     /// does not see later changes.
     pub(crate) fn remember_listings(&self) {
-        self.remembered.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert_default();
+        let mut remembered = self.remembered.lock().unwrap_or_else(|e| e.into_inner());
+        remembered.get_or_insert_with(|| Remembered { since: Instant::now(), listings: HashMap::new() });
+    }
+
+    /// Since when listings may have been cached, if they are.
+    pub(crate) fn listed_since(&self) -> Option<Instant> {
+        let remembered = self.remembered.lock().unwrap_or_else(|e| e.into_inner());
+        remembered.as_ref().map(|remembered| remembered.since)
     }
 
     /// Stops caching listings and drops the cached ones.
@@ -269,12 +283,12 @@ impl SourceRoot {
     /// [`ErrorKind::Io`] when the directory cannot be read.
     pub(crate) fn list(&self, path: &[u8]) -> Result<Arc<Listing>> {
         let remembered = || self.remembered.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(listing) = remembered().as_ref().and_then(|known| known.get(path)) {
+        if let Some(listing) = remembered().as_ref().and_then(|known| known.listings.get(path)) {
             return Ok(Arc::clone(listing));
         }
         let listing = Arc::new(self.fresh_list(path)?);
         if let Some(known) = remembered().as_mut() {
-            known.insert(path.to_vec(), Arc::clone(&listing));
+            known.listings.insert(path.to_vec(), Arc::clone(&listing));
         }
         Ok(listing)
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 mod archives;
 mod naming;
+mod reading;
 mod recorded;
 
 /// Makes files from lines: `a/b 644 text`, `dir/ 755`, `link -> target`, `name = other name of one file`.
