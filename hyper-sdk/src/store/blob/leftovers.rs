@@ -4,7 +4,7 @@ use crate::store::UploadId;
 use crate::{Result, ResultExt as _};
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Looks at the files that were not written to after `before`: removes those that belong to no upload, and returns the
 /// ids of the staged ones.
@@ -32,12 +32,20 @@ pub(super) fn clear(uploads: &Path, before: SystemTime) -> Result<Vec<UploadId>>
     Ok(staged)
 }
 
-/// The staged files that hold bytes.
+/// How long a staged file without bytes may be that of a writer which has not locked it yet.
+const NEW: Duration = Duration::from_secs(60);
+
+/// The staged files that hold bytes, and those that were never written to by a process which was killed.
 pub(super) fn staged(uploads: &Path) -> Result<Vec<UploadId>> {
     let entries = fs::read_dir(uploads).at("cannot read the folder of uploads", uploads)?;
-    let holds_bytes =
-        |entry: &fs::DirEntry| entry.metadata().is_ok_and(|meta| meta.is_file() && meta.len() > 0);
-    let entries = entries.flatten().filter(holds_bytes);
+    let is_new = |meta: &fs::Metadata| {
+        // A time in the future is not known to be old.
+        !meta.modified().is_ok_and(|made| made.elapsed().is_ok_and(|age| age >= NEW))
+    };
+    let is_staged = |entry: &fs::DirEntry| {
+        entry.metadata().is_ok_and(|meta| meta.is_file() && (meta.len() > 0 || !is_new(&meta)))
+    };
+    let entries = entries.flatten().filter(is_staged);
     Ok(entries.filter_map(|entry| UploadId::parse(entry.file_name().to_str()?).ok()).collect())
 }
 

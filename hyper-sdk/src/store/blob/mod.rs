@@ -191,7 +191,7 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>>;
 
     /// The ids of the staging areas that hold bytes, including those that were never saved and those that have a
-    /// writer.
+    /// writer. An area without bytes that a dead writer left may be among them, and not one that a writer begins.
     async fn staged(&self) -> Result<Vec<UploadId>>;
 
     /// Removes leftovers that belong to no upload and were not written to after `before`. Returns the ids of the

@@ -196,8 +196,16 @@ async fn unsaved_bytes_are_removed_with_their_writer() {
     assert_eq!(files(root), [] as [&str; 0]);
     // Files of a killed process with and without a session, however new; the third one has an active writer.
     let killed = store.start_upload(&name(), Default::default()).await.unwrap().id().clone();
-    for id in [&killed, &UploadId::random().unwrap()] {
-        fs::write(root.join("uploads").join(id.as_str()), "left").unwrap();
+    let begun = UploadId::random().unwrap();
+    for (id, left) in [(&killed, "left"), (&UploadId::random().unwrap(), "left"), (&begun, "")] {
+        fs::write(root.join("uploads").join(id.as_str()), left).unwrap();
+    }
+    // Without bytes only those that are not so new that their writer may be about to lock them.
+    let empty = store.start_upload(&name(), Default::default()).await.unwrap().id().clone();
+    for id in [&empty, &UploadId::random().unwrap()] {
+        let path = root.join("uploads").join(id.as_str());
+        fs::write(&path, "").unwrap();
+        age(&path, Duration::from_secs(61));
     }
     let mut busy = store.start_upload(&name(), Default::default()).await.unwrap();
     busy.append(Bytes::from(vec![1; 2_000_000])).await.unwrap();
@@ -206,11 +214,11 @@ async fn unsaved_bytes_are_removed_with_their_writer() {
     saved.save().await.unwrap();
     let saved = saved.id().clone();
     DiskStore::open(root).await.unwrap();
-    let mut left = vec![busy.id().to_string(), saved.to_string()];
+    let mut left = vec![busy.id().to_string(), saved.to_string(), begun.to_string()];
     left.sort();
     assert_eq!(files(root), left);
     busy.finish(&Digest::sha256(vec![1; 2_000_000])).await.unwrap();
-    for (id, offset) in [(&id, 0), (&killed, 0), (&saved, 5)] {
+    for (id, offset) in [(&id, 0), (&killed, 0), (&empty, 0), (&saved, 5)] {
         let mut again = store.resume_upload(&name(), id).await.unwrap();
         assert_eq!(again.offset(), offset);
         again.append(Bytes::from_static(b"x")).await.unwrap();
