@@ -431,6 +431,82 @@ fn nothing_of_a_private_network_outlives_its_build() {
     }
 }
 
+/// Sends to addresses of the loopback interface by every other one, in each way that a program without rights has, and then
+/// to its own listener.
+const BY_INTERFACE: &str = r#"
+import socket, struct, sys
+udp4, udp6, tcp4, tcp6 = map(int, sys.argv[1:])
+for name in [name for _, name in socket.if_nameindex() if name != "lo"]:
+    index = socket.if_nametoindex(name)
+    for family, address, udp, tcp in ((socket.AF_INET, "127.0.0.1", udp4, tcp4), (socket.AF_INET, "127.9.9.9", udp4, tcp4),
+                                      (socket.AF_INET6, "::1", udp6, tcp6)):
+        for kind, port in ((socket.SOCK_DGRAM, udp), (socket.SOCK_STREAM, tcp)):
+            with socket.socket(family, kind) as s:
+                s.settimeout(0.3)
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
+                try:
+                    s.connect((address, port))
+                    s.send(b"bound")
+                except OSError:
+                    pass
+        four = family == socket.AF_INET
+        info = struct.pack("I4s4s", index, bytes(4), bytes(4)) if four else struct.pack("16sI", bytes(16), index)
+        level = (socket.IPPROTO_IP, 8) if four else (socket.IPPROTO_IPV6, 50)
+        with socket.socket(family, socket.SOCK_DGRAM) as s:
+            try:
+                s.sendmsg([b"info"], [(*level, info)], 0, (address, udp))
+            except OSError:
+                pass
+    print("tried", len(name) > 0)
+for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    with socket.socket(family, socket.SOCK_STREAM) as listener, socket.socket(family, socket.SOCK_STREAM) as s:
+        listener.bind((address, 0))
+        listener.listen()
+        s.settimeout(5)
+        s.connect(listener.getsockname())
+        print("own", address)
+"#;
+
+#[test]
+fn a_socket_that_names_an_interface_does_not_reach_the_loopback_of_this_machine() {
+    needs_network!();
+    if let Some(tool) = missing(&["python3", "nsenter"]) {
+        skip!("there is no {tool}");
+    }
+    if UdpSocket::bind("[::1]:0").is_err() {
+        skip!("this machine has no IPv6");
+    }
+    let place = Place::new();
+    for (tool, hidden) in TOOLS {
+        let udp = ["127.0.0.1:0", "[::1]:0"].map(|address| UdpSocket::bind(address).unwrap());
+        let tcp = ["127.0.0.1:0", "[::1]:0"].map(|address| TcpListener::bind(address).unwrap());
+        let ports = [udp[0].local_addr(), udp[1].local_addr(), tcp[0].local_addr(), tcp[1].local_addr()]
+            .map(|address| address.unwrap().port().to_string());
+        let (mut child, lines) = begun(&place, &without(hidden), "sleep 60");
+        let of_step = |pid: &u32| {
+            std::fs::read_link(format!("/proc/{pid}/ns/net"))
+                .is_ok_and(|name| name.as_os_str() != own_network().as_str())
+        };
+        let step = below(child.id()).into_iter().find(of_step).unwrap();
+        let mut python = Command::new("nsenter");
+        python.arg(format!("--net=/proc/{step}/ns/net")).args(["python3", "-c", BY_INTERFACE]).args(ports);
+        let said = succeed(&mut python);
+        assert_eq!(said, "tried True\nown 127.0.0.1\nown ::1", "{tool}");
+        for socket in &udp {
+            socket.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
+            let mut bytes = [0; 16];
+            assert!(socket.recv(&mut bytes).is_err(), "{tool}: {}", String::from_utf8_lossy(&bytes));
+        }
+        for listener in &tcp {
+            listener.set_nonblocking(true).unwrap();
+            assert!(listener.accept().is_err(), "{tool}");
+        }
+        child.kill().unwrap();
+        drop(lines);
+        child.wait().unwrap();
+    }
+}
+
 #[test]
 fn a_step_after_the_end_of_the_program_is_told_so() {
     needs_network!();

@@ -40,6 +40,7 @@ mod native;
 mod network;
 mod notify;
 mod oci_runtime;
+mod own_loopback;
 mod places;
 mod prepare;
 mod program;

@@ -9,11 +9,13 @@
 //! with it, whoever is killed.
 //!
 //! # Invariants
-//! - Nothing of the loopback interface of this machine is reached but its resolver, through an address of the program.
+//! - Nothing of the loopback interface of this machine is reached but its resolver, through an address of the program; also
+//!   by no socket that names an interface (`own_loopback`).
 //! - No port of a step is open on this machine.
 //! - The program has no file of the builder but the text that it writes.
 
-use crate::sandbox::{Context, Isolation, NetworkPlace, read_frame, sys, write_frame};
+use super::own_loopback;
+use crate::sandbox::{Context, Failure, Isolation, NetworkPlace, read_frame, sys, write_frame};
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, memfd_create};
@@ -212,7 +214,7 @@ pub(super) fn usable(context: Context) -> Result<&'static str> {
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
     Ready { nameserver: String },
-    Failed(crate::sandbox::Failure),
+    Failed(Failure),
 }
 
 /// What came first.
@@ -288,8 +290,7 @@ fn news(control: &UnixStream, answer: &UnixStream, patience: Duration) -> Result
 
 /// The place of the network that pid 1 of it has made.
 fn place(keeper: i32, answer: &mut UnixStream, tool: &str, text: &Text) -> Result<NetworkPlace> {
-    let answer = read_frame(answer)?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let nameserver = match answer {
+    let nameserver = match read_answer(answer)? {
         Some(Answer::Ready { nameserver }) => nameserver,
         Some(Answer::Failed(why)) => return Err(why.into()),
         None => return Err(failure(tool, "was ended from outside", text)),
@@ -309,17 +310,20 @@ fn keep(mut to_answer: UnixStream, operation: i32, text: &Text) -> ! {
     }
     // The program gets what it is given and no other file.
     sys::close_on_exec_above(2);
-    match connect(&mut to_answer, text) {
-        // An error means that there is no child any more. A step that comes later is told that the network is gone.
-        Ok(()) => while sys::wait(-1, true).is_ok() {},
+    match connect(text) {
+        Ok(nameserver) => {
+            say(&mut to_answer, &Answer::Ready { nameserver });
+            // An error means that there is no child any more. A step that comes later is told that the network is gone.
+            while sys::wait(-1, true).is_ok() {}
+        }
         Err(error) => say(&mut to_answer, &Answer::Failed(error.into())),
     }
     sys::exit_now(1)
 }
 
-/// Moves this process into a new network namespace. A child stays in the one from before, has a program connect the two, and
-/// says how that went.
-fn connect(to_answer: &mut UnixStream, text: &Text) -> Result<()> {
+/// Moves this process into a new network namespace. A child stays in the one from before, and has a program connect the two.
+/// Returns the address of the resolver.
+fn connect(text: &Text) -> Result<String> {
     let tool = tool(FOLDERS)?;
     let mounted = |e: rustix::io::Errno| Error::io("cannot give the network a name", NAME, e.into());
     sys::unshare(libc::CLONE_NEWNS).context("detail", "mount namespace")?;
@@ -336,7 +340,7 @@ fn connect(to_answer: &mut UnixStream, text: &Text) -> Result<()> {
                 Ok(()) => Answer::Ready { nameserver: tool.nameserver().to_owned() },
                 Err(error) => Answer::Failed(error.into()),
             };
-            say(to_answer, &answer);
+            say(&mut made, &answer);
         }
         sys::exit_now(0)
     }
@@ -344,7 +348,20 @@ fn connect(to_answer: &mut UnixStream, text: &Text) -> Result<()> {
     sys::unshare(libc::CLONE_NEWNET).context("detail", "network namespace")?;
     sys::loopback_up().context("detail", "loopback interface")?;
     mount_bind("/proc/self/ns/net", NAME).map_err(mounted)?;
-    Ok(make.write_all(&[0])?)
+    make.write_all(&[0])?;
+    match read_answer(&mut make)? {
+        Some(Answer::Ready { nameserver }) => {
+            // The program has made its interface.
+            own_loopback::keep_inside()?;
+            Ok(nameserver)
+        }
+        Some(Answer::Failed(why)) => Err(why.into()),
+        None => Err(failure(tool.name(), "was ended from outside", text)),
+    }
+}
+
+fn read_answer(from: &mut UnixStream) -> Result<Option<Answer>> {
+    Ok(read_frame(from)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
 /// Sends an answer. When the operation has ended, this process is about to.
