@@ -139,7 +139,6 @@ fn steps_share_a_network_from_which_this_machine_is_not_reached() {
     assert_eq!(on_host.log(), host.all);
     let sees = "RUN readlink /proc/self/ns/net; grep nameserver /etc/resolv.conf; grep -c : /proc/net/dev\n";
     let dockerfile = format!("FROM base\n{sees}RUN readlink /proc/self/ns/net\n{}", host.step);
-    let mut networks = BTreeSet::from([own_network()]);
     for ((_, hidden), nameserver) in TOOLS.iter().zip(["169.254.1.1", "10.0.2.3"]) {
         let command = place.build(&dockerfile, &[PRIVATE, "--no-cache"]);
         let built = built(&after(&without(hidden), &command).output().unwrap());
@@ -150,7 +149,7 @@ fn steps_share_a_network_from_which_this_machine_is_not_reached() {
             format!("nameserver {nameserver}\n2\n{first}\n"),
             "the steps share it, and see nothing"
         );
-        assert!(first.starts_with("net:[") && networks.insert(first.to_owned()), "{networks:?} {log}");
+        assert!(first.starts_with("net:[") && first != own_network(), "{log}");
     }
 }
 
