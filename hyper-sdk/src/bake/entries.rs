@@ -3,7 +3,7 @@
 //! An item is written as a text such as `type=registry,ref=NAME`, or as an object.
 
 use super::value::Value;
-use crate::dockerfile::csv_fields;
+use crate::dockerfile::{COMMAS, csv_fields, csv_fields_with_secrets, is_secret_field, place_of_field};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -43,9 +43,8 @@ fn with_type(fields: Fields, text: &str) -> Result<Fields, String> {
     match fields.get("type").is_some_and(|kind| !kind.is_empty()) {
         true => Ok(fields),
         // A cache may have keys of an account in it.
-        false if fields.keys().any(|key| key.contains("secret") || key.contains("token")) => {
-            let keys: Vec<&str> = fields.keys().map(String::as_str).collect();
-            Err(format!("the item with {} has no `type`", keys.join(", ")))
+        false if fields.keys().any(|key| is_secret_field(key)) => {
+            Err(format!("the item with {} fields, one of them a secret, has no `type`", fields.len()))
         }
         false => Err(format!("`{text}` has no `type`")),
     }
@@ -53,7 +52,7 @@ fn with_type(fields: Fields, text: &str) -> Result<Fields, String> {
 
 /// Caches. A text without `=` is a list of images.
 pub(super) fn caches(text: &str) -> Result<Vec<Fields>, String> {
-    let fields = csv_fields(text)?;
+    let fields = csv_fields_with_secrets(text)?;
     if text.is_empty() {
         return Ok(Vec::new());
     }
@@ -64,8 +63,10 @@ pub(super) fn caches(text: &str) -> Result<Vec<Fields>, String> {
         return Ok(fields.into_iter().map(image).collect());
     }
     let mut cache = Fields::new();
-    for field in &fields {
-        let (key, value) = key_value(field)?;
+    for (index, field) in fields.iter().enumerate() {
+        let (key, value) = field.split_once('=').ok_or_else(|| {
+            format!("{} has no value: expected KEY=VALUE; {COMMAS}", place_of_field(&fields[..index], field))
+        })?;
         cache.insert(key.to_lowercase(), value.to_owned());
     }
     Ok(vec![with_type(cache, text)?])

@@ -2,7 +2,10 @@
 
 use super::ast::Place;
 use crate::dockerfile::{Diagnostic, Source, to_error};
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorDetail, ErrorKind};
+
+/// What the lines of a file have that are not shown.
+const KEYS_OF_ACCOUNTS: [&str; 3] = ["access_key", "secret_", "session_token"];
 
 /// The result of a step of the evaluation.
 pub(super) type Outcome<T> = std::result::Result<T, Fault>;
@@ -47,7 +50,7 @@ impl Fault {
         self
     }
 
-    /// The error, with an excerpt of the file.
+    /// The error, with an excerpt of the file: not of a line that may have keys of an account.
     pub(super) fn into_error(self, files: &[Source]) -> Error {
         let kind = if self.unsupported { ErrorKind::Unsupported } else { ErrorKind::Invalid };
         let located = self.place.and_then(|place| Some((place.span, files.get(place.file)?)));
@@ -61,6 +64,13 @@ impl Fault {
         }
         if let Some(help) = self.help {
             diagnostic = diagnostic.with_help(help);
+        }
+        let line = source.slice(source.line_span(source.lines(span).0)).to_ascii_lowercase();
+        if KEYS_OF_ACCOUNTS.iter().any(|key| line.contains(key)) {
+            let problem = diagnostic.problem(source);
+            let help: String = problem.help.iter().map(|help| format!(": {help}")).collect();
+            let message = format!("{}:{}: {}{help}", source.name(), problem.line, problem.message);
+            return Error::new(kind, message).with_detail(ErrorDetail::Dockerfile(vec![problem]));
         }
         to_error(&[diagnostic], source).unwrap_or_else(|| Error::new(kind, self.message))
     }

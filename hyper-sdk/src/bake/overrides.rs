@@ -52,7 +52,9 @@ impl Overrides {
         let mut all = Self::default();
         for text in texts {
             all.add(text, targets, variable).map_err(|fault| {
-                let message = format!("the change `{text}`: {}", fault.message);
+                // Its value may be a secret.
+                let key = text.split('=').next().unwrap_or_default();
+                let message = format!("the change of `{key}`: {}", fault.message);
                 Fault { message, ..fault }
             })?;
         }

@@ -296,6 +296,27 @@ fn names_are_patterns_and_groups() {
 }
 
 #[test]
+fn secrets_of_caches_are_not_shown() {
+    let wrong = ["secret_access_key=hun\"ter2", "secret_access_key=a,hunter2", "Session_Token=a,b=hunter2"];
+    for (index, field) in wrong.iter().enumerate() {
+        let cache =
+            if index == 2 { format!("bucket=b,{field}") } else { format!("type=s3,bucket=b,{field}") };
+        let value = serde_json::to_string(&cache).unwrap();
+        let text = fails(&format!("target \"default\" {{\n  cache-to = [{value}]\n}}\n"));
+        assert!(text.starts_with("docker-bake.hcl:2: "), "{text}");
+        let sets = ["default", "x"].map(|name| {
+            let set = format!("{name}.cache-to={cache}");
+            let target = [("docker-bake.hcl", "target \"default\" {}\n")];
+            try_plan(&target, &[], &[&set], &[]).unwrap_err().to_string()
+        });
+        assert!(sets[1].contains("the change of `x.cache-to`: no target matches"), "{sets:?}");
+        for text in [&text].into_iter().chain(&sets) {
+            assert!(!text.contains("hun") && !text.contains("ter2"), "{text}");
+        }
+    }
+}
+
+#[test]
 fn errors_say_where() {
     for (text, why, place) in [
         ("target \"default\" {\n  tags = [nope]\n}\n", "there is no variable `nope`", ":2:11"),

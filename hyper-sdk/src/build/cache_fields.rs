@@ -1,6 +1,6 @@
 //! The attributes of a cache that machines share, before they have a meaning.
 
-use crate::dockerfile::parse_bool;
+use crate::dockerfile::{COMMAS, is_secret_field, parse_bool, place_of_field};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 
@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub(super) struct Fields {
     pub(super) kind: String,
     pub(super) values: BTreeMap<String, String>,
+    /// The numbers of fields that may be parts of secrets, by their keys: those that follow one.
+    pub(super) unshown: BTreeMap<String, usize>,
 }
 
 impl Fields {
@@ -16,17 +18,27 @@ impl Fields {
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] for another form, a key that is given twice, and without a type.
     pub(super) fn read(fields: &[String]) -> Result<Self> {
-        let mut values = BTreeMap::new();
-        for field in fields {
-            let (key, value) =
-                field.split_once('=').ok_or_else(|| Error::invalid(format!("`{field}` is not KEY=VALUE")))?;
+        let (mut values, mut unshown) = (BTreeMap::new(), BTreeMap::new());
+        let mut is_after_secret = false;
+        for (index, field) in fields.iter().enumerate() {
+            let Some((key, value)) = field.split_once('=') else {
+                let place = place_of_field(&fields[..index], field);
+                return Err(Error::invalid(format!("{place} is not KEY=VALUE: {COMMAS}")));
+            };
             let key = key.trim().to_ascii_lowercase();
+            if is_after_secret {
+                unshown.insert(key.clone(), index + 1);
+            }
+            is_after_secret |= is_secret_field(&key);
             if values.insert(key.clone(), value.to_owned()).is_some() {
-                return Err(Error::invalid(format!("`{key}` is given twice")));
+                return Err(Error::invalid(match unshown.get(&key) {
+                    Some(number) => format!("the key of field {number} is given twice: {COMMAS}"),
+                    None => format!("`{key}` is given twice"),
+                }));
             }
         }
         match values.remove("type") {
-            Some(kind) => Ok(Self { kind, values }),
+            Some(kind) => Ok(Self { kind, values, unshown }),
             None => Err(Error::invalid("`type` is missing: registry, local or s3")),
         }
     }
@@ -44,6 +56,11 @@ impl Fields {
             true => "it takes none".to_owned(),
             false => format!("known are {}", known.join(", ")),
         };
+        if let Some(number) = self.unshown.get(key) {
+            return Err(Error::invalid(format!(
+                "the key of field {number} is not an attribute of type={kind}: {hint}; {COMMAS}"
+            )));
+        }
         // A key that is misspelt may have a secret all the same.
         let shown = match ["key", "secret", "token", "pass"].iter().any(|part| key.contains(part)) {
             true => key.clone(),

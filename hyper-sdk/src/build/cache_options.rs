@@ -12,11 +12,12 @@
 use super::cache_fields::Fields;
 use super::s3_options;
 use crate::cache::{CacheFrom, CachePlace};
-use crate::dockerfile::csv_fields;
+use crate::dockerfile::csv_fields_with_secrets;
 use crate::layer::{CompressOptions, LayerCompressor};
 use crate::media_type::Compression;
 use crate::reference::{Reference, Tag};
 use crate::{Digest, Error, Result};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// The attributes of every cache with a place of its own that is written.
@@ -150,7 +151,7 @@ impl Fields {
 pub fn cache_from<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec<CacheFrom>> {
     let mut places = Vec::new();
     for text in texts {
-        let fields = csv_fields(text.as_ref()).map_err(Error::invalid)?;
+        let fields = csv_fields_with_secrets(text.as_ref()).map_err(Error::invalid)?;
         if fields.iter().all(|field| !field.contains('=')) {
             for name in &fields {
                 let reference = Reference::parse(name)?;
@@ -202,10 +203,11 @@ pub fn cache_to<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Vec
 }
 
 fn one_cache_to(text: &str) -> Result<CacheTo> {
-    let fields = csv_fields(text).map_err(Error::invalid)?;
+    let fields = csv_fields_with_secrets(text).map_err(Error::invalid)?;
     let fields = match fields.as_slice() {
         [only] if !only.contains('=') => {
-            Fields { kind: "registry".to_owned(), values: [("ref".to_owned(), only.clone())].into() }
+            let values = [("ref".to_owned(), only.clone())].into();
+            Fields { kind: "registry".to_owned(), values, unshown: BTreeMap::new() }
         }
         fields => Fields::read(fields)?,
     };
@@ -339,7 +341,7 @@ mod tests {
             ("type=local,dest=x,compression=lz4", "not `lz4`"),
             ("type=local,dest=x,compression-level=99", "1 to 12"),
             ("type=local,dest=x,image-manifest=false", "`image-manifest=false` is not supported"),
-            ("type=local,dest", "`dest` is not KEY=VALUE"),
+            ("type=local,dest", "field 2 is not KEY=VALUE"),
             ("type=local,dest=x, DEST=y", "`dest` is given twice"),
             ("type=registry,ref=a,type =local,dest=x", "`type` is given twice"),
         ] {

@@ -162,6 +162,16 @@ mod tests {
             ("bucket=b,access_key_id=me", "belong together"),
             ("bucket=b,session_token=hunter2", "belong together"),
             ("bucket=b,secret_key=hunter2", "`secret_key` is not an attribute of type=s3"),
+            (
+                "bucket=b,secret_access_key=hun\"ter2",
+                "in field 3 (`secret_access_key`): put the whole field in quotes",
+            ),
+            ("bucket=b,secret_access_key=a,ter2", "field 4 is not KEY=VALUE: a field with a comma"),
+            (
+                "bucket=b,secret_access_key=a,ter2=,x=y",
+                "field 4 is not an attribute of type=s3: known are bucket",
+            ),
+            ("bucket=b,session_token=a,ter2=,ter2=", "the key of field 5 is given twice"),
             ("bucket=b,upload_parallelism=0", "a number from 1 to 64, not `0`"),
             ("bucket=b,touch_refresh=soon", "`touch_refresh` is a time such as 24h"),
             ("bucket=b,use_path_style=maybe", "`use_path_style` is true or false"),
@@ -173,7 +183,7 @@ mod tests {
         ] {
             let error = place(&format!("type=s3,{text}")).unwrap_err();
             assert!(error.to_string().contains(why), "{text}: {error}");
-            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+            assert!(!format!("{error:?}").contains("ter2"), "{error:?}");
         }
         let other = place("type=s3,bucket=b,retry_mode=standard").unwrap_err();
         assert_eq!(other.kind(), ErrorKind::Unsupported);

@@ -40,6 +40,7 @@ mod words;
 
 pub use ast::{Arguments, Ast, Keyword, Node};
 pub use csv::csv_fields;
+pub(crate) use csv::{COMMAS, csv_fields_with_secrets, is_secret_field, place_of_field};
 pub(crate) use diagnostic::to_error;
 pub use diagnostic::{Diagnostic, Severity, render};
 #[cfg(feature = "build")]
