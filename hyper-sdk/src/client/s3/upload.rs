@@ -76,11 +76,12 @@ impl S3Cache {
             Ok(parts) => self.complete(key, &id, size, parts).await,
             Err(e) => Err(e),
         };
-        begun.id = None;
         if sent.is_err() {
             // What is wrong with the upload is told, and not that its parts are there still.
             let _ = self.store.abort_multipart(key, &id).await;
         }
+        // Not before: a future that is dropped while it removes the parts removes them again.
+        begun.id = None;
         sent
     }
 
