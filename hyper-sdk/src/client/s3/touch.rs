@@ -60,7 +60,7 @@ impl S3Cache {
         match text.windows(7).any(|window| window == b"<Error>") {
             true => Err(HttpError::new(
                 HttpErrorKind::Request,
-                super::errors::Refusal::new(500, &text, None, None),
+                super::errors::Refusal::new(500, &text, None, credential.token.as_deref()),
             )),
             false => Ok(()),
         }
