@@ -23,7 +23,7 @@ use reqwest::header::{CONTENT_LENGTH, HeaderMap};
 use reqwest::{Method, Response};
 use std::error::Error as StdError;
 use std::time::Duration;
-use url::{Host, Url};
+use url::{Host, Origin, Url};
 
 /// How long a connection may take to open.
 const CONNECT: Duration = Duration::from_secs(15);
@@ -54,15 +54,14 @@ impl Transport {
             roots.extend(tls::certificates(&read_authorities(file)?)?);
         }
         let proxies = access.proxies.clone();
-        if let Some(proxy) = Url::parse(bucket).ok().and_then(|url| proxies.for_url(&url)) {
+        let url = Url::parse(bucket).ok();
+        if let Some(proxy) = url.as_ref().and_then(|url| proxies.for_url(url)) {
             Proxies::check(&proxy)?;
         }
+        let own = url.map(|url| url.origin());
         let http = reqwest::Client::builder()
             .no_proxy()
-            .proxy(reqwest::Proxy::custom(move |url| {
-                let proxy = proxies.for_url(url).filter(|_| !is_metadata(url))?;
-                Url::parse(&proxy).ok()
-            }))
+            .proxy(reqwest::Proxy::custom(move |url| proxy_of(&proxies, own.as_ref(), url)))
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
             .tcp_nodelay(true)
@@ -80,6 +79,14 @@ impl Transport {
 
     fn is_of_bucket(&self, url: &str) -> bool {
         url.strip_prefix(&self.bucket).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']))
+    }
+
+    /// How long a request waits. On most machines nobody listens at the address of a service of credentials.
+    fn timeouts(&self, url: &Url) -> Timeouts {
+        match is_metadata(url) && !self.is_of_bucket(url.as_str()) {
+            true => Timeouts::new(METADATA),
+            false => self.timeouts,
+        }
     }
 
     /// The error of a request that got no answer.
@@ -118,7 +125,15 @@ fn of_credentials(url: &Url, kind: HttpErrorKind) -> HttpErrorKind {
     if is_metadata(url) { HttpErrorKind::Unknown } else { kind }
 }
 
-/// Whether an address is that of a service of credentials, which is never reached through a proxy.
+/// The proxy for the scheme, the host and the port of a URL. Services of credentials are reached without one; a bucket can
+/// have an address like theirs.
+fn proxy_of(proxies: &Proxies, bucket: Option<&Origin>, url: &Url) -> Option<Url> {
+    let is_of_bucket = bucket == Some(&url.origin());
+    let proxy = proxies.for_url(url).filter(|_| is_of_bucket || !is_metadata(url))?;
+    Url::parse(&proxy).ok()
+}
+
+/// Whether an address is one that services of credentials have.
 fn is_metadata(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => address.is_link_local(),
@@ -185,7 +200,7 @@ impl HttpService for Transport {
         let url =
             Url::parse(&parts.uri.to_string()).map_err(|e| HttpError::new(HttpErrorKind::Unknown, e))?;
         let is_file = parts.method == Method::GET && url.query().is_none() && self.is_of_bucket(url.as_str());
-        let timeouts = if is_metadata(&url) { Timeouts::new(METADATA) } else { self.timeouts };
+        let timeouts = self.timeouts(&url);
         let token = parts.headers.get("x-amz-security-token").and_then(|token| token.to_str().ok());
         let token = token.map(str::to_owned);
         let length = body.content_length() as u64;
@@ -239,5 +254,26 @@ impl HttpService for Transport {
 impl HttpConnector for Transport {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
         Ok(self.client())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_may_have_an_address_like_that_of_a_service_of_credentials() {
+        let proxies = Proxies::from_variables(|name| (name == "http_proxy").then(|| "http://p:1".to_owned()));
+        let access = S3Access { proxies: proxies.clone(), ..S3Access::default() };
+        let transport = Transport::new("http://[fd00::1]:9000/b", &access).unwrap();
+        let own = Url::parse("http://[fd00::1]:9000").unwrap().origin();
+        let of = |url: &str| {
+            let url = Url::parse(url).unwrap();
+            (transport.timeouts(&url) == Timeouts::default(), proxy_of(&proxies, Some(&own), &url).is_some())
+        };
+        assert_eq!(of("http://[fd00::1]:9000/b/x"), (true, true));
+        assert_eq!(of("http://example.com/"), (true, true));
+        assert_eq!(of("http://169.254.169.254/latest"), (false, false));
+        assert_eq!(of("http://[fd00:ec2::254]/latest"), (false, false));
     }
 }
