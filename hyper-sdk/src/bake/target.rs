@@ -206,8 +206,13 @@ fn attestations(all: &[Fields]) -> Vec<serde_json::Value> {
 /// Caches without what gives access to them: a plan is printed where others can read it.
 fn without_secrets(all: &[Fields]) -> Vec<Fields> {
     let mut shown = all.to_owned();
-    let is_secret = |key: &str| matches!(key.trim(), "secret_access_key" | "session_token");
-    shown.iter_mut().for_each(|cache| cache.retain(|key, _| !is_secret(&key.to_ascii_lowercase())));
+    let is_shown = |key: &str, value: &str| match key.trim().to_ascii_lowercase().as_str() {
+        "secret_access_key" | "session_token" => false,
+        // A build refuses a password in it.
+        "endpoint_url" => !value.contains('@'),
+        _ => true,
+    };
+    shown.iter_mut().for_each(|cache| cache.retain(|key, value| is_shown(key, value)));
     shown
 }
 

@@ -317,6 +317,17 @@ fn secrets_of_caches_are_not_shown() {
 }
 
 #[test]
+fn a_plan_shows_no_secret_of_a_cache() {
+    let shown = |url: &str| {
+        let cache = format!("type=s3,secret_access_key=hunter2,endpoint_url={url}");
+        let plan = hcl(&format!("target \"default\" {{\n  cache-to = [\"{cache}\"]\n}}\n"));
+        serde_json::to_string(&plan.targets["default"]).unwrap()
+    };
+    assert!(shown("https://h:9000").contains("https://h:9000") && !shown("https://h").contains("hunter2"));
+    assert!(!shown("https://me:ter2@h").contains("ter2"), "{}", shown("https://me:ter2@h"));
+}
+
+#[test]
 fn errors_say_where() {
     for (text, why, place) in [
         ("target \"default\" {\n  tags = [nope]\n}\n", "there is no variable `nope`", ":2:11"),

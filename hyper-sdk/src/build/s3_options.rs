@@ -3,7 +3,7 @@
 use super::cache_fields::Fields;
 use crate::cache::CachePlace;
 use crate::dockerfile::parse_duration;
-use crate::s3::{S3Bucket, S3Keys, S3Place, Secret};
+use crate::s3::{S3Bucket, S3Keys, S3Place, Secret, endpoint_url};
 use crate::{Error, Result};
 
 /// The attributes of a cache that is read or written.
@@ -64,6 +64,8 @@ impl Fields {
                 "`{key}` is not supported: requests are sent up to five times, and files as they are"
             )));
         }
+        // Early: the place is shown by errors and records, and this URL may have a password.
+        self.text("endpoint_url").map(endpoint_url).transpose()?;
         let own = |key: &str| self.text(key).map(str::to_owned);
         let bucket = S3Bucket {
             name: own("bucket"),
@@ -172,6 +174,11 @@ mod tests {
                 "field 4 is not an attribute of type=s3: known are bucket",
             ),
             ("bucket=b,session_token=a,ter2=,ter2=", "the key of field 5 is given twice"),
+            (
+                "bucket=b,endpoint_url=https://me:hunter2@h",
+                "`endpoint_url` has credentials: use access_key_id",
+            ),
+            ("bucket=b,endpoint_url=me:hunter2@h", "`endpoint_url` is not a URL"),
             ("bucket=b,upload_parallelism=0", "a number from 1 to 64, not `0`"),
             ("bucket=b,touch_refresh=soon", "`touch_refresh` is a time such as 24h"),
             ("bucket=b,use_path_style=maybe", "`use_path_style` is true or false"),

@@ -11,6 +11,7 @@ use super::environment::AwsEnvironment;
 use super::profile::Profile;
 use crate::secret::Secret;
 use crate::{Error, ErrorKind, Result};
+use std::fmt;
 use url::{Host, Url};
 
 /// What a profile may have in place of keys.
@@ -37,7 +38,7 @@ pub struct S3Keys {
 }
 
 /// What a request says of a bucket. What is `None` comes from the environment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct S3Bucket {
     /// Its name.
     pub name: Option<String>,
@@ -50,6 +51,20 @@ pub struct S3Bucket {
     pub path_style: bool,
     /// The keys.
     pub keys: Option<S3Keys>,
+}
+
+impl fmt::Debug for S3Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It may have a password, although such an endpoint cannot be used.
+        let endpoint = self.endpoint.as_deref().map(|url| if url.contains('@') { "…" } else { url });
+        f.debug_struct("S3Bucket")
+            .field("name", &self.name)
+            .field("region", &self.region)
+            .field("endpoint", &endpoint)
+            .field("path_style", &self.path_style)
+            .field("keys", &self.keys)
+            .finish()
+    }
 }
 
 /// Where credentials come from.
@@ -134,6 +149,14 @@ impl S3Bucket {
     }
 }
 
+/// The URL of a server as the attribute has it.
+///
+/// # Errors
+/// [`ErrorKind::Invalid`] for one that is malformed, or that has a password or a query. It does not show the URL.
+pub(crate) fn endpoint_url(text: &str) -> Result<Url> {
+    server_url(text, "`endpoint_url`")
+}
+
 fn check_bucket(name: &str) -> Result<()> {
     let is_plain = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_');
     let is_whole = !name.is_empty() && name.len() <= 255 && name.bytes().all(is_plain);
@@ -174,7 +197,7 @@ fn server_url(text: &str, what: &str) -> Result<Url> {
 /// The URL of a bucket.
 fn bucket_url(bucket: &str, region: &str, endpoint: Option<&str>, path_style: bool) -> Result<String> {
     let mut url = match endpoint {
-        Some(endpoint) => server_url(endpoint, "`endpoint_url`")?,
+        Some(endpoint) => endpoint_url(endpoint)?,
         None => {
             let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
             server_url(&format!("https://s3.{region}.{domain}"), "the region")?
@@ -399,6 +422,7 @@ mod tests {
                 "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
             ),
         ] {
+            assert!(!format!("{bucket:?}").contains("u:hunter2"), "{bucket:?}");
             let error = bucket.resolve(&environment(pairs)).unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
             assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
