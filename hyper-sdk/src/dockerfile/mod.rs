@@ -33,6 +33,8 @@ mod owner;
 mod pattern;
 pub(crate) mod ports;
 mod scope;
+#[cfg(any(feature = "bake", feature = "build"))]
+mod secret_fields;
 mod span;
 mod stages;
 mod suggest;
@@ -40,7 +42,6 @@ mod words;
 
 pub use ast::{Arguments, Ast, Keyword, Node};
 pub use csv::csv_fields;
-pub(crate) use csv::{COMMAS, csv_fields_with_secrets, is_secret_field, place_of_field};
 pub(crate) use diagnostic::to_error;
 pub use diagnostic::{Diagnostic, Severity, render};
 #[cfg(feature = "build")]
@@ -74,6 +75,8 @@ pub use owner::{Owner, Principal};
 pub use ports::{Ports, parse as parse_ports};
 pub(crate) use scope::ExpandedValue;
 pub use scope::{Base, Expansion, GlobalScope};
+#[cfg(any(feature = "bake", feature = "build"))]
+pub(crate) use secret_fields::{COMMAS, csv_fields_with_secrets, is_secret_field, place_of_field};
 pub use span::{Position, Source, Span, Spanned, Word};
 pub use stages::{Dockerfile, Plan, Reference, Stage, StageRef};
 pub use suggest::suggestion;

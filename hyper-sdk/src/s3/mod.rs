@@ -19,6 +19,7 @@ mod environment;
 mod place;
 mod profile;
 
+#[cfg(feature = "build")]
 pub(crate) use bucket::endpoint_url;
 pub use bucket::{S3Address, S3Bucket, S3Credentials, S3Keys};
 pub use environment::AwsEnvironment;
