@@ -23,10 +23,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The lowest rate of a body, in bytes a second.
 /// The error of a connector that finds no address for a name: it has no type for it, only this text.
 const UNKNOWN_NAME: &str = "dns error";
 
+/// The lowest rate of a body, in bytes a second.
 const MIN_RATE: u64 = 1024;
 /// The size of the pieces of a body that is sent. The HTTP engine holds up to 16 of them.
 const PIECE: usize = 16 * 1024;
@@ -51,7 +51,7 @@ impl Timeouts {
     }
 
     /// How long the head of a response may take when the peer has `effort` bytes to process first.
-    fn answer_time(self, effort: u64) -> Duration {
+    pub(crate) fn answer_time(self, effort: u64) -> Duration {
         match effort {
             0 => self.idle * 3 / 2,
             bytes => self.idle * 3 + Duration::from_secs(bytes / HASH_RATE),
@@ -74,7 +74,14 @@ impl Timeouts {
 
     /// The check of a body that is received.
     pub(crate) fn rate_check(self) -> RateCheck {
-        RateCheck { timeouts: self, waited: Duration::ZERO, bytes: 0 }
+        RateCheck { timeouts: self, least: MIN_RATE, waited: Duration::ZERO, bytes: 0 }
+    }
+
+    /// The check of a body that the peer sends to say that it is still at work: only silence is too slow. The caller limits
+    /// the whole time.
+    #[cfg(feature = "cache-s3")]
+    pub(crate) fn silence_check(self) -> RateCheck {
+        RateCheck { least: 0, ..self.rate_check() }
     }
 }
 
@@ -91,6 +98,8 @@ pub(crate) enum Broken {
 #[derive(Debug)]
 pub(crate) struct RateCheck {
     timeouts: Timeouts,
+    /// In bytes a second.
+    least: u64,
     /// The time spent waiting in this window, and the bytes that came in it.
     waited: Duration,
     bytes: u64,
@@ -110,7 +119,7 @@ impl RateCheck {
         self.waited += start.elapsed();
         self.bytes += item.as_ref().map_or(0, |piece| piece.len() as u64);
         if item.is_some() && self.waited >= self.timeouts.window() {
-            let wanted = (self.waited.as_secs_f64() * MIN_RATE as f64) as u64;
+            let wanted = (self.waited.as_secs_f64() * self.least as f64) as u64;
             if self.bytes < wanted {
                 return Err(Broken::Late(
                     Error::new(ErrorKind::Timeout, "the server sends too slowly")

@@ -34,7 +34,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::Semaphore;
-use transport::Transport;
+use transport::{Largest, Transport};
 
 /// The largest manifest, in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -57,6 +57,7 @@ pub(crate) struct S3Cache {
     address: S3Address,
     store: AmazonS3,
     http: HttpClient,
+    largest: Largest,
     /// How many more parts may be in memory.
     parts: Arc<Semaphore>,
 }
@@ -86,7 +87,15 @@ impl S3Cache {
         let store = store(&address, &transport)?;
         let parts = Arc::new(Semaphore::new(place.upload_parallelism.max(1)));
         let http = transport.client();
-        Ok(Self { place: place.clone(), access: access.clone(), address, store, http, parts })
+        Ok(Self {
+            place: place.clone(),
+            access: access.clone(),
+            address,
+            store,
+            http,
+            largest: transport.largest(),
+            parts,
+        })
     }
 
     /// How many blobs may be sent at once.

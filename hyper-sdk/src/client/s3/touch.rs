@@ -26,6 +26,7 @@ impl S3Cache {
         if size > MAX_COPY {
             return Err(Error::unsupported("the time of an object above 5 GiB is not renewed"));
         }
+        self.largest.announce(size);
         let mut attempt = 1;
         loop {
             match self.copy_onto_itself(key).await {

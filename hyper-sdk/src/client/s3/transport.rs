@@ -7,9 +7,9 @@
 //! - Redirects are not followed.
 
 use super::errors::{NoCredentials, Refusal};
-use crate::client::timeouts::{Broken, RequestWatch, Timeouts, explained};
+use crate::client::timeouts::{Broken, RateCheck, RequestWatch, Timeouts, explained};
 use crate::client::{Proxies, S3Access, read_authorities, tls};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -22,6 +22,8 @@ use object_store::client::{
 use reqwest::header::{CONTENT_LENGTH, HeaderMap};
 use reqwest::{Method, Response};
 use std::error::Error as StdError;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use url::{Host, Origin, Url};
 
@@ -29,6 +31,8 @@ use url::{Host, Origin, Url};
 const CONNECT: Duration = Duration::from_secs(15);
 /// How long a service of credentials in the local network may take to answer.
 const METADATA: Duration = Duration::from_secs(2);
+/// How long the body of the answer to a request for work may take, at the least.
+const WORK: Duration = Duration::from_secs(600);
 /// The most bytes of an answer that is no file.
 const MAX_ANSWER: usize = 1 << 20;
 /// The most bytes that are read of the answer that a failed request gets.
@@ -41,6 +45,18 @@ pub(super) struct Transport {
     /// The URL of the bucket.
     bucket: String,
     timeouts: Timeouts,
+    largest: Largest,
+}
+
+/// The size of the largest object that the server was asked to put together or to copy.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Largest(Arc<AtomicU64>);
+
+impl Largest {
+    /// Announces a request by which the server puts an object of this size together, or copies it.
+    pub(super) fn announce(&self, size: u64) {
+        self.0.fetch_max(size, Ordering::Relaxed);
+    }
 }
 
 impl Transport {
@@ -70,7 +86,16 @@ impl Transport {
             .tls_backend_preconfigured(tls::config(&roots, None)?)
             .build()
             .map_err(|e| Error::invalid("the HTTP client cannot be configured").with_source(e))?;
-        Ok(Self { http, bucket: bucket.to_owned(), timeouts: Timeouts::default() })
+        Ok(Self {
+            http,
+            bucket: bucket.to_owned(),
+            timeouts: Timeouts::default(),
+            largest: Largest::default(),
+        })
+    }
+
+    pub(super) fn largest(&self) -> Largest {
+        self.largest.clone()
     }
 
     pub(super) fn client(&self) -> HttpClient {
@@ -108,7 +133,10 @@ impl Transport {
         let status = response.status();
         let region = response.headers().get("x-amz-bucket-region");
         let region = region.and_then(|region| region.to_str().ok()).map(str::to_owned);
-        let body = read(response, MAX_FAILURE, timeouts).await.map(|(body, _)| body).unwrap_or_default();
+        let body = read(response, MAX_FAILURE, timeouts.rate_check())
+            .await
+            .map(|(body, _)| body)
+            .unwrap_or_default();
         let refusal = Refusal::new(status.as_u16(), &body, region, token);
         // The crate sends requests again that failed with this kind.
         let kind = if refusal.is_transient() { HttpErrorKind::Request } else { HttpErrorKind::Unknown };
@@ -142,14 +170,35 @@ fn is_metadata(url: &Url) -> bool {
     }
 }
 
+/// Whether the server works before it answers: it puts an object together, or copies one. It says status 200 early then,
+/// and sends spaces until it is done.
+fn is_work(method: &Method, query: Option<&str>, headers: &HeaderMap) -> bool {
+    let mut pairs = query.unwrap_or_default().split('&');
+    headers.contains_key("x-amz-copy-source")
+        || method == Method::POST && pairs.any(|pair| pair.starts_with("uploadId="))
+}
+
+/// The body of an answer that is sent when the work is done, as [`read`] gives it.
+async fn read_of_work(
+    response: Response,
+    timeouts: Timeouts,
+    effort: u64,
+) -> std::result::Result<(Bytes, bool), Broken> {
+    let limit = timeouts.answer_time(effort).max(WORK);
+    let whole = read(response, MAX_ANSWER, timeouts.silence_check());
+    tokio::time::timeout(limit, whole).await.unwrap_or_else(|_| {
+        let late = Error::new(ErrorKind::Timeout, "the server does not come to an end");
+        Err(Broken::Late(late.with_context("seconds", limit.as_secs())))
+    })
+}
+
 /// The body of an answer up to `limit` bytes, and whether that is all of it.
 async fn read(
     mut response: Response,
     limit: usize,
-    timeouts: Timeouts,
+    mut rate: RateCheck,
 ) -> std::result::Result<(Bytes, bool), Broken> {
     let mut all = BytesMut::new();
-    let mut rate = timeouts.rate_check();
     while let Some(bytes) = rate.next(&mut response).await? {
         let left = limit - all.len();
         all.extend_from_slice(&bytes[..bytes.len().min(left)]);
@@ -204,6 +253,8 @@ impl HttpService for Transport {
         let token = parts.headers.get("x-amz-security-token").and_then(|token| token.to_str().ok());
         let token = token.map(str::to_owned);
         let length = body.content_length() as u64;
+        let is_work = is_work(&parts.method, url.query(), &parts.headers);
+        let effort = if is_work { self.largest.0.load(Ordering::Relaxed).max(length).max(1) } else { length };
         let watch = RequestWatch::new();
         let mut outgoing = reqwest::Request::new(parts.method, url.clone());
         *outgoing.headers_mut() = parts.headers;
@@ -220,7 +271,7 @@ impl HttpService for Transport {
         let answer = tokio::select! {
             biased;
             answer = self.http.execute(outgoing) => answer,
-            late = watch.stalled(timeouts, length) => {
+            late = watch.stalled(timeouts, effort) => {
                 return Err(self.no_answer(&url, HttpErrorKind::Timeout, late.into()));
             }
         };
@@ -233,7 +284,11 @@ impl HttpService for Transport {
         let body = if is_file {
             file_body(response, timeouts)
         } else {
-            match read(response, MAX_ANSWER, timeouts).await {
+            let whole = match is_work {
+                true => read_of_work(response, timeouts, effort).await,
+                false => read(response, MAX_ANSWER, timeouts.rate_check()).await,
+            };
+            match whole {
                 Ok((bytes, true)) => bytes.into(),
                 Ok((_, false)) => {
                     let large = Error::invalid("the answer of the server is above the limit");
@@ -275,5 +330,29 @@ mod tests {
         assert_eq!(of("http://example.com/"), (true, true));
         assert_eq!(of("http://169.254.169.254/latest"), (false, false));
         assert_eq!(of("http://[fd00:ec2::254]/latest"), (false, false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_at_work_may_send_spaces() {
+        let (none, mut copy) = (HeaderMap::new(), HeaderMap::new());
+        copy.insert("x-amz-copy-source", "/b/x".parse().unwrap());
+        assert!(is_work(&Method::POST, Some("uploadId=1"), &none) && is_work(&Method::PUT, None, &copy));
+        assert!(!is_work(&Method::PUT, Some("partNumber=1&uploadId=1"), &none));
+        assert!(!is_work(&Method::POST, Some("uploads"), &none));
+        let spaces = |count: u32| {
+            let piece = |left: u32| async move {
+                let left = left.checked_sub(1)?;
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                Some((Ok::<_, Error>(Bytes::from_static(b" ")), left))
+            };
+            let body = reqwest::Body::wrap_stream(futures::stream::unfold(count, piece));
+            Response::from(HttpResponse::new(Bytes::new().into()).map(|_| body))
+        };
+        let rate = read(spaces(30), MAX_ANSWER, Timeouts::default().rate_check());
+        assert!(matches!(rate.await, Err(Broken::Late(_))));
+        let of = |count, effort| read_of_work(spaces(count), Timeouts::default(), effort);
+        assert_eq!(of(30, 1).await.unwrap().0.len(), 30);
+        assert!(matches!(of(100, 1).await, Err(Broken::Late(_))));
+        assert_eq!(of(100, 16 << 30).await.unwrap().0.len(), 100);
     }
 }

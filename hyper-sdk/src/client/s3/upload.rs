@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - The object appears when its last byte is there and the source has confirmed its digest.
-//! - Parts of an upload that fails, or that is dropped, are removed from the bucket. A program that is killed leaves them
-//!   there.
+//! - Parts of an upload that fails, or that is dropped, are removed from the bucket, if the server answers in time. A program
+//!   that is killed, or that ends before, leaves them there.
 
 use super::errors::Object;
 use super::{S3Access, S3Cache};
@@ -66,6 +66,7 @@ impl S3Cache {
             let message = "the server names an upload in a way that cannot be sent back to it";
             return Err(Error::invalid(message).with_context("bucket", &self.address.bucket));
         }
+        self.largest.announce(size);
         let mut begun = Begun {
             place: self.place.clone(),
             access: self.access.clone(),
