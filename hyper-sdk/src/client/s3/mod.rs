@@ -39,6 +39,9 @@ use transport::{Largest, Transport};
 /// The largest manifest, in bytes.
 const MAX_MANIFEST: u64 = 4 << 20;
 
+/// How much the clock of a server may be ahead.
+const MAX_SKEW: Duration = Duration::from_secs(15 * 60);
+
 /// Whether a bucket has a blob.
 #[derive(Debug)]
 pub(crate) enum Kept {
@@ -139,8 +142,8 @@ impl S3Cache {
             return Ok(Kept::No);
         };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let age = now.as_secs().saturating_sub(u64::try_from(meta.last_modified.timestamp()).unwrap_or(0));
-        if Duration::from_secs(age) < self.place.touch_refresh {
+        let time = u64::try_from(meta.last_modified.timestamp()).unwrap_or(0);
+        if is_young(Duration::from_secs(time), now, self.place.touch_refresh) {
             return Ok(Kept::Yes);
         }
         match self.touch(&key, meta.size).await {
@@ -167,6 +170,12 @@ impl S3Cache {
         }
         Ok(())
     }
+}
+
+/// Whether a time of the server, since the epoch like `now`, is less than `refresh` ago. One in the future says nothing,
+/// unless the clocks differ a little.
+fn is_young(time: Duration, now: Duration, refresh: Duration) -> bool {
+    now.saturating_sub(time) < refresh && time <= now + MAX_SKEW
 }
 
 fn key(text: &str) -> Result<Key> {
@@ -306,5 +315,27 @@ impl RegistryClient for S3Cache {
         _: Option<&str>,
     ) -> Result<Vec<Descriptor>> {
         Ok(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_in_the_future_is_not_young() {
+        let (seconds, refresh) = (Duration::from_secs, Duration::from_secs(3600));
+        let now = seconds(1 << 30);
+        for (time, young) in [
+            (now - seconds(3599), true),
+            (now - seconds(3600), false),
+            (now, true),
+            (now + seconds(899), true),
+            (now + seconds(901), false),
+            (seconds(u64::MAX), false),
+        ] {
+            assert_eq!(is_young(time, now, refresh), young, "{time:?}");
+        }
+        assert!(!is_young(now, now, Duration::ZERO));
     }
 }
