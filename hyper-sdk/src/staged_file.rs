@@ -4,7 +4,7 @@
 //! - Until then a file has no name at all (`O_TMPFILE`), so that a process that is killed, or a thread that begins to write
 //!   after its work was cancelled, leaves nothing. Where the file system has no such files, it has a name for the time
 //!   being, `.tmpRANDOM.partial`, and a later write beside it removes what is a day old.
-//! - What has the name already is replaced by a rename.
+//! - What has the name already is replaced by a rename. For that moment the whole file has a name for the time being, too.
 
 use crate::stale_files::{self, is_temporary};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
