@@ -23,7 +23,9 @@ use crate::solve::{
     Chain, Needs, Solved, Solver, SolverBackends, SolverOptions, StepReport, StepResult, blocking,
 };
 use crate::source::Sources;
+use crate::store::SharedStore;
 use crate::store::damage::Damage;
+use crate::store::wrap::InUse;
 use crate::{Error, Result};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -43,6 +45,7 @@ pub(super) struct Prepared {
     pub(super) roots: Vec<VertexId>,
     targets: Vec<PlatformTarget>,
     pub(super) solver: Solver,
+    store: SharedStore,
     stat_cache: Arc<StatCache>,
     stat_path: PathBuf,
     exporters: Exporters,
@@ -88,8 +91,9 @@ impl LocalBuilder {
             request.limits.validate()?;
             request.check_mounts(&executor.capabilities())?;
             super::request::check_network(&request, &**executor)?;
+            let store: SharedStore = Arc::new(InUse::new(Arc::clone(&self.options.store)));
             let backends = SolverBackends {
-                store: self.options.store.clone(),
+                store: Arc::clone(&store),
                 snapshotter: snapshotter.clone(),
                 executor: executor.clone(),
                 cache: self.cache.clone(),
@@ -136,6 +140,7 @@ impl LocalBuilder {
                 roots,
                 targets,
                 solver,
+                store,
                 stat_cache,
                 stat_path,
                 exporters,
@@ -152,7 +157,8 @@ impl LocalBuilder {
         progress: &Progress,
     ) -> Result<BuildOutput> {
         let prepared = self.prepare(request, given, (damage, imports), progress).await?;
-        let Prepared { request, targets, solver, stat_cache, stat_path, exporters, _main, .. } = prepared;
+        let Prepared { request, targets, solver, store, stat_cache, stat_path, exporters, _main, .. } =
+            prepared;
         let solved = solver.solve().await;
         stat_cache.prune(STAT_CACHE.0, STAT_CACHE.1);
         // The hashes are worth keeping even when the build failed.
@@ -172,7 +178,7 @@ impl LocalBuilder {
         }
         let outputs = Outputs {
             request: &request,
-            store: &self.options.store,
+            store: &store,
             exporters: &exporters,
             context: solver.context(),
             progress,
@@ -182,7 +188,7 @@ impl LocalBuilder {
             let caches = CacheExport {
                 request: &request,
                 context: solver.context(),
-                store: &self.options.store,
+                store: &store,
                 clients: &self.options.clients,
                 imports,
                 progress,

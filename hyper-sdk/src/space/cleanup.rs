@@ -15,7 +15,7 @@ use crate::reference::RepositoryName;
 use crate::solve::blocking;
 use crate::store::{
     CollectOptions, Collected, LINK_LEASE, RegistryStore, RegistryStoreExt as _, Removal, RemovalObserver,
-    Roots, is_internal, is_of_bases,
+    Roots, is_internal, is_of_records,
 };
 use crate::uses::{Cleaning, Closed};
 use crate::{Digest, Error, ErrorKind, Result};
@@ -35,12 +35,6 @@ struct Kept {
     named: Arc<HashSet<Digest>>,
     /// Whether only the layers of steps go.
     layers_alone: bool,
-}
-
-/// Whether the links of a repository are kept by records of the cache: those of steps, of sources, and of layers of image
-/// layouts, whose manifests are not in the store. The layers of other base images are kept by their manifests.
-fn is_of_records(repository: &RepositoryName) -> bool {
-    is_internal(repository) && !is_of_bases(repository)
 }
 
 impl Roots for Kept {
@@ -121,10 +115,12 @@ pub(super) async fn collect_names(
         }
     });
     if let Some(named) = named {
-        // A link that was pushed before the oldest work began has no user but its record. The lease says when that was.
+        // A link that was last pushed or used before the oldest work began has no user but its record. The lease says when
+        // that was: work renews the lease of what it finds (`store::wrap::InUse`).
         let (untagged_until, leases_until) = match closed.oldest {
             None => (Some(until), i64::MAX),
-            Some(oldest) => (None, seconds(oldest).saturating_add(LINK_LEASE)),
+            // A lease that ends with this second may be of the work itself.
+            Some(oldest) => (None, seconds(oldest).saturating_add(LINK_LEASE - 1)),
         };
         let (leases_until, observer) = (Some(leases_until), Some(Arc::clone(&observer)));
         let options = CollectOptions { untagged_until, leases_until, observer, ..options(true, named) };

@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::cache::{CacheRecord, DiskCache};
-use crate::clock::Clock as _;
+use crate::clock::{Clock as _, SystemClock};
 use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::reference::{RepositoryName, Tag};
 use crate::solve::LAYERS_REPOSITORY;
 use crate::store::blob::BlobBackend as _;
+use crate::store::wrap::InUse;
 use crate::store::{MemoryStore, PutManifest, RegistryStore as _, RegistryStoreExt as _};
-use crate::testing::PlainSnapshotter;
+use crate::testing::{FrozenClock, PlainSnapshotter};
 use crate::uses::{Use, UseKind};
 use crate::{Digest, media_type};
 use std::sync::Arc;
@@ -161,6 +162,45 @@ async fn what_running_work_found_or_made_stays() {
     drop(work);
     state.prune().await;
     assert_eq!(state.stored().await, 0);
+}
+
+/// Another build can have replaced the record by which a layer was found, or it has another record that is old.
+#[tokio::test]
+async fn a_layer_that_running_work_found_stays_without_a_record() {
+    let state = State::new();
+    let clock = Arc::new(FrozenClock::new(SystemClock.now() - 3600));
+    let store = state.blobs.clone().with_clock(clock.clone());
+    for text in ["found", "unused"] {
+        store.put_bytes(&layers(), media_type::OCI_LAYER, text.into()).await.unwrap();
+    }
+    clock.advance(3600);
+    let _work = state.work();
+    let used = InUse::new(Arc::new(store));
+    assert!(used.has_blob(&layers(), &Digest::sha256("found")).await.unwrap());
+    state.prune().await;
+    assert!(state.has("found").await && !state.has("unused").await);
+}
+
+/// Leases end with full seconds, and those of one second differ by nothing.
+#[tokio::test]
+async fn a_layer_that_work_made_in_its_first_second_stays() {
+    let state = State::new();
+    // The end of a lease is rounded up to such a time.
+    let now = SystemClock.now() / 600 * 600;
+    for (made, stays) in [(now, true), (now - 600, false)] {
+        let store = state.blobs.clone().with_clock(Arc::new(FrozenClock::new(made)));
+        store.put_bytes(&layers(), media_type::OCI_LAYER, "made".into()).await.unwrap();
+        let work = state.work();
+        let began = std::time::UNIX_EPOCH + Duration::from_secs(now as u64);
+        let uses = std::fs::read_dir(state.space.root.join("uses")).unwrap().flatten();
+        for file in uses.filter(|file| file.file_name().to_string_lossy().starts_with("work-")) {
+            std::fs::File::options().write(true).open(file.path()).unwrap().set_modified(began).unwrap();
+        }
+        state.prune().await;
+        assert_eq!(state.has("made").await, stays, "made at {made}");
+        drop(work);
+        state.prune().await;
+    }
 }
 
 /// A step that runs anew can make the layer that an old record names.

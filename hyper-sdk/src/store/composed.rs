@@ -162,6 +162,25 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         end.saturating_add(LEASE_STEP - 1).div_euclid(LEASE_STEP).saturating_mul(LEASE_STEP)
     }
 
+    /// Gives the link of a blob the lease of a new one, if its own ends more than `slack` seconds before.
+    async fn lease(&self, repository: &RepositoryName, digest: &Digest, slack: i64) -> Result<u64> {
+        let size = self.stat_blob(repository, digest).await?;
+        if !self.0.meta.writable() {
+            return Ok(size);
+        }
+        let until = self.leased_until();
+        let end = self.0.meta.leased_until(repository, digest).await?;
+        let end = end.ok_or_else(|| blob_unknown(repository, digest))?;
+        if end < until - slack {
+            let (repository, digest) = (repository.clone(), digest.clone());
+            match self.0.meta.write(Change::LeaseBlob { repository, digest, until }).await {
+                Err(e) if e.kind() != ErrorKind::StorageFull => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(size)
+    }
+
     /// The row of a blob, even when its bytes are missing.
     async fn record(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobRecord> {
         self.0.meta.blob(repository, digest).await?.ok_or_else(|| blob_unknown(repository, digest))
@@ -237,22 +256,12 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     }
 
     async fn lease_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
-        let size = self.stat_blob(repository, digest).await?;
-        if !self.0.meta.writable() {
-            return Ok(size);
-        }
-        let until = self.leased_until();
-        let end = self.0.meta.leased_until(repository, digest).await?;
-        let end = end.ok_or_else(|| blob_unknown(repository, digest))?;
         // Half of the time is left at least, and most requests write nothing.
-        if end < until - LEASE / 2 {
-            let (repository, digest) = (repository.clone(), digest.clone());
-            match self.0.meta.write(Change::LeaseBlob { repository, digest, until }).await {
-                Err(e) if e.kind() != ErrorKind::StorageFull => return Err(e),
-                _ => {}
-            }
-        }
-        Ok(size)
+        self.lease(repository, digest, LEASE / 2).await
+    }
+
+    async fn renew_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
+        self.lease(repository, digest, 0).await
     }
 
     async fn get_blob(

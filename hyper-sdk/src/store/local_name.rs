@@ -54,6 +54,13 @@ pub(crate) fn is_of_bases(repository: &RepositoryName) -> bool {
     repository.as_str().starts_with(BASES)
 }
 
+/// Whether the links of a repository are kept by records of the build cache: those of steps, of sources, and of layers of
+/// image layouts, whose manifests are not in the store. The layers of other base images are kept by their manifests.
+#[cfg(feature = "build")]
+pub(crate) fn is_of_records(repository: &RepositoryName) -> bool {
+    is_internal(repository) && !is_of_bases(repository)
+}
+
 /// Whether a repository of a local store is internal to a builder: for the layers of cached steps, and for base images that
 /// the user did not pull. It is not an image of the user.
 pub fn is_internal(repository: &RepositoryName) -> bool {

@@ -45,7 +45,7 @@ pub(crate) use local_name::locate;
 #[cfg(feature = "client")]
 pub(crate) use local_name::prefixes;
 #[cfg(feature = "build")]
-pub(crate) use local_name::{base_repository, is_of_bases};
+pub(crate) use local_name::{base_repository, is_of_bases, is_of_records};
 pub use local_name::{find_local, is_internal, local_reference, local_repository};
 pub use range::ByteRange;
 pub use upload::{BlobUpload, UploadId, UploadOptions};
@@ -171,6 +171,12 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// later, because the blob is missing.
     async fn lease_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
         self.stat_blob(repository, digest).await
+    }
+
+    /// [`RegistryStore::lease_blob`] for whoever uses the blob from now on: its lease ends no earlier than that of a blob that
+    /// is pushed now. [`RegistryStore::lease_blob`] may leave a lease as it is that ends earlier, so that it writes rarely.
+    async fn renew_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
+        self.lease_blob(repository, digest).await
     }
 
     /// The content of a blob of a repository, or a part of it. A blob whose bytes the store has lost counts as missing.

@@ -67,6 +67,10 @@ impl RegistryStore for ReadOnly {
         self.0.stat_blob(repository, digest).await
     }
 
+    async fn renew_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
+        self.0.stat_blob(repository, digest).await
+    }
+
     async fn get_blob(
         &self,
         repository: &RepositoryName,

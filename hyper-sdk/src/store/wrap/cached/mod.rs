@@ -324,6 +324,14 @@ impl RegistryStore for Cached {
         size
     }
 
+    async fn renew_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
+        let size = self.0.store.renew_blob(repository, digest).await;
+        if size.is_err() {
+            self.0.entries.remove(&Key::blob(repository, digest));
+        }
+        size
+    }
+
     async fn get_blob(
         &self,
         repository: &RepositoryName,
