@@ -24,13 +24,13 @@ use crate::media_type;
 use crate::oci::{
     Annotations, Descriptor, History, ImageConfig, ImageIndex, ImageManifest, Manifest, RootFs,
 };
-use crate::reference::{RepositoryName, Tag};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::solve::LayerChain;
 use crate::store::{PutManifest, RegistryStore, RegistryStoreExt as _};
 use crate::{Error, Result};
 use bytes::Bytes;
 use futures::future;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A complete image without a name: config, manifest and layers.
 #[derive(Clone, Debug)]
@@ -193,7 +193,8 @@ impl BuiltImage {
         Descriptor::of(media_type, &self.config)
     }
 
-    /// Stores the image with these tags in a repository of the store that has its layers.
+    /// Stores the image with these tags in a repository of the store that has its layers. Nothing is written when it is
+    /// there already.
     ///
     /// # Errors
     /// Those of the store.
@@ -203,6 +204,9 @@ impl BuiltImage {
         repository: &RepositoryName,
         tags: Vec<Tag>,
     ) -> Result<Descriptor> {
+        if self.is_stored(store, repository, &tags).await? {
+            return Ok(self.root().descriptor());
+        }
         let layers = self.platforms().flat_map(|image| image.chain.layers());
         let elsewhere: BTreeMap<_, _> = layers.map(|(l, _)| (&l.blob.digest, l)).collect();
         let mut mounts = Vec::new();
@@ -224,6 +228,33 @@ impl BuiltImage {
         }
         store.put_manifest(repository, PutManifest::new(index.clone(), tags)).await
     }
+
+    /// Whether a repository has the whole image with these tags, which are one at least: the time of the last push of an
+    /// image without a tag matters.
+    async fn is_stored(
+        &self,
+        store: &dyn RegistryStore,
+        repository: &RepositoryName,
+        tags: &[Tag],
+    ) -> Result<bool> {
+        for tag in tags {
+            let stored = store.find_manifest(repository, &tag.clone().into()).await?;
+            if stored.is_none_or(|stored| stored.digest() != self.root().digest()) {
+                return Ok(false);
+            }
+        }
+        let (mut digests, mut manifests) = (BTreeSet::new(), Vec::new());
+        for image in self.platforms() {
+            digests.insert(image.config_descriptor().digest);
+            digests.extend(image.chain.layers().iter().map(|(layer, _)| layer.blob.digest.clone()));
+            manifests.push(ManifestReference::Digest(image.manifest.digest().clone()));
+        }
+        let manifests = manifests.iter().map(|digest| store.find_manifest(repository, digest));
+        let blobs = digests.iter().map(|digest| store.has_blob(repository, digest));
+        let (manifests, blobs) =
+            future::try_join(future::try_join_all(manifests), future::try_join_all(blobs)).await?;
+        Ok(!tags.is_empty() && manifests.iter().all(Option::is_some) && blobs.into_iter().all(|there| there))
+    }
 }
 
 /// Layers keep their bytes; only their media type becomes that of OCI.
@@ -239,6 +270,53 @@ fn oci_media_type(media_type: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Digest;
+    use crate::solve::Layer;
+    use crate::store::MemoryStore;
+
+    /// Nothing of an image that is there is written again, and what is missing of it is.
+    #[tokio::test]
+    async fn an_image_that_is_stored_is_not_stored_again() {
+        let name = |text: &str| RepositoryName::parse(text).unwrap();
+        let (app, layers) = (name("docker.io/library/app"), name("hyper.local/layers"));
+        let store = MemoryStore::default();
+        let content = Bytes::from_static(b"a layer");
+        let blob = store.put_bytes(&layers, media_type::OCI_LAYER, content.clone()).await.unwrap();
+        let blob = Descriptor { media_type: media_type::OCI_LAYER.to_owned(), ..blob };
+        let layer = Layer {
+            diff_id: blob.digest.clone(),
+            blob,
+            repository: layers.clone(),
+            times: None,
+            origin: None,
+        };
+        let chain = LayerChain::new(vec![layer]);
+        let config = ImageConfig { os: "linux".into(), architecture: "amd64".into(), ..Default::default() };
+        let step = [HistoryStep { created_by: "COPY".into(), layer: true }];
+        let image = BuiltImage::new(config, &step, chain, 5, Annotations::default()).unwrap();
+        let tag = |text: &str| vec![Tag::parse(text).unwrap()];
+        let first = image.store(&store, &app, tag("1")).await.unwrap();
+        let version = store.version();
+        assert_eq!(image.store(&store, &app, tag("1")).await.unwrap(), first);
+        assert_eq!(store.version(), version);
+        // Each part, the name, and another name.
+        let (config, layer) = (image.config_descriptor().digest, Digest::sha256(&content));
+        for digest in [&config, &layer] {
+            store.delete_blob(&app, digest).await.unwrap();
+            assert_eq!(image.store(&store, &app, tag("1")).await.unwrap(), first);
+            assert!(store.has_blob(&app, digest).await.unwrap(), "{digest}");
+        }
+        for missing in [tag("1"), tag("2")] {
+            let _ = store.delete_manifest(&app, &missing[0].clone().into()).await;
+            image.store(&store, &app, missing.clone()).await.unwrap();
+            let named = store.get_manifest(&app, &missing[0].clone().into()).await.unwrap();
+            assert_eq!(named.digest(), &first.digest);
+        }
+        // One without a tag was stored now.
+        let version = store.version();
+        image.store(&store, &app, Vec::new()).await.unwrap();
+        assert_ne!(store.version(), version);
+    }
 
     #[test]
     fn an_image_without_new_steps_has_the_time_of_its_base() {

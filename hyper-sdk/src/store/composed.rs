@@ -164,14 +164,11 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
 
     /// Gives the link of a blob the lease of a new one, if its own ends more than `slack` seconds before.
     async fn lease(&self, repository: &RepositoryName, digest: &Digest, slack: i64) -> Result<u64> {
-        let size = self.stat_blob(repository, digest).await?;
-        if !self.0.meta.writable() {
-            return Ok(size);
-        }
-        let until = self.leased_until();
-        let end = self.0.meta.leased_until(repository, digest).await?;
-        let end = end.ok_or_else(|| blob_unknown(repository, digest))?;
-        if end < until - slack {
+        let leased = self.0.meta.leased_blob(repository, digest).await?;
+        let (record, end) = leased.ok_or_else(|| blob_unknown(repository, digest))?;
+        self.check_bytes(repository, &record).await?;
+        let (size, until) = (record.size, self.leased_until());
+        if self.0.meta.writable() && end < until - slack {
             let (repository, digest) = (repository.clone(), digest.clone());
             match self.0.meta.write(Change::LeaseBlob { repository, digest, until }).await {
                 Err(e) if e.kind() != ErrorKind::StorageFull => return Err(e),

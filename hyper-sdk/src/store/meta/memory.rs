@@ -366,12 +366,14 @@ impl MetaBackend for MemoryMeta {
         Ok(self.state().linked(repository, digest).map(|blob| blob.record(digest)))
     }
 
-    async fn leased_until(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<i64>> {
-        Ok(self
-            .state()
-            .repositories
-            .get(repository.as_str())
-            .and_then(|found| found.blobs.get(digest).copied()))
+    async fn leased_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<(BlobRecord, i64)>> {
+        let state = self.state();
+        let lease = state.repositories.get(repository.as_str()).and_then(|found| found.blobs.get(digest));
+        Ok(state.linked(repository, digest).map(|blob| blob.record(digest)).zip(lease.copied()))
     }
 
     async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {

@@ -291,8 +291,12 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     /// A blob that is linked into the repository.
     async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>>;
 
-    /// The end of the lease of a link, in seconds since 1970; `None` when there is no link.
-    async fn leased_until(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<i64>>;
+    /// A blob that is linked into the repository, and the end of the lease of its link, in seconds since 1970.
+    async fn leased_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<(BlobRecord, i64)>>;
 
     /// The row of each of these blobs, in any repository.
     async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>>;

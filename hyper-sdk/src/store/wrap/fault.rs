@@ -233,8 +233,12 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         self.1.run(self.0.blob(repository, digest)).await
     }
 
-    async fn leased_until(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<i64>> {
-        self.1.run(self.0.leased_until(repository, digest)).await
+    async fn leased_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<(BlobRecord, i64)>> {
+        self.1.run(self.0.leased_blob(repository, digest)).await
     }
 
     async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {

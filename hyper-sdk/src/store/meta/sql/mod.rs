@@ -256,9 +256,13 @@ impl MetaBackend for SqlMeta {
         Ok(row.map(|row| blobs::record(digest.clone(), row)))
     }
 
-    async fn leased_until(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<i64>> {
-        sqlx::query_scalar(
-            "SELECT l.leased_until FROM blobs b \
+    async fn leased_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<(BlobRecord, i64)>> {
+        let row: Option<(i64, Option<String>, Option<i64>, i64)> = sqlx::query_as(
+            "SELECT b.size, b.own_key, b.condemned, l.leased_until FROM blobs b \
              JOIN blob_links l ON l.blob_id = b.id \
              JOIN repositories r ON r.id = l.repository_id \
              WHERE b.digest = $1 AND r.name = $2",
@@ -267,7 +271,8 @@ impl MetaBackend for SqlMeta {
         .bind(repository.as_str())
         .fetch_optional(&mut *self.reader().await?)
         .await
-        .map_err(|e| self.failed(e))
+        .map_err(|e| self.failed(e))?;
+        Ok(row.map(|(size, key, mark, until)| (blobs::record(digest.clone(), (size, key, mark)), until)))
     }
 
     async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {

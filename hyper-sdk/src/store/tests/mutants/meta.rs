@@ -164,9 +164,17 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
         self.inner.blob(repository, digest).await
     }
 
-    async fn leased_until(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<i64>> {
-        let end = self.inner.leased_until(repository, digest).await?;
-        Ok(if self.fault == MetaFault::LeaseUntold { end.map(|_| i64::MAX) } else { end })
+    async fn leased_blob(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<(BlobRecord, i64)>> {
+        let leased = self.inner.leased_blob(repository, digest).await?;
+        Ok(if self.fault == MetaFault::LeaseUntold {
+            leased.map(|(blob, _)| (blob, i64::MAX))
+        } else {
+            leased
+        })
     }
 
     async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
