@@ -75,6 +75,10 @@ fn a_plan_is_printed_and_nothing_is_touched() {
         json(&succeed(command.env("BUILDX_BAKE_FILE", "docker-bake.hcl").env("SOURCE_DATE_EPOCH", "5")));
     assert_eq!(plan["target"]["docs"]["args"], serde_json::json!({"SOURCE_DATE_EPOCH": "5"}));
     assert!(!place.join("state").exists(), "the state folder was made");
+    for wrong in ["network", "fs.read", "fs.read="] {
+        let text = refused(&mut place.hyper(&["bake", "--print", "--allow", wrong]), 2);
+        assert!(text.contains(&format!("--allow `{wrong}`: expected security.insecure")), "{text}");
+    }
 }
 
 #[test]

@@ -84,6 +84,8 @@ impl Overrides {
         if append && !is_list {
             return Err(format!("`{attribute}` is no list, and nothing can be appended to it").into());
         }
+        // A wrong pattern is an error also where there is nothing to set.
+        let matching = expand(pattern, targets)?;
         let value = match (value, attribute, name) {
             (Some(value), ..) => value.to_owned(),
             (None, "args", Some(name)) => match variable(name) {
@@ -92,7 +94,7 @@ impl Overrides {
             },
             _ => return Err("expected TARGET.KEY=VALUE".into()),
         };
-        for target in expand(pattern, targets)? {
+        for target in matching {
             let change = self.0.entry(target).or_default().entry(key.to_owned()).or_default();
             if is_list {
                 change.append = append;

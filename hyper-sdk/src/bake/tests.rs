@@ -51,6 +51,9 @@ fn expressions_have_the_values_of_the_language() {
         ("1 == \"1\"", "false"),
         ("null == null", "true"),
         ("true ? 1 : \"x\"", "1"),
+        // Both results have one type: a tuple beside a set is a set, beside a list a list.
+        ("join(\",\", true ? [\"b\", \"a\", \"b\"] : setsubtract([\"x\"], [\"x\"]))", "a,b"),
+        ("join(\",\", true ? [\"b\", \"a\", \"b\"] : split(\",\", \"x\"))", "b,a,b"),
         ("null", "null"),
         ("join(\",\", [for i, x in [\"a\", \"b\"] : \"${i}${x}\"])", "0a,1b"),
         ("join(\",\", [for x in [\"a\", \"b\"] : x if x != \"a\"])", "b"),
@@ -268,6 +271,7 @@ fn changes_of_the_caller_reach_the_targets_that_match() {
     assert_eq!(b.output.as_ref().unwrap().len(), 2, "a docker output stays, and one that pushes comes");
     for (wrong, why) in [
         ("x.tags=a", "no target matches `x`"),
+        ("x.args.NOT_IN_THE_ENVIRONMENT", "no target matches `x`"),
         ("a", "expected TARGET.KEY=VALUE"),
         ("a.tags", "expected TARGET.KEY=VALUE"),
         ("a.args=x", "needs a name"),

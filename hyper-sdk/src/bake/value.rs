@@ -323,7 +323,7 @@ pub(super) fn with_article(word: &str) -> String {
 }
 
 /// Gives values one type where a conversion without loss does so: primitive values become strings when one of them is a
-/// string, tuples of different lengths become lists. What cannot be unified stays as it is.
+/// string, tuples of different lengths become lists, and tuples beside sets become sets. What cannot be unified stays as it is.
 pub(super) fn unify(values: Vec<Value>) -> Vec<Value> {
     let present = || values.iter().filter(|value| !value.is_null());
     let Some(first) = present().next() else { return values };
@@ -342,7 +342,9 @@ pub(super) fn unify(values: Vec<Value>) -> Vec<Value> {
         return values;
     }
     let any = Box::new(Type::Any);
+    let has = |kind| present().any(|value| matches!(value, Value::Sequence(own, _) if *own == kind));
     let to = match () {
+        () if sequences && has(Sequence::Set) && !has(Sequence::List) => Type::Set(any),
         () if sequences => Type::List(any),
         () if mappings && same_keys(&values) => return values,
         () if mappings => Type::Map(any),

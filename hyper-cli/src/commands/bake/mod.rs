@@ -30,6 +30,7 @@ pub(super) async fn run(
     console: &Console,
 ) -> Result<(), Failure> {
     args.check()?;
+    let permissions = Permissions::parse(&args.allow, &args.sets)?;
     // On a thread of its own: a wait for standard input can still be interrupted.
     let read = tokio::task::spawn_blocking(move || definitions::read(&args).map(|config| (args, config)));
     let (args, config) = read
@@ -42,7 +43,6 @@ pub(super) async fn run(
     if args.print {
         return Ok(print_json(&plan)?);
     }
-    let permissions = Permissions::parse(&args.allow, &args.sets)?;
     permissions.check(&plan)?;
     bake(&args, plan, &session()?, console).await
 }
