@@ -193,6 +193,11 @@ fn read(input: &BakeInput<'_>) -> Outcome<BakeConfig> {
             None => config.groups.push(group),
         }
     }
+    for matrix in resolved.matrices {
+        if config.groups.iter().all(|group| group.name != matrix.name) {
+            config.groups.push(matrix);
+        }
+    }
     for target in resolved.targets {
         match config.targets.iter_mut().find(|other| other.name == target.name) {
             Some(other) => other.merge(&target),

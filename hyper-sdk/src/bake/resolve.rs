@@ -39,6 +39,8 @@ pub struct Variable {
 #[derive(Debug, Default)]
 pub(super) struct Resolved {
     pub(super) groups: Vec<Group>,
+    /// The targets of each matrix. A group of the same name takes precedence.
+    pub(super) matrices: Vec<Group>,
     pub(super) targets: Vec<Target>,
     pub(super) variables: Vec<Variable>,
 }
@@ -198,7 +200,7 @@ impl<'a> Resolver<'a> {
                 }
             }
         }
-        resolved.groups.extend(renamed);
+        resolved.matrices = renamed;
         for name in self.globals.keys() {
             self.value_of(name)?;
         }

@@ -300,6 +300,23 @@ fn names_are_patterns_and_groups() {
 }
 
 #[test]
+fn a_group_takes_precedence_over_a_matrix_of_its_name() {
+    let matrix =
+        "target \"default\" {\n  name = \"m-${n}\"\n  matrix = { n = [\"a\", \"b\"] }\n}\ntarget \"x\" {}\n";
+    let group = "group \"default\" { targets = [\"x\"] }\n";
+    let default = |files: &[(&str, &str)]| {
+        let plan = try_plan(files, &[], &[], &[]).unwrap();
+        (plan.groups["default"].targets.clone(), plan.targets.into_keys().collect::<Vec<_>>())
+    };
+    let only_x = (vec!["x".to_owned()], vec!["x".to_owned()]);
+    assert_eq!(default(&[("a.hcl", matrix)]).0, ["m-a", "m-b"]);
+    assert_eq!(default(&[("a.hcl", matrix), ("b.hcl", group)]), only_x);
+    assert_eq!(default(&[("b.hcl", group), ("a.hcl", matrix)]), only_x);
+    let compose = "services:\n  x:\n    build: .\n";
+    assert_eq!(default(&[("compose.yaml", compose), ("a.hcl", matrix)]), only_x);
+}
+
+#[test]
 fn secrets_of_caches_are_not_shown() {
     let wrong = ["secret_access_key=hun\"ter2", "secret_access_key=a,hunter2", "Session_Token=a,b=hunter2"];
     for (index, field) in wrong.iter().enumerate() {
