@@ -45,6 +45,22 @@ fn a_build_without_isolation_makes_the_same_image() {
 }
 
 #[test]
+fn files_that_a_step_removes_or_replaces_give_the_same_image() {
+    if busybox().is_none() || !is_root() {
+        skip!("this takes root, and a static busybox");
+    }
+    let text = "FROM base\n\
+        RUN mkdir -p /d/e /gone /cache/own && echo 1 > /d/one && echo 2 > /d/e/two && echo 3 > /gone/three\n\
+        RUN --mount=type=cache,target=/cache/own --mount=type=tmpfs,target=/d/e rm -r /gone /d/one && echo > /cache/own/x\n\
+        RUN --mount=type=cache,target=/cache/own rm -r /d && mkdir -p /d/e && echo 4 > /d/e/four && rm /etc/group\n\
+        RUN rmdir /cache/own && mv /d /moved\n";
+    let build = |more: &[&str]| {
+        Place::new().built(text, &[&["--source-date-epoch=1700000000"], more].concat()).digest
+    };
+    assert_eq!(build(&[]), build(&[NONE]));
+}
+
+#[test]
 fn mounts_of_a_step_without_isolation_leave_nothing_behind() {
     if busybox().is_none() || !is_root() {
         skip!("this takes root, and a static busybox");

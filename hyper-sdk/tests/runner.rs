@@ -13,6 +13,7 @@ mod deep_chains;
 mod dockerfile_fixtures;
 mod dockerfile_golden;
 mod formats;
+mod layers_of_copies;
 mod open_builder;
 mod sandbox;
 mod sandbox_conformance;

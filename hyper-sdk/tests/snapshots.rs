@@ -109,7 +109,7 @@ pub(crate) async fn read_all(tar: Box<dyn Read + Send>) -> std::io::Result<Vec<u
 }
 
 /// A tar with true times as the layer that is kept, and its times.
-fn published(tar: &[u8]) -> (Vec<u8>, Arc<TimesTable>) {
+pub(crate) fn published(tar: &[u8]) -> (Vec<u8>, Arc<TimesTable>) {
     let mut writer = LayerWriter::new(Vec::new(), Some(1_000_000));
     writer.append_all(tar).unwrap();
     let times = TimesTable::from(writer.take_times());
@@ -228,7 +228,7 @@ async fn steps_become_layers_on_copies() {
 }
 
 /// The folder that a step writes to.
-fn files_of(active: &dyn Active) -> PathBuf {
+pub(crate) fn files_of(active: &dyn Active) -> PathBuf {
     match active.rootfs() {
         RootFs::Overlay { upper: Some((files, _)), .. } | RootFs::Folder { path: files, .. } => files.clone(),
         RootFs::Overlay { upper: None, .. } => panic!("nothing can be written"),
@@ -486,6 +486,7 @@ fn the_sandbox_works_for_ordinary_users() {
             .args([
                 "sandbox",
                 "snapshots::",
+                "layers_of_copies::",
                 "deep_chains::",
                 "--nocapture",
                 "--skip",

@@ -1,4 +1,5 @@
-//! Makes a layer of changes: from the upper directory of an overlay, or by comparing two trees.
+//! Makes a layer of changes: from the upper directory of an overlay, or by comparing two trees. A tree that was copied
+//! gives the bytes that an overlay gives.
 //!
 //! # Invariants
 //! - Names are sorted and everything else comes from the files, so equal changes give equal layers.
@@ -25,6 +26,11 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+mod trees;
+
+pub use trees::diff_trees;
+pub(crate) use trees::{IsCopy, diff_copy};
 
 /// Returns the owner of an entry. The arguments are its path, the status that the file system reports and the owner
 /// that the entry records in an attribute.
@@ -111,10 +117,7 @@ fn upper_directory<W: Write>(
         // Layers have no sockets, so the file that a socket replaced is removed.
         if files::is_whiteout(&stat) || file_type == FileType::Socket {
             if shown.node.is_some() {
-                emitter.flush(above)?;
-                let mut entry = Entry::whiteout(here);
-                entry.set_time(files::time_of(&stat));
-                emitter.writer.append(&entry, None)?;
+                emitter.whiteout(here, files::time_of(&stat), above)?;
             }
             continue;
         }
@@ -146,9 +149,7 @@ fn upper_directory<W: Write>(
             emitter.flush(above)?;
         }
         if opaque && covers {
-            let mut mark = Entry::new(here.clone(), EntryKind::OpaqueWhiteout, 0);
-            mark.set_time(files::time_of(&stat));
-            emitter.writer.append(&mark, None)?;
+            emitter.opaque(&here, &stat)?;
         }
         let layers = if opaque { &[][..] } else { &shown.layers };
         upper_directory(emitter, &inside, &here, layers, above)?;
@@ -177,89 +178,6 @@ fn keep_time(directory: &OwnedFd, path: &LayerPath, before: &Stat, after: &Stat)
         last_modification: Timespec { tv_sec: before.st_mtime, tv_nsec: before.st_mtime_nsec as _ },
     };
     rustix::fs::futimens(directory, &times).map_err(|e| failed("cannot set the time of", path, e))
-}
-
-/// Writes what changed from the tree `old` to the tree `new`.
-///
-/// The rules are those of `diff_overlay`: a new time changes a file but not a directory. A directory of `new` that is
-/// left out gets the time of the old one.
-///
-/// # Errors
-/// Those of [`LayerWriter::append`]; [`crate::ErrorKind::Io`].
-pub fn diff_trees<W: Write>(
-    old: &Path,
-    new: &Path,
-    writer: &mut LayerWriter<W>,
-    options: &DiffOptions<'_>,
-) -> Result<()> {
-    let lowers = Lowers::open(&[old.to_owned()])?;
-    let (old, new) = (files::open_top(old)?, files::open_top(new)?);
-    let root = LayerPath::root();
-    let look = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(|e| failed("cannot stat", &root, e));
-    let (old_stat, new_stat) = (look(&old)?, look(&new)?);
-    let mut emitter = Emitter::new(writer, options, &new, false, &lowers);
-    let before = emitter.entry(&root, old.as_fd(), b"", &old_stat)?;
-    let after = emitter.entry(&root, new.as_fd(), b"", &new_stat)?;
-    if !same_directory(&before, &after) {
-        emitter.writer.append(&after, None)?;
-    }
-    both_directories(&mut emitter, &old, &new, &root, &mut Vec::new())
-}
-
-/// `above` holds the unchanged parent directories that were not written yet.
-fn both_directories<W: Write>(
-    emitter: &mut Emitter<'_, '_, W>,
-    old: &OwnedFd,
-    new: &OwnedFd,
-    path: &LayerPath,
-    above: &mut Vec<Entry>,
-) -> Result<()> {
-    let list = |fd| files::names(fd).map_err(|e| failed("cannot read the directory", path, e));
-    let (old_names, new_names): (BTreeSet<_>, BTreeSet<_>) =
-        (list(old)?.into_iter().collect(), list(new)?.into_iter().collect());
-    for name in old_names.union(&new_names) {
-        let here = path.join(name)?;
-        let look = |fd: &OwnedFd, names: &BTreeSet<Vec<u8>>| match names.contains(name) {
-            true => files::status(fd, name).map(Some).map_err(|e| failed("cannot stat", &here, e)),
-            false => Ok(None),
-        };
-        let (before, after) = (look(old, &old_names)?, look(new, &new_names)?);
-        // Layers have no sockets, so sockets are ignored.
-        let is_socket = |s: &Stat| files::type_of(s) == FileType::Socket;
-        let (before, after) = (before.filter(|s| !is_socket(s)), after.filter(|s| !is_socket(s)));
-        match (before, after) {
-            (None, None) => {}
-            (Some(_), None) => {
-                emitter.flush(above)?;
-                emitter.writer.append(&Entry::whiteout(here), None)?;
-            }
-            (Some(before), Some(after))
-                if files::type_of(&before) == FileType::Directory
-                    && files::type_of(&after) == FileType::Directory =>
-            {
-                let entry = emitter.entry(&here, new.as_fd(), name, &after)?;
-                let same = same_directory(&entry, &emitter.entry(&here, old.as_fd(), name, &before)?);
-                let depth = above.len();
-                above.push(entry);
-                if !same {
-                    emitter.flush(above)?;
-                }
-                let old_below = open_directory(old.as_fd(), name, &here)?;
-                let new_below = open_directory(new.as_fd(), name, &here)?;
-                both_directories(emitter, &old_below, &new_below, &here, above)?;
-                if same && above.len() > depth {
-                    keep_time(&new_below, &here, &before, &after)?;
-                }
-                above.truncate(depth);
-            }
-            (Some(before), Some(after)) if emitter.unchanged(&here, name, old, &before, new, &after)? => {}
-            (_, Some(after)) => {
-                emitter.flush(above)?;
-                emitter.tree(&here, new.as_fd(), name, &after)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Writes all files of a folder as an archive, and the folder itself as its root. Sockets are left out.
@@ -296,6 +214,8 @@ struct Emitter<'a, 'o, W: Write> {
     top: &'a OwnedFd,
     /// Whether that is the upper directory of an overlay, with overlay's attributes.
     is_upper: bool,
+    /// Whether a directory is the copy of a lower one; `None` when every directory counts as one.
+    is_copy: Option<&'a IsCopy<'a>>,
     /// The lower directories.
     lowers: &'a Lowers,
     /// The first name of every written file with several names.
@@ -319,6 +239,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
             options,
             top,
             is_upper,
+            is_copy: None,
             lowers,
             links: HashMap::new(),
             groups: None,
@@ -395,15 +316,47 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
     /// Writes one name and everything below it.
     fn tree(&mut self, path: &LayerPath, parent: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> Result<()> {
         self.one(path, parent, name, stat)?;
-        if files::type_of(stat) == FileType::Directory {
-            let below = open_directory(parent, name, path)?;
-            for child in files::names(&below).map_err(|e| failed("cannot read the directory", path, e))? {
-                let here = path.join(&child)?;
-                let stat = files::status(&below, &child).map_err(|e| failed("cannot stat", &here, e))?;
-                self.tree(&here, below.as_fd(), &child, &stat)?;
-            }
+        match files::type_of(stat) {
+            FileType::Directory => self.below(path, parent, name),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes everything in a directory.
+    fn below(&mut self, path: &LayerPath, parent: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        let below = open_directory(parent, name, path)?;
+        for child in files::names(&below).map_err(|e| failed("cannot read the directory", path, e))? {
+            let here = path.join(&child)?;
+            let stat = files::status(&below, &child).map_err(|e| failed("cannot stat", &here, e))?;
+            self.tree(&here, below.as_fd(), &child, &stat)?;
         }
         Ok(())
+    }
+
+    /// Writes a directory that hides the lower one, and everything in it.
+    fn new_directory(
+        &mut self,
+        path: &LayerPath,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        stat: &Stat,
+    ) -> Result<()> {
+        self.one(path, parent, name, stat)?;
+        self.opaque(path, stat)?;
+        self.below(path, parent, name)
+    }
+
+    fn opaque(&mut self, path: &LayerPath, stat: &Stat) -> Result<()> {
+        let mut mark = Entry::new(path.clone(), EntryKind::OpaqueWhiteout, 0);
+        mark.set_time(files::time_of(stat));
+        self.writer.append(&mark, None)
+    }
+
+    fn whiteout(&mut self, path: LayerPath, time: FileTime, above: &mut Vec<Entry>) -> Result<()> {
+        self.flush(above)?;
+        let mut entry = Entry::whiteout(path);
+        entry.set_time(time);
+        self.writer.append(&entry, None)
     }
 
     fn flush(&mut self, above: &mut Vec<Entry>) -> Result<()> {
@@ -446,9 +399,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
         let mut before = None;
         for path in names {
             for above in [LayerPath::root()].into_iter().chain(path.ancestors()) {
-                if files::is_opaque(open_directory(self.top.as_fd(), above.as_bytes(), &above)?.as_fd())
-                    .map_err(|e| failed("cannot stat", &above, e))?
-                {
+                if self.hides_lower(&above)? {
                     return Ok(true);
                 }
             }
@@ -463,6 +414,29 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
             }
         }
         Ok(false)
+    }
+
+    /// Whether a directory of the tree hides the lower one.
+    fn hides_lower(&self, path: &LayerPath) -> Result<bool> {
+        let here = open_directory(self.top.as_fd(), path.as_bytes(), path)?;
+        if self.is_upper {
+            return files::is_opaque(here.as_fd()).map_err(|e| failed("cannot stat", path, e));
+        }
+        if path.is_root() || self.is_copy.is_none() {
+            return Ok(false);
+        }
+        let Some(lower) = self.lowers.find(path)? else { return Ok(true) };
+        if files::type_of(&lower.stat) != FileType::Directory {
+            return Ok(true);
+        }
+        self.is_new(&open_directory(lower.parent.as_fd(), &lower.name, path)?, &here, path)
+    }
+
+    /// Whether a directory took the place of the lower one.
+    fn is_new(&self, old: &OwnedFd, new: &OwnedFd, path: &LayerPath) -> Result<bool> {
+        let Some(is_copy) = self.is_copy else { return Ok(false) };
+        let copied = is_copy(old.as_fd(), new.as_fd());
+        copied.map(|copied| !copied).map_err(|e| failed("cannot compare the directory", path, e))
     }
 
     fn same(

@@ -91,6 +91,16 @@ pub(super) fn time_of(stat: &Stat) -> FileTime {
     FileTime { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
 }
 
+/// The time of the last change of the file itself, which programs cannot set.
+#[allow(
+    clippy::unnecessary_fallible_conversions,
+    clippy::useless_conversion,
+    reason = "the width differs by platform"
+)]
+pub(super) fn change_time_of(stat: &Stat) -> FileTime {
+    FileTime { seconds: stat.st_ctime, nanoseconds: u32::try_from(stat.st_ctime_nsec).unwrap_or(0) }
+}
+
 pub(super) fn type_of(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }

@@ -48,7 +48,7 @@ pub use compress::{CompressOptions, CompressedLayer, LayerCompressor};
 pub(crate) use decompress::ReadAhead;
 pub use decompress::{ArchiveFormat, Decompressor, VerifiedLayer};
 pub use diff::{DiffOptions, OwnerLookup, TimeLookup, diff_trees};
-pub(crate) use diff::{diff_overlay, write_folder};
+pub(crate) use diff::{diff_copy, diff_overlay, write_folder};
 pub use entry::{Entry, EntryKind, LayerPath};
 pub(crate) use entry::{MAX_NAME, escape};
 pub(crate) use estargz::{TABLE_DIGEST, write_estargz};

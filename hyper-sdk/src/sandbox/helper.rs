@@ -343,7 +343,7 @@ fn dispatch<S: Steps>(
             tree::inherit_root(&lower, &upper, context)?;
             Ok(Reply::Done)
         }
-        Request::CopyTree { from, to } => copy_tree(&from, &to),
+        Request::CopyTree { from, to, for_step } => copy_tree(&from, &to, for_step),
         Request::Usage { root, parts } => {
             let usage = crate::disk_usage::disk_usage(&root, &parts);
             Ok(Reply::Usage { total: usage.total, parts: usage.parts })
@@ -364,10 +364,13 @@ fn lower_layers(mut tar: std::io::BufReader<FrameReader<'_, UnixStream>>) -> Res
     list.ok_or_else(|| Error::internal("the lower layers of a layer were not sent"))
 }
 
-fn copy_tree(from: &RootFs, to: &std::path::Path) -> Result<Reply> {
+fn copy_tree(from: &RootFs, to: &std::path::Path, for_step: bool) -> Result<Reply> {
     let from = view::open(from)?;
-    let to = view::open_folder(to)?;
-    tree::copy(from.as_fd(), to.as_fd())?;
+    let target = view::open_folder(to)?;
+    let folders = tree::copy_with_record(from.as_fd(), target.as_fd())?;
+    if for_step {
+        folders.save(to)?;
+    }
     Ok(Reply::Done)
 }
 

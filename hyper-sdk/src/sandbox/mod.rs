@@ -16,6 +16,7 @@
 
 pub(crate) mod cache_folder;
 mod client;
+pub(crate) mod copied_folders;
 pub(crate) mod descriptors;
 mod exit;
 mod helper;

@@ -143,6 +143,8 @@ pub(crate) enum Request<S = NoStep> {
     CopyTree {
         from: RootFs,
         to: PathBuf,
+        /// A step will change the copy: see [`super::copied_folders`].
+        for_step: bool,
     },
     /// Join the layers `run`, which lie on `rest` (topmost first), into the empty folder `target`, unless one of them has
     /// more than `limit` files.

@@ -3,11 +3,13 @@
 //! With a single id, files cannot have the owners of an image: [`records`] keeps them.
 
 use super::RootFs;
+use super::copied_folders::CopiedFolders;
 use super::{Context, Identity, records, view};
 use crate::layer::copy::{CopyRequest, SourceKind, SourceRoot, index_of, tree_of};
 use crate::layer::{
     ApplyOptions, ApplyStyle, DevicePolicy, DiffOptions, FileTime, LayerPath, LayerWriter, OwnerPolicy,
-    TimesTable, apply as apply_at_once, diff_overlay, diff_trees, pack as pack_layer, unpack, write_folder,
+    TimesTable, apply as apply_at_once, diff_copy, diff_overlay, diff_trees, pack as pack_layer, unpack,
+    write_folder,
 };
 use crate::{Error, Result};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
@@ -119,7 +121,13 @@ pub(crate) fn diff(
         let Some(lower) = lowers.first() else {
             return Err(Error::internal("a tree has nothing to be compared with"));
         };
-        diff_trees(lower, upper, &mut writer, &options)?;
+        match CopiedFolders::load(upper)? {
+            Some(copied) => {
+                let is_copy = |old: BorrowedFd<'_>, new: BorrowedFd<'_>| copied.has(old, new);
+                diff_copy(lower, upper, &is_copy, &mut writer, &options)?;
+            }
+            None => diff_trees(lower, upper, &mut writer, &options)?,
+        }
     } else {
         diff_overlay(upper, lowers, &mut writer, &options)?;
     }
@@ -309,17 +317,24 @@ fn list(folder: &OwnedFd) -> rustix::io::Result<Vec<std::ffi::CString>> {
 /// Copies the content and the metadata of one folder into another, which is empty. Data is shared if the file system
 /// supports it (reflink), and hard links are kept. Devices are left out where only the host's root can make them.
 pub(crate) fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    copy_with_record(from, to).map(drop)
+}
+
+/// The same, and says which folders it made.
+pub(crate) fn copy_with_record(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<CopiedFolders> {
     let failed = |e: Errno| Error::from(std::io::Error::from(e)).with_context("detail", "copying a tree");
-    let mut links = HashMap::new();
-    copy_below(from, to, &mut links).map_err(failed)?;
+    let (mut links, mut folders) = (HashMap::new(), CopiedFolders::default());
+    copy_below(from, to, &mut links, &mut folders).map_err(failed)?;
     let stat = rustix::fs::statat(from, "", AtFlags::EMPTY_PATH).map_err(failed)?;
-    copy_metadata(from, to, &stat).map_err(failed)
+    copy_metadata(from, to, &stat).map_err(failed)?;
+    Ok(folders)
 }
 
 fn copy_below(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     links: &mut HashMap<(u64, u64), OwnedFd>,
+    folders: &mut CopiedFolders,
 ) -> rustix::io::Result<()> {
     // Opened again, since the descriptor may be an `O_PATH` one.
     let from =
@@ -341,7 +356,8 @@ fn copy_below(
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let inner = rustix::fs::openat(&from, name, flags, Mode::empty())?;
                 let copy = rustix::fs::openat(to, name, flags, Mode::empty())?;
-                copy_below(inner.as_fd(), copy.as_fd(), links)?;
+                folders.push(copy.as_fd(), stat.st_ino)?;
+                copy_below(inner.as_fd(), copy.as_fd(), links, folders)?;
                 copy_metadata(inner.as_fd(), copy.as_fd(), &stat)?;
             }
             FileType::RegularFile => {

@@ -6,7 +6,7 @@ use super::{
     TarStream, UnpackOptions,
 };
 use crate::layer::copy::CopyRequest;
-use crate::sandbox::{Isolation, Reply, Request, RootFs, Rung, Sandbox};
+use crate::sandbox::{Reply, Request, RootFs, Rung, Sandbox};
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -143,13 +143,10 @@ impl LocalSnapshotter {
         let lowers = self.lowers(chain).await?;
         match self.0.kind.style {
             Style::Overlay => Ok(RootFs::Overlay { lowers, upper: None }),
-            Style::Copy => match lowers.into_iter().next() {
-                Some(path) => Ok(RootFs::Folder { path, writable: false }),
-                None if self.0.sandbox.isolation() == Isolation::None => {
-                    Ok(RootFs::Folder { path: self.0.empty.clone(), writable: false })
-                }
-                None => Ok(RootFs::Overlay { lowers: Vec::new(), upper: None }),
-            },
+            Style::Copy => {
+                let path = lowers.into_iter().next().unwrap_or_else(|| self.0.empty.clone());
+                Ok(RootFs::Folder { path, writable: false })
+            }
         }
     }
 
@@ -162,8 +159,8 @@ impl LocalSnapshotter {
         Ok(LocalActive { claim: Some(claim), folder, rootfs, parent: parent.cloned(), inner })
     }
 
-    /// A tree on a parent that can be written to.
-    async fn new_active(&self, parent: Option<&Digest>) -> Result<LocalActive> {
+    /// A tree on a parent that can be written to; `for_step` when its difference will be asked for.
+    async fn new_active(&self, parent: Option<&Digest>, for_step: bool) -> Result<LocalActive> {
         if let Some(parent) = parent {
             self.0.folders.touch(parent);
         }
@@ -171,11 +168,11 @@ impl LocalSnapshotter {
         let mut active = self.empty_active(parent)?;
         let files = active.folder.join("fs");
         match view {
-            RootFs::Overlay { lowers, .. } if self.0.kind.style == Style::Overlay => {
+            RootFs::Overlay { lowers, .. } => {
                 let work = active.folder.join("work");
                 active.rootfs = RootFs::Overlay { lowers, upper: Some((files, work)) };
             }
-            RootFs::Overlay { .. } => {}
+            RootFs::Folder { .. } if parent.is_none() => {}
             RootFs::Folder { ref path, .. } => {
                 // Owners that cannot be set are recorded next to the tree.
                 let record = |files: &Path| files.parent().map(|folder| folder.join("owners.json"));
@@ -184,7 +181,7 @@ impl LocalSnapshotter {
                 {
                     std::fs::copy(&from, &to).map_err(|e| Error::io("cannot copy a record", to, e))?;
                 }
-                self.0.sandbox.call(Request::CopyTree { from: view, to: files }).await?;
+                self.0.sandbox.call(Request::CopyTree { from: view, to: files, for_step }).await?;
             }
         }
         Ok(active)
@@ -359,7 +356,7 @@ impl Snapshotter for LocalSnapshotter {
     }
 
     async fn prepare(&self, parent: Option<&Digest>) -> Result<Box<dyn Active>> {
-        let active = self.new_active(parent).await?;
+        let active = self.new_active(parent, true).await?;
         // Unpacking sets the root by itself, and a copy has the root of its original.
         if let RootFs::Overlay { lowers, upper: Some((upper, _)) } = &active.rootfs
             && let Some(lower) = lowers.first()

@@ -32,7 +32,7 @@ impl LocalSnapshotter {
         }
         let active = match self.0.kind.style {
             Style::Overlay => self.empty_active(parent)?,
-            Style::Copy => self.new_active(parent).await?,
+            Style::Copy => self.new_active(parent, false).await?,
         };
         let times = match &options.times {
             Some(table) => Some(write_times(&active.folder, table.to_bytes())?),
