@@ -75,7 +75,7 @@ fn a_plan_is_printed_and_nothing_is_touched() {
         json(&succeed(command.env("BUILDX_BAKE_FILE", "docker-bake.hcl").env("SOURCE_DATE_EPOCH", "5")));
     assert_eq!(plan["target"]["docs"]["args"], serde_json::json!({"SOURCE_DATE_EPOCH": "5"}));
     assert!(!place.join("state").exists(), "the state folder was made");
-    for wrong in ["network", "fs.read", "fs.read="] {
+    for wrong in ["network", "fs.read", "fs.read=", "ssh=default"] {
         let text = refused(&mut place.hyper(&["bake", "--print", "--allow", wrong]), 2);
         assert!(text.contains(&format!("--allow `{wrong}`: expected security.insecure")), "{text}");
     }
@@ -205,6 +205,10 @@ fn no_spelling_of_a_file_outside_avoids_the_permission() {
         (format!("secret = [{{ id = \"s\", src = \"{secret}\" }}]"), "fs.read"),
         (format!("ssh = [{{ id = \"default={secret}\" }}]"), "fs.read"),
         (format!("ssh = [{{ id = \"default\", paths = [\"{secret}\"] }}]"), "fs.read"),
+        ("ssh = [\"default\"]".to_owned(), "permission: ssh"),
+        ("ssh = [\"other=\"]".to_owned(), "permission: ssh"),
+        ("ssh = [{ id = \"default\" }]".to_owned(), "permission: ssh"),
+        ("ssh = [{ id = \"a\", paths = [\"\"] }]".to_owned(), "permission: ssh"),
         ("contexts = { other = \"a://../../context\" }".to_owned(), "fs.read"),
         (format!("contexts = {{ other = \"oci-layout://{}\" }}", outside("context")), "fs.read"),
         ("context = \"a://../../context\"".to_owned(), "fs.read"),
@@ -253,6 +257,13 @@ fn files_outside_and_privileges_need_a_permission() {
     let e = refused(&mut place.hyper(&["bake", "-f", "host.hcl"]), 1);
     assert!(e.contains("needs a permission: network.host"), "{e}");
     place.ok(&["bake", "-f", "host.hcl", "--allow=network.host"]);
+    place.write("agent.hcl", &text.replace("network = \"host\"", "ssh = [\"default\"]"));
+    // Nobody answers at the socket, which no step asks for.
+    for permission in ["--allow=ssh", "--set=*.ssh=default"] {
+        let mut bake = place.hyper(&["bake", "-f", "agent.hcl", permission]);
+        let output = bake.env("SSH_AUTH_SOCK", place.join("agent")).output().unwrap();
+        assert!(!told(&output).contains("permission"), "{permission}: {}", told(&output));
+    }
     let e = refused(&mut place.hyper(&["bake", "-f", "host.hcl", "--allow=what"]), 2);
     assert!(e.contains("expected security.insecure"), "{e}");
 }

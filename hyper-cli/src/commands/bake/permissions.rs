@@ -1,5 +1,5 @@
-//! What targets may do: files outside of the working folder, the network of this machine and steps without isolation need
-//! `--allow`. What the caller names with `--set` is allowed.
+//! What targets may do: files outside of the working folder, the agent of ssh, the network of this machine and steps without
+//! isolation need `--allow`. What the caller names with `--set` is allowed.
 
 use super::jobs;
 use crate::failure::Failure;
@@ -20,6 +20,8 @@ pub(super) struct Permissions {
     set: Vec<String>,
     reads_all: bool,
     writes_all: bool,
+    /// Whether targets may use the agent of ssh.
+    lends_agent: bool,
 }
 
 impl Permissions {
@@ -40,9 +42,9 @@ impl Permissions {
                     all.write.extend(writes.then_some(path));
                 }
                 ("network.host" | "security.insecure", None) | ("device", _) => all.build.push(text.clone()),
-                ("ssh", _) => {}
+                ("ssh", None) => all.lends_agent = true,
                 _ => {
-                    let expected = "expected security.insecure, network.host, device=NAME, fs=DIR, fs.read=DIR or fs.write=DIR";
+                    let expected = "expected security.insecure, network.host, device=NAME, ssh, fs=DIR, fs.read=DIR or fs.write=DIR";
                     return Err(Failure::usage(format!("--allow `{text}`: {expected}")));
                 }
             }
@@ -65,6 +67,9 @@ impl Permissions {
                 }
             }
             let files = Files::of(target).map_err(|failure| jobs::about(name, failure))?;
+            if !self.lends_agent && files.agents.iter().any(|agent| !self.set.contains(agent)) {
+                return Err(refused(name, "ssh"));
+            }
             for path in &files.read {
                 if !self.reads_all && !self.covers(&self.read, path)? {
                     return Err(refused(name, &format!("fs.read={}", path.display())));
@@ -124,12 +129,14 @@ fn real(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The files that a target reads and writes, as its command line is read: a text that means something else to the builder than
+/// The files and agents that a target uses, as its command line is read: a text that means something else to the builder than
 /// to this check would need no permission.
 #[derive(Debug, Default)]
 struct Files {
     read: Vec<PathBuf>,
     written: Vec<PathBuf>,
+    /// The names under which steps get the agent of the caller.
+    agents: Vec<String>,
 }
 
 impl Files {
@@ -155,8 +162,12 @@ impl Files {
             let paths = text::secret_files([secret], |name| std::env::var_os(name));
             files.read.extend(paths.into_iter().flatten());
         }
-        let sockets = args.ssh.iter().filter_map(|agent| Some(agent.split_once('=')?.1));
-        files.read.extend(sockets.filter(|socket| !socket.is_empty()).map(PathBuf::from));
+        for agent in &args.ssh {
+            match agent.split_once('=') {
+                Some((_, socket)) if !socket.is_empty() => files.read.push(socket.into()),
+                _ => files.agents.push(agent.clone()),
+            }
+        }
         let places = args.caches.cache_from.iter().flat_map(|cache| text::cache_from([cache]));
         files.read.extend(places.flatten().filter_map(|cache| folder_of(cache.place)));
         let outputs = args.outputs.iter().flat_map(|output| Output::parse(output));
