@@ -332,6 +332,11 @@ async fn what_two_trees_do_not_show() {
     let cases: &[(&str, &[&str], &[&str])] = &[
         // Overlays give such a file another inode when it is changed, and its other names keep the old content.
         ("echo more >> /l/h1", &["directory l", "file l/h1"], &["directory l", "file l/h1", "hardlink l/h2"]),
+        (
+            "ln /l/h1 /l/h3",
+            &["directory l", "file l/h1", "hardlink l/h3"],
+            &["directory l", "file l/h1", "hardlink l/h2", "hardlink l/h3"],
+        ),
         // Overlays refuse to rename a folder of a layer below, so `mv` makes new ones.
         (
             "mv /l/e /l/t; mv /l/t /l/e",

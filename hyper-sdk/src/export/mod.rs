@@ -24,13 +24,13 @@ use crate::media_type;
 use crate::oci::{
     Annotations, Descriptor, History, ImageConfig, ImageIndex, ImageManifest, Manifest, RootFs,
 };
-use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::reference::{RepositoryName, Tag};
 use crate::solve::LayerChain;
 use crate::store::{PutManifest, RegistryStore, RegistryStoreExt as _};
 use crate::{Error, Result};
 use bytes::Bytes;
 use futures::future;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A complete image without a name: config, manifest and layers.
 #[derive(Clone, Debug)]
@@ -193,8 +193,7 @@ impl BuiltImage {
         Descriptor::of(media_type, &self.config)
     }
 
-    /// Stores the image with these tags in a repository of the store that has its layers. Nothing is written when it is
-    /// there already.
+    /// Stores the image with these tags in a repository of the store that has its layers.
     ///
     /// # Errors
     /// Those of the store.
@@ -204,17 +203,22 @@ impl BuiltImage {
         repository: &RepositoryName,
         tags: Vec<Tag>,
     ) -> Result<Descriptor> {
-        if self.is_stored(store, repository, &tags).await? {
-            return Ok(self.root().descriptor());
-        }
         let layers = self.platforms().flat_map(|image| image.chain.layers());
         let elsewhere: BTreeMap<_, _> = layers.map(|(l, _)| (&l.blob.digest, l)).collect();
-        let mut mounts = Vec::new();
-        for layer in elsewhere.into_values() {
-            if layer.repository != *repository {
-                mounts.push(store.mount_blob(repository, &layer.blob.digest, &layer.repository));
-            }
-        }
+        // An image of this name has most of the layers, if it has any. One that cannot be read is replaced.
+        let has_layers = match tags.first() {
+            Some(tag) => matches!(store.find_manifest(repository, &tag.clone().into()).await, Ok(Some(_))),
+            None => false,
+        };
+        let mounts =
+            elsewhere.into_values().filter(|layer| layer.repository != *repository).map(async |layer| {
+                let digest = &layer.blob.digest;
+                // The lease keeps it until the manifest is stored. Most of the time it writes nothing.
+                if has_layers && store.lease_blob(repository, digest).await.is_ok() {
+                    return Ok(());
+                }
+                store.mount_blob(repository, digest, &layer.repository).await.map(drop)
+            });
         // In parallel, so that the store can commit them together.
         future::try_join_all(mounts).await?;
         for image in self.platforms() {
@@ -227,33 +231,6 @@ impl BuiltImage {
             store.put_manifest(repository, PutManifest::new(image.manifest.clone(), Vec::new())).await?;
         }
         store.put_manifest(repository, PutManifest::new(index.clone(), tags)).await
-    }
-
-    /// Whether a repository has the whole image with these tags, which are one at least: the time of the last push of an
-    /// image without a tag matters.
-    async fn is_stored(
-        &self,
-        store: &dyn RegistryStore,
-        repository: &RepositoryName,
-        tags: &[Tag],
-    ) -> Result<bool> {
-        for tag in tags {
-            let stored = store.find_manifest(repository, &tag.clone().into()).await?;
-            if stored.is_none_or(|stored| stored.digest() != self.root().digest()) {
-                return Ok(false);
-            }
-        }
-        let (mut digests, mut manifests) = (BTreeSet::new(), Vec::new());
-        for image in self.platforms() {
-            digests.insert(image.config_descriptor().digest);
-            digests.extend(image.chain.layers().iter().map(|(layer, _)| layer.blob.digest.clone()));
-            manifests.push(ManifestReference::Digest(image.manifest.digest().clone()));
-        }
-        let manifests = manifests.iter().map(|digest| store.find_manifest(repository, digest));
-        let blobs = digests.iter().map(|digest| store.has_blob(repository, digest));
-        let (manifests, blobs) =
-            future::try_join(future::try_join_all(manifests), future::try_join_all(blobs)).await?;
-        Ok(!tags.is_empty() && manifests.iter().all(Option::is_some) && blobs.into_iter().all(|there| there))
     }
 }
 
@@ -270,13 +247,13 @@ fn oci_media_type(media_type: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Digest;
     use crate::solve::Layer;
     use crate::store::MemoryStore;
+    use crate::{Digest, ErrorKind};
 
-    /// Nothing of an image that is there is written again, and what is missing of it is.
+    /// Layers that the repository has are not mounted again, and what is missing is.
     #[tokio::test]
-    async fn an_image_that_is_stored_is_not_stored_again() {
+    async fn an_image_is_stored_again_with_what_is_missing() {
         let name = |text: &str| RepositoryName::parse(text).unwrap();
         let (app, layers) = (name("docker.io/library/app"), name("hyper.local/layers"));
         let store = MemoryStore::default();
@@ -296,9 +273,7 @@ mod tests {
         let image = BuiltImage::new(config, &step, chain, 5, Annotations::default()).unwrap();
         let tag = |text: &str| vec![Tag::parse(text).unwrap()];
         let first = image.store(&store, &app, tag("1")).await.unwrap();
-        let version = store.version();
         assert_eq!(image.store(&store, &app, tag("1")).await.unwrap(), first);
-        assert_eq!(store.version(), version);
         // Each part, the name, and another name.
         let (config, layer) = (image.config_descriptor().digest, Digest::sha256(&content));
         for digest in [&config, &layer] {
@@ -312,10 +287,11 @@ mod tests {
             let named = store.get_manifest(&app, &missing[0].clone().into()).await.unwrap();
             assert_eq!(named.digest(), &first.digest);
         }
-        // One without a tag was stored now.
-        let version = store.version();
-        image.store(&store, &app, Vec::new()).await.unwrap();
-        assert_ne!(store.version(), version);
+        // The repository has the layer, so that the builder need not.
+        store.delete_blob(&layers, &layer).await.unwrap();
+        assert_eq!(image.store(&store, &app, tag("2")).await.unwrap(), first);
+        let e = image.store(&store, &app, tag("3")).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::BlobUnknown);
     }
 
     #[test]

@@ -216,6 +216,8 @@ struct Emitter<'a, 'o, W: Write> {
     is_upper: bool,
     /// Whether a directory is the copy of a lower one; `None` when every directory counts as one.
     is_copy: Option<&'a IsCopy<'a>>,
+    /// Whether a whiteout of two trees has a time.
+    times_whiteouts: bool,
     /// The lower directories.
     lowers: &'a Lowers,
     /// The first name of every written file with several names.
@@ -240,6 +242,7 @@ impl<'a, 'o, W: Write> Emitter<'a, 'o, W> {
             top,
             is_upper,
             is_copy: None,
+            times_whiteouts: false,
             lowers,
             links: HashMap::new(),
             groups: None,

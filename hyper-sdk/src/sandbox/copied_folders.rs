@@ -83,10 +83,19 @@ fn record_of(tree: &Path) -> Option<PathBuf> {
     tree.parent().map(|folder| folder.join("work/folders.json"))
 }
 
-/// Whether the inodes of folders stay. An overlay of several file systems makes them up as long as it shows a folder, and
-/// gives files another device than folders then.
+/// The file systems whose folders keep their inode numbers (`statfs(2)`): ext4, XFS, Btrfs, Bcachefs, F2FS, ZFS, tmpfs.
+const STABLE: [u64; 7] =
+    [0xef53, 0x5846_5342, 0x9123_683e, 0xca45_1a4e, 0xf2f5_2010, 0x2fc1_2fc1, 0x0102_1994];
+/// An overlay.
+const OVERLAY: u64 = 0x794c_7630;
+
+/// Whether the inodes of folders stay: others make them up as long as they show a folder, such as network file systems and
+/// those of FUSE. An overlay of several file systems does so, too, and gives files another device than folders then.
 fn keeps_inodes(tree: &Path, file: &Path) -> rustix::io::Result<bool> {
-    Ok(rustix::fs::stat(tree)?.st_dev == rustix::fs::stat(file)?.st_dev)
+    // The type is a number of 32 bits, with a sign on some machines.
+    let kind = u64::from(rustix::fs::statfs(tree)?.f_type as u32);
+    let same_device = || Ok(rustix::fs::stat(tree)?.st_dev == rustix::fs::stat(file)?.st_dev);
+    if kind == OVERLAY { same_device() } else { Ok(STABLE.contains(&kind)) }
 }
 
 /// Waits until files get a later time than `last`: the clock of a file system has steps of some milliseconds.

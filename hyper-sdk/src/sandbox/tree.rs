@@ -124,9 +124,9 @@ pub(crate) fn diff(
         match CopiedFolders::load(upper)? {
             Some(copied) => {
                 let is_copy = |old: BorrowedFd<'_>, new: BorrowedFd<'_>| copied.has(old, new);
-                diff_copy(lower, upper, &is_copy, &mut writer, &options)?;
+                diff_copy(lower, upper, Some(&is_copy), &mut writer, &options)?;
             }
-            None => diff_trees(lower, upper, &mut writer, &options)?,
+            None => diff_copy(lower, upper, None, &mut writer, &options)?,
         }
     } else {
         diff_overlay(upper, lowers, &mut writer, &options)?;

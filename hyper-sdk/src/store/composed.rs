@@ -170,10 +170,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         let (size, until) = (record.size, self.leased_until());
         if self.0.meta.writable() && end < until - slack {
             let (repository, digest) = (repository.clone(), digest.clone());
-            match self.0.meta.write(Change::LeaseBlob { repository, digest, until }).await {
-                Err(e) if e.kind() != ErrorKind::StorageFull => return Err(e),
-                _ => {}
-            }
+            self.0.meta.write(Change::LeaseBlob { repository, digest, until }).await?;
         }
         Ok(size)
     }
@@ -254,7 +251,10 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     async fn lease_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
         // Half of the time is left at least, and most requests write nothing.
-        self.lease(repository, digest, LEASE / 2).await
+        match self.lease(repository, digest, LEASE / 2).await {
+            Err(e) if e.kind() == ErrorKind::StorageFull => self.stat_blob(repository, digest).await,
+            other => other,
+        }
     }
 
     async fn renew_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {

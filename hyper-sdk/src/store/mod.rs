@@ -175,6 +175,8 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
 
     /// [`RegistryStore::lease_blob`] for whoever uses the blob from now on: its lease ends no earlier than that of a blob that
     /// is pushed now. [`RegistryStore::lease_blob`] may leave a lease as it is that ends earlier, so that it writes rarely.
+    /// A store that cannot be written answers without that promise; one that is full fails with
+    /// [`crate::ErrorKind::StorageFull`].
     async fn renew_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
         self.lease_blob(repository, digest).await
     }

@@ -11,8 +11,8 @@ pub(crate) type IsCopy<'a> = dyn Fn(BorrowedFd<'_>, BorrowedFd<'_>) -> rustix::i
 /// Writes what changed from the tree `old` to the tree `new`.
 ///
 /// The rules are those of `diff_overlay`: a new time changes a file but not a directory. A directory of `new` that is
-/// left out gets the time of the old one. A whiteout has the time of the last change of its directory, which no program
-/// can set. A directory that replaced another one is not found out: its layer names what is missing.
+/// left out gets the time of the old one. A whiteout has the time 0. A directory that replaced another one is not found
+/// out: its layer names what is missing.
 ///
 /// # Errors
 /// Those of [`LayerWriter::append`]; [`crate::ErrorKind::Io`].
@@ -22,28 +22,29 @@ pub fn diff_trees<W: Write>(
     writer: &mut LayerWriter<W>,
     options: &DiffOptions<'_>,
 ) -> Result<()> {
-    diff_both(old, new, None, writer, options)
+    diff_both(old, new, (None, false), writer, options)
 }
 
 /// The same, where `new` was a copy of `old`. A directory that is not the copy of the one at its path is written as overlay
-/// has it: opaque, with everything in it.
+/// has it: opaque, with everything in it, where `is_copy` is given. A whiteout has the time of the last change of its
+/// directory, which no program can set.
 ///
 /// # Errors
 /// Those of [`diff_trees`].
 pub(crate) fn diff_copy<W: Write>(
     old: &Path,
     new: &Path,
-    is_copy: &IsCopy<'_>,
+    is_copy: Option<&IsCopy<'_>>,
     writer: &mut LayerWriter<W>,
     options: &DiffOptions<'_>,
 ) -> Result<()> {
-    diff_both(old, new, Some(is_copy), writer, options)
+    diff_both(old, new, (is_copy, true), writer, options)
 }
 
 fn diff_both<W: Write>(
     old: &Path,
     new: &Path,
-    is_copy: Option<&IsCopy<'_>>,
+    (is_copy, has_times): (Option<&IsCopy<'_>>, bool),
     writer: &mut LayerWriter<W>,
     options: &DiffOptions<'_>,
 ) -> Result<()> {
@@ -53,7 +54,7 @@ fn diff_both<W: Write>(
     let look = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(|e| failed("cannot stat", &root, e));
     let (old_stat, new_stat) = (look(&old)?, look(&new)?);
     let mut emitter = Emitter::new(writer, options, &new, false, &lowers);
-    emitter.is_copy = is_copy;
+    (emitter.is_copy, emitter.times_whiteouts) = (is_copy, has_times);
     let before = emitter.entry(&root, old.as_fd(), b"", &old_stat)?;
     let after = emitter.entry(&root, new.as_fd(), b"", &new_stat)?;
     if !same_directory(&before, &after) {
@@ -91,9 +92,11 @@ fn both_directories<W: Write>(
                 }
             }
             (Some(_), None) => {
-                let time = rustix::fs::fstat(new).map(|stat| files::change_time_of(&stat));
-                let time = time.map_err(|e| failed("cannot stat", path, e))?;
-                emitter.whiteout(here, time, above)?;
+                let time = match emitter.times_whiteouts {
+                    true => rustix::fs::fstat(new).map(|stat| files::change_time_of(&stat)),
+                    false => Ok(FileTime::default()),
+                };
+                emitter.whiteout(here, time.map_err(|e| failed("cannot stat", path, e))?, above)?;
             }
             (Some(before), Some(after))
                 if files::type_of(&before) == FileType::Directory

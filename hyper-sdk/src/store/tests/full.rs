@@ -193,6 +193,39 @@ async fn an_upload_that_fills_the_disk_frees_its_space() {
     works(&store, "afterwards").await;
 }
 
+/// What work uses is there on a full disk, and its lease is renewed when there is space.
+#[cfg(feature = "build")]
+#[tokio::test]
+async fn a_lease_is_renewed_as_soon_as_there_is_space() {
+    let Some(disk) = Small::new("8m") else { return };
+    let clock = Arc::new(FrozenClock::new(SystemClock.now()));
+    let store = DiskStore::open(disk.path()).await.unwrap().with_clock(clock.clone());
+    works(&store, "before").await;
+    let layers = RepositoryName::parse("hyper.local/layers").unwrap();
+    let layer = store.put_bytes(&layers, "x/y", Bytes::from_static(b"layer")).await.unwrap().digest;
+    disk.fill(0);
+    // Each takes space in the log.
+    let mut outcome = Ok(0);
+    for _ in 0..500 {
+        clock.advance(600);
+        outcome = store.renew_blob(&layers, &layer).await;
+        if outcome.is_err() {
+            break;
+        }
+    }
+    is_full(&outcome.unwrap_err());
+    clock.advance(86_400);
+    assert_eq!(store.lease_blob(&layers, &layer).await.unwrap(), 5);
+    let used = crate::store::wrap::InUse::new(Arc::new(store.clone()));
+    assert_eq!(used.stat_blob(&layers, &layer).await.unwrap(), 5);
+    disk.empty();
+    let version = store.version();
+    for _ in 0..2 {
+        assert_eq!(used.stat_blob(&layers, &layer).await.unwrap(), 5);
+    }
+    assert_ne!(store.version(), version);
+}
+
 /// The bytes of the blob are stored and the database has no space for the row.
 #[tokio::test]
 async fn a_blob_that_cannot_be_linked_frees_its_space() {

@@ -6,7 +6,7 @@ use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, Listing, Page, PutManifest, RegistryStore,
     SharedStore, StoreCapabilities, UploadId, UploadOptions, is_of_records,
 };
-use crate::{Digest, Result};
+use crate::{Digest, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -39,9 +39,15 @@ impl InUse {
         if renewed().contains(&blob) {
             return Ok(None);
         }
-        let size = self.store.renew_blob(repository, digest).await?;
-        renewed().insert(blob);
-        Ok(Some(size))
+        match self.store.renew_blob(repository, digest).await {
+            Ok(size) => {
+                renewed().insert(blob);
+                Ok(Some(size))
+            }
+            // The blob can be used, and is tried again with the next use.
+            Err(e) if e.kind() == ErrorKind::StorageFull => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 }
 
@@ -197,9 +203,9 @@ impl RegistryStore for InUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::media_type;
     use crate::store::{MemoryStore, RegistryStoreExt as _};
     use crate::testing::FrozenClock;
-    use crate::{ErrorKind, media_type};
     use std::sync::Arc;
 
     const HOUR: i64 = 60 * 60;

@@ -3,6 +3,7 @@
 use super::MetaOpener;
 use super::kit::*;
 use crate::ErrorKind;
+use crate::clock::{Clock as _, SystemClock};
 use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::reference::RepositoryName;
 use crate::store::blob::BlobKey;
@@ -429,6 +430,20 @@ pub async fn a_young_manifest_is_kept(opener: MetaOpener) {
     assert!(unkept(&**meta, 0).await.is_empty(), "it was stored after 1970");
     assert_eq!(meta.write(collect_manifest(&a, &image, 0)).await.unwrap(), 0);
     assert_eq!(unkept(&**meta, END).await.len(), 2);
+}
+
+/// A name was removed, and the manifest is stored again without one before the space of what was removed is given back.
+pub async fn a_manifest_that_is_stored_again_is_young(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    put(&**meta, &a, &index("1"), &[]).await.unwrap();
+    let removed = SystemClock.now();
+    while SystemClock.now() == removed {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(unkept(&**meta, removed).await.len(), 1);
+    put(&**meta, &a, &index("1"), &[]).await.unwrap();
+    assert!(unkept(&**meta, removed).await.is_empty(), "it was stored after the removal");
 }
 
 pub async fn unkept_manifests_are_paged(opener: MetaOpener) {

@@ -93,7 +93,7 @@ macro_rules! meta_conformance {
             a_condemned_key_cannot_be_linked, a_condemned_blob_can_be_linked_under_a_new_key,
             only_the_latest_mark_removes_a_blob, keys_in_use_are_found, unreferenced_links_are_paged,
             a_tag_keeps_a_manifest, an_index_keeps_its_entries, a_subject_keeps_its_referrers,
-            manifests_that_keep_each_other_alone_are_unkept, a_young_manifest_is_kept, unkept_manifests_are_paged,
+            manifests_that_keep_each_other_alone_are_unkept, a_young_manifest_is_kept, a_manifest_that_is_stored_again_is_young, unkept_manifests_are_paged,
             bytes_without_a_row_are_condemned,
 
             content_survives_reopening, sessions_survive_reopening,

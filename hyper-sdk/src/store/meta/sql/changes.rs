@@ -135,11 +135,15 @@ async fn put_manifest(db: &mut SqliteConnection, change: &ManifestChange) -> Out
     let id = match find_manifest(db, repository, change.manifest.digest()).await? {
         Some(id) => {
             // A collector counts from here. The time is not exact, so that repeated pushes cause few writes.
-            sqlx::query("UPDATE manifests SET created_at = $1 WHERE id = $2 AND created_at < $1 - 60")
-                .bind(now)
-                .bind(id)
-                .execute(&mut *db)
-                .await?;
+            // That of one without a tag is: what was removed by its name and is stored again must not go.
+            sqlx::query(
+                "UPDATE manifests SET created_at = $1 WHERE id = $2 AND created_at < $1 \
+                 AND (created_at < $1 - 60 OR NOT EXISTS (SELECT 1 FROM tags WHERE manifest_id = $2))",
+            )
+            .bind(now)
+            .bind(id)
+            .execute(&mut *db)
+            .await?;
             // Pushing a manifest again repairs one that is damaged.
             sqlx::query("UPDATE manifests SET body = $1, size = $2 WHERE id = $3 AND body <> $1")
                 .bind(change.manifest.bytes().as_ref())

@@ -8,6 +8,8 @@
 //!   SQLite ends a transaction by itself after some errors (a full disk, an I/O error) and not after others, so begin,
 //!   commit and rollback are explicit statements here, without a separate count of open transactions.
 //! - A caller that drops its future does not stop its change.
+//! - A commit of leases alone is not synced: after a power cut a lease may end earlier, as its promise says, and a build
+//!   that finds many layers does not wait for the disk each time. The next other commit syncs them too.
 
 use super::changes::apply;
 use super::error::sql_error;
@@ -42,7 +44,7 @@ impl Writer {
         path: PathBuf,
     ) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(work(Session { open, options }, path, receiver));
+        tokio::spawn(work(Session { open, options, is_synced: true }, path, receiver));
         Self(sender)
     }
 
@@ -75,14 +77,26 @@ async fn work(mut session: Session, path: PathBuf, mut queue: mpsc::Receiver<Job
 struct Session {
     open: Option<SqliteConnection>,
     options: SqliteConnectOptions,
+    /// Whether commits are synced, as they are on a new connection.
+    is_synced: bool,
 }
 
 impl Session {
-    async fn connection(&mut self) -> sqlx::Result<&mut SqliteConnection> {
-        let connection = match self.open.take() {
+    /// The connection, whose next commit is synced or not.
+    async fn connection(&mut self, is_synced: bool) -> sqlx::Result<&mut SqliteConnection> {
+        let mut connection = match self.open.take() {
             Some(connection) => connection,
-            None => self.options.connect().await?,
+            None => {
+                self.is_synced = true;
+                self.options.connect().await?
+            }
         };
+        if self.is_synced != is_synced {
+            let mode = if is_synced { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" };
+            // A connection that fails here is not used again.
+            run(&mut connection, mode).await?;
+            self.is_synced = is_synced;
+        }
         Ok(self.open.insert(connection))
     }
 
@@ -130,7 +144,8 @@ async fn write_all(session: &mut Session, path: &Path, changes: &[Change]) -> Ve
 }
 
 async fn write_together(session: &mut Session, changes: &[Change]) -> sqlx::Result<Vec<Result<u64>>> {
-    let connection = session.connection().await?;
+    let is_synced = changes.iter().any(|change| !matches!(change, Change::LeaseBlob { .. }));
+    let connection = session.connection(is_synced).await?;
     let outcome = transact(connection, changes).await;
     if outcome.is_err() {
         session.recover().await;
@@ -150,4 +165,48 @@ async fn transact(connection: &mut SqliteConnection, changes: &[Change]) -> sqlx
     }
     run(connection, "COMMIT").await?;
     Ok(outcomes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reference::RepositoryName;
+    use crate::{Digest, store::meta::SqlMeta};
+    use sqlx::sqlite::SqliteSynchronous;
+
+    /// Leases alone are not synced, and everything else is, in whatever order they come.
+    #[tokio::test]
+    async fn a_commit_of_leases_alone_is_not_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hyper.db");
+        // It makes the tables.
+        let _meta = SqlMeta::open(path.clone()).await.unwrap();
+        let options = SqliteConnectOptions::new().filename(&path).synchronous(SqliteSynchronous::Full);
+        let mut session = Session { open: None, options, is_synced: true };
+        let (repository, digest) = (RepositoryName::parse("a").unwrap(), Digest::sha256("x"));
+        let lease = || Change::LeaseBlob { repository: repository.clone(), digest: digest.clone(), until: 5 };
+        let other = || Change::UnlinkBlob { repository: repository.clone(), digest: digest.clone() };
+        let cases = [
+            (vec![other()], 2),
+            (vec![lease()], 1),
+            (vec![lease(), lease()], 1),
+            (vec![lease(), other()], 2),
+            (vec![other()], 2),
+            (vec![lease()], 1),
+        ];
+        for (number, (changes, mode)) in cases.into_iter().enumerate() {
+            for outcome in write_all(&mut session, &path, &changes).await {
+                assert_eq!(outcome.unwrap_err().kind(), ErrorKind::BlobUnknown);
+            }
+            let connection = session.open.as_mut().unwrap();
+            let now: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(connection).await.unwrap();
+            assert_eq!(now, mode, "batch {number}");
+        }
+        // A new connection is as the options say.
+        session.open.take().unwrap().close().await.unwrap();
+        write_all(&mut session, &path, &[other()]).await;
+        let connection = session.open.as_mut().unwrap();
+        let now: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(connection).await.unwrap();
+        assert_eq!(now, 2);
+    }
 }
