@@ -3,6 +3,7 @@
 use crate::rootless::ordinary_user;
 use crate::support::{Built, Place, Who, base, busybox, find, is_root, skip, succeed, told};
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -232,6 +233,13 @@ fn processes_of_a_step_are_bounded() {
     let exact = "FROM base\nRUN for i in 1 2 3 4; do sleep 1 & done; wait; echo done\n";
     assert_eq!(place.built(exact, &["--pids-limit=5"]).log(), "done\n");
     refused(&place, exact, &["--pids-limit=4", "--no-cache"], 1);
+    // The process that forwards the agent is no process of the step.
+    let socket = place.join("agent");
+    let _agent = UnixListener::bind(&socket).unwrap();
+    let agent = format!("--ssh=default={}", socket.display());
+    let forwarded = exact.replace("RUN", "RUN --mount=type=ssh");
+    assert_eq!(place.built(&forwarded, &["--pids-limit=5", &agent]).log(), "done\n");
+    refused(&place, &forwarded, &["--pids-limit=4", "--no-cache", &agent], 1);
 }
 
 #[test]

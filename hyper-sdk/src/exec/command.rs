@@ -187,13 +187,20 @@ impl Command {
     fn hand_over(&self, single_identity: bool, helper: Option<&UnixStream>) -> Result<bool> {
         let Some(helper) = helper else { return Ok(false) };
         if !single_identity {
-            return Ok(notify::hand_over(&seccomp::handed_over(), helper).is_ok());
+            let Ok(listener) = sys::install_notifying_filter(&seccomp::handed_over()) else {
+                return Ok(false);
+            };
+            notify::hand_over(listener, helper)?;
+            return Ok(true);
         }
-        let handed = single_id::set_identity(0, 1)
+        let installed = single_id::set_identity(0, 1)
             .map_err(std::io::Error::from)
-            .and_then(|()| notify::hand_over(&single_id::program(), helper));
-        match handed {
-            Ok(()) => Ok(true),
+            .and_then(|()| sys::install_notifying_filter(&single_id::program()));
+        match installed {
+            Ok(listener) => {
+                notify::hand_over(listener, helper)?;
+                Ok(true)
+            }
             Err(e) if (self.user.uid, self.user.gid) != (0, 0) => {
                 Err(single_id::refused((self.user.uid, self.user.gid), e))
             }

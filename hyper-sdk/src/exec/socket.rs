@@ -7,11 +7,13 @@
 use super::mount_api;
 use crate::sandbox::{sys, view};
 use crate::{Error, Result};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::OFlags;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::Duration;
 
 /// Makes the socket `name` in `folder` and a process that forwards its messages. The process ends with the step.
 pub(super) fn serve(
@@ -32,11 +34,7 @@ pub(super) fn serve(
     if let sys::Fork::Child = sys::fork()? {
         sys::die_with_parent(own_pid);
         sys::hide_memory();
-        for inner in listener.incoming().flatten() {
-            if let Ok(outer) = UnixStream::connect(view::fd_path(&target)) {
-                connect(inner, outer);
-            }
-        }
+        forward(&listener, || UnixStream::connect(view::fd_path(&target)));
         sys::exit_now(0);
     }
     Ok(())
@@ -49,30 +47,54 @@ const SIGN_REQUEST: u8 = 13;
 /// The whole message SSH_AGENT_FAILURE.
 const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
 
-fn connect(inner: UnixStream, outer: UnixStream) {
-    // When no thread can be started, both ends are closed and the program sees an error.
-    std::thread::Builder::new().spawn(move || pass(inner, outer)).ok();
-}
+/// More connections wait until one of these is closed.
+const MAX_CONNECTIONS: usize = 100;
+/// How long a program may take from the first to the last byte of a message: others wait meanwhile.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Forwards requests and replies until either side closes.
-fn pass(mut inner: UnixStream, mut outer: UnixStream) {
-    while let Some(request) = message(&mut inner) {
-        let answer = match request.get(4) {
-            Some(&(REQUEST_IDENTITIES | SIGN_REQUEST)) => {
-                if outer.write_all(&request).is_err() {
-                    return;
-                }
-                match message(&mut outer) {
-                    Some(answer) => answer,
-                    None => return,
-                }
-            }
-            _ => FAILURE.to_vec(),
-        };
-        if inner.write_all(&answer).is_err() {
-            return;
+/// Forwards requests of all connections, one request at a time: threads would count against the limit of the step.
+fn forward(listener: &UnixListener, connect: impl Fn() -> std::io::Result<UnixStream>) {
+    let mut open: Vec<(UnixStream, UnixStream)> = Vec::new();
+    loop {
+        let wanted = if open.len() < MAX_CONNECTIONS { PollFlags::IN } else { PollFlags::empty() };
+        let mut files = vec![PollFd::new(listener, wanted)];
+        files.extend(open.iter().map(|(inner, _)| PollFd::new(inner, PollFlags::IN)));
+        match poll(&mut files, None) {
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(_) => return,
+            Ok(_) => {}
+        }
+        let mut has_news =
+            files.iter().map(|file| !file.revents().is_empty()).collect::<Vec<_>>().into_iter();
+        let is_new = has_news.next() == Some(true);
+        open.retain_mut(|(inner, outer)| has_news.next() != Some(true) || pass(inner, outer).is_some());
+        if !is_new {
+            continue;
+        }
+        // Without the agent the program sees a closed connection.
+        let opened = listener.accept().and_then(|(inner, _)| {
+            inner.set_read_timeout(Some(MESSAGE_TIMEOUT))?;
+            Ok((inner, connect()?))
+        });
+        match opened {
+            Ok(pair) => open.push(pair),
+            // Such as too many open files: the connection may still wait.
+            Err(_) => std::thread::sleep(Duration::from_millis(10)),
         }
     }
+}
+
+/// Forwards a request and its reply. `None` when either side has closed, or stopped within a message.
+fn pass(inner: &mut UnixStream, outer: &mut UnixStream) -> Option<()> {
+    let request = message(inner)?;
+    let answer = match request.get(4) {
+        Some(&(REQUEST_IDENTITIES | SIGN_REQUEST)) => {
+            outer.write_all(&request).ok()?;
+            message(outer)?
+        }
+        _ => FAILURE.to_vec(),
+    };
+    inner.write_all(&answer).ok()
 }
 
 /// One message with its length prefix; `None` at the end or when it is too long.
@@ -94,19 +116,59 @@ mod tests {
         [&u32::try_from(body.len()).unwrap().to_be_bytes(), body].concat()
     }
 
+    /// A socket of a step, with an agent that answers a request with its number and one more.
+    struct Served {
+        folder: tempfile::TempDir,
+        seen: std::sync::mpsc::Receiver<u8>,
+    }
+
+    impl Served {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let (tell, seen) = std::sync::mpsc::channel();
+            let inner = UnixListener::bind(folder.path().join("inner")).unwrap();
+            let outer = folder.path().join("outer");
+            let agent = UnixListener::bind(&outer).unwrap();
+            std::thread::spawn(move || forward(&inner, || UnixStream::connect(&outer)));
+            std::thread::spawn(move || {
+                for mut connection in agent.incoming().flatten() {
+                    let tell = tell.clone();
+                    std::thread::spawn(move || {
+                        while let Some(request) = message(&mut connection) {
+                            tell.send(request[4]).unwrap();
+                            connection.write_all(&framed(&[request[4] + 1, 9])).unwrap();
+                        }
+                    });
+                }
+            });
+            Self { folder, seen }
+        }
+
+        fn connect(&self) -> UnixStream {
+            UnixStream::connect(self.folder.path().join("inner")).unwrap()
+        }
+    }
+
+    #[test]
+    fn connections_are_open_beside_each_other() {
+        let served = Served::new();
+        let mut all: Vec<_> = (0..MAX_CONNECTIONS).map(|_| served.connect()).collect();
+        for _ in 0..2 {
+            for step in all.iter_mut().rev() {
+                step.write_all(&framed(&[11])).unwrap();
+                assert_eq!(message(step).unwrap(), framed(&[12, 9]));
+            }
+        }
+        let mut last = served.connect();
+        last.write_all(&framed(&[11])).unwrap();
+        all.pop();
+        assert_eq!(message(&mut last).unwrap(), framed(&[12, 9]), "it waits for the end of another one");
+    }
+
     #[test]
     fn a_step_can_only_list_keys_and_sign() {
-        let (mut step, inner) = UnixStream::pair().unwrap();
-        let (outer, mut agent) = UnixStream::pair().unwrap();
-        connect(inner, outer);
-        let agent = std::thread::spawn(move || {
-            let mut seen = Vec::new();
-            while let Some(request) = message(&mut agent) {
-                seen.push(request[4]);
-                agent.write_all(&framed(&[request[4] + 1, 9])).unwrap();
-            }
-            seen
-        });
+        let served = Served::new();
+        let mut step = served.connect();
         let mut ask = |body: &[u8]| {
             step.write_all(&framed(body)).unwrap();
             message(&mut step).unwrap()
@@ -119,7 +181,6 @@ mod tests {
         }
         step.write_all(&[0xff; 8]).unwrap();
         assert_eq!(step.read(&mut [0; 8]).unwrap_or(0), 0, "a message that is too long ends the connection");
-        drop(step);
-        assert_eq!(agent.join().unwrap(), [11, 13]);
+        assert_eq!(served.seen.try_iter().collect::<Vec<_>>(), [11, 13]);
     }
 }

@@ -13,7 +13,7 @@ use super::mounts::Stage;
 use super::notify::socketcall;
 use super::prepare::{prepare, set_host_name};
 use super::runtime::{self, Runtime};
-use super::spec::{ExecSpec, Network, Security};
+use super::spec::{ExecMount, ExecSpec, MountSource, Network, Security};
 use super::{command, network, rlimits, single_id, unisolated};
 use crate::sandbox::records::{self, StepRecord};
 use crate::sandbox::{
@@ -164,11 +164,14 @@ pub(super) fn run(rootfs: &RootFs, order: Order, io: StepIo<'_>, context: Contex
     }
 }
 
-/// How many processes and threads of the sandbox are in the control group of a step.
+/// How many processes and threads of the sandbox are in the control group of a step: that in the place of pid 1, its
+/// thread that answers calls, and one for each forwarded socket.
 fn own_tasks(spec: &ExecSpec, context: Context) -> u64 {
     let is_supervised = context.identity == Identity::Single || socketcall::IS_NEEDED;
     let has_filter = spec.security == Security::Sandbox && context.isolation != Isolation::None;
-    1 + u64::from(has_filter && is_supervised)
+    let is_socket = |mount: &&ExecMount| matches!(mount.source, MountSource::Socket { .. });
+    let sockets = spec.mounts.iter().filter(is_socket).count() as u64;
+    1 + u64::from(has_filter && is_supervised) + sockets
 }
 
 /// Forks pid 1 of a new pid namespace, in a control group that restricts devices where possible.
@@ -344,17 +347,23 @@ fn init(
         // The host's network exposes its abstract sockets. Older kernels cannot hide them.
         let _ = sys::hide_abstract_sockets();
     }
-    let mut helper =
-        if sandboxed && (single || socketcall::IS_NEEDED) { Some(UnixStream::pair()?) } else { None };
+    let (to, from) = if sandboxed && (single || socketcall::IS_NEEDED) {
+        let (to, from) = UnixStream::pair()?;
+        (Some(to), Some(from))
+    } else {
+        (None, None)
+    };
     sys::block_signals(SIGNALS);
     let child = match sys::fork()? {
         sys::Fork::Child => {
+            // Its own copy of that end would hide that the other one is closed.
+            drop(from);
             let limits = command::Limits {
                 filters: sandboxed,
                 few_capabilities: sandboxed,
                 no_chroot: !is_contained,
                 single_identity: single,
-                helper: helper.as_ref().map(|(to, _)| to),
+                helper: to.as_ref(),
                 root: None,
             };
             let error = command.start(files, &limits);
@@ -363,13 +372,12 @@ fn init(
         }
         sys::Fork::Parent(pid) => pid,
     };
-    drop(files);
+    drop((files, to));
     let mut supervisor = None;
-    if let Some((to, from)) = helper.take() {
-        drop(to);
+    if let Some(from) = from {
         match owners {
             Some(owners) => supervisor = single_id::Supervisor::start(&from, owners, ids, host_network)?,
-            None => socketcall::serve(&from, host_network),
+            None => socketcall::serve(&from, host_network)?,
         }
     }
     // Pid 1 does not keep the secrets of the environment.

@@ -1,16 +1,17 @@
 //! System calls that another process answers (seccomp user notification).
 //!
-//! The command installs a filter and sends its listener to pid 1 of the step ([`hand_over`]). There a thread receives
-//! it ([`receive`]) and answers each call ([`serve`]) until no process with the filter is left. A process has only one
-//! listener, so the supervisor for a single id ([`super::single`]) answers [`socketcall`] too.
+//! The command installs a filter and sends its listener to pid 1 of the step ([`hand_over`]). That receives it
+//! ([`receive`]), starts a thread that answers each call until no process with the filter is left ([`serve`]), and tells
+//! the command so: before that the command runs nothing, and without a thread it fails. A process has only one listener,
+//! so the supervisor for a single id ([`super::single_id`]) answers [`socketcall`] too.
 #![allow(unsafe_code, reason = "seccomp notifications and memory of other processes have no safe wrapper")]
 
 pub(super) mod socketcall;
 
-use crate::sandbox::{descriptors, sys};
+use crate::sandbox::descriptors;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -47,12 +48,16 @@ pub(in crate::exec) enum Answer {
     Fail(Errno),
 }
 
-/// Lets the reader of `to` answer the calls of this process and its children. The caller must have CAP_SYS_ADMIN in its
-/// namespace.
-pub(super) fn hand_over(program: &seccompiler::BpfProgram, to: &UnixStream) -> io::Result<()> {
-    let listener = sys::install_notifying_filter(program)?;
-    // Without a reader the calls fail, since the listener closes here.
-    descriptors::send(to, [listener.as_fd()])
+/// Lets the reader of `to` answer the calls of a filter of this process, and waits until it does.
+///
+/// # Errors
+/// When it cannot: then the calls fail.
+pub(super) fn hand_over(listener: OwnedFd, mut to: &UnixStream) -> io::Result<()> {
+    descriptors::send(to, [listener.as_fd()])?;
+    drop(listener);
+    // The reader closes its end when it cannot answer.
+    to.read_exact(&mut [0])
+        .map_err(|e| io::Error::new(e.kind(), "nobody answers the handed-over calls of this step"))
 }
 
 /// Receives the listener that [`hand_over`] sends. `None` when the command ended without sending it.
@@ -60,11 +65,12 @@ pub(super) fn receive(from: &UnixStream) -> Option<OwnedFd> {
     descriptors::receive(from).map(|[listener]| listener)
 }
 
-/// Answers calls on a new thread. If the thread cannot start, the listener closes and the calls fail.
+/// Answers calls on a new thread, and tells the command at the other end of `from` so.
 ///
 /// # Errors
-/// The error of the system when no thread can be started.
+/// The error of the system when no thread can be started. Then the listener closes, and the command fails.
 pub(super) fn serve(
+    mut from: &UnixStream,
     listener: OwnedFd,
     mut decide: impl FnMut(&OwnedFd, &Request) -> rustix::io::Result<Answer> + Send + 'static,
 ) -> io::Result<()> {
@@ -74,7 +80,10 @@ pub(super) fn serve(
             answer(&listener, &request, decided);
         }
     };
-    std::thread::Builder::new().spawn(work).map(drop)
+    std::thread::Builder::new().spawn(work)?;
+    // A command that was killed meanwhile needs no answers.
+    let _ = from.write_all(b"s");
+    Ok(())
 }
 
 /// `/proc` of this process, for [`process_status`].
@@ -228,4 +237,38 @@ pub(in crate::exec) fn read_text(pid: u32, at: u64) -> rustix::io::Result<Vec<u8
         text.extend_from_slice(piece);
     }
     Err(Errno::NAMETOOLONG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some_file() -> OwnedFd {
+        std::fs::File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn a_command_waits_until_its_calls_are_answered() {
+        let (to, from) = UnixStream::pair().unwrap();
+        let command = std::thread::spawn(move || hand_over(some_file(), &to));
+        let listener = receive(&from).unwrap();
+        // A command that did not wait would have ended long ago.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(!command.is_finished());
+        serve(&from, listener, |_, _| Ok(Answer::Continue)).unwrap();
+        command.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_command_whose_calls_nobody_answers_fails() {
+        let (to, from) = UnixStream::pair().unwrap();
+        let command = std::thread::spawn(move || hand_over(some_file(), &to));
+        drop(receive(&from).unwrap());
+        drop(from);
+        let error = command.join().unwrap().unwrap_err();
+        assert!(error.to_string().contains("nobody answers"), "{error}");
+        let (to, from) = UnixStream::pair().unwrap();
+        drop(from);
+        hand_over(some_file(), &to).unwrap_err();
+    }
 }

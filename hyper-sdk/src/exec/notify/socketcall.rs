@@ -8,6 +8,7 @@
 use super::{Answer, Request};
 use crate::exec::seccomp::FAMILIES;
 use rustix::io::Errno;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
@@ -18,11 +19,13 @@ const KIND_MASK: i32 = 0xf;
 const CAP_NET_RAW: u64 = 13;
 
 /// Answers the calls of the listener that the command sends, on a new thread.
-pub(in crate::exec) fn serve(from: &UnixStream, host_network: bool) {
-    let Some(listener) = super::receive(from) else { return };
-    let Ok(proc) = super::open_proc() else { return };
-    // Without the thread the calls fail.
-    let _ = super::serve(listener, move |listener, request| answer(listener, &proc, request, host_network));
+///
+/// # Errors
+/// Those of [`super::serve`] and of a `/proc` that cannot be opened. A command that sends none is none.
+pub(in crate::exec) fn serve(from: &UnixStream, host_network: bool) -> io::Result<()> {
+    let Some(listener) = super::receive(from) else { return Ok(()) };
+    let proc = super::open_proc()?;
+    super::serve(from, listener, move |listener, request| answer(listener, &proc, request, host_network))
 }
 
 /// The socket that a call asks for. On the host's network there are no raw ones but those of AF_NETLINK.

@@ -28,7 +28,7 @@ impl Supervisor {
     /// without sending it.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when `/proc` of the step cannot be opened.
+    /// [`crate::ErrorKind::Io`] when `/proc` of the step cannot be opened, and when no thread can be started.
     pub(in crate::exec) fn start(
         from: &UnixStream,
         mut owners: StepOwners,
@@ -48,7 +48,7 @@ impl Supervisor {
             identities: vec![Ids::of(0, 0, vec![0]), user],
             host_network,
         };
-        notify::serve(listener, move |listener, request| state.answer(listener, request))?;
+        notify::serve(from, listener, move |listener, request| state.answer(listener, request))?;
         Ok(Some(Self { owners }))
     }
 
