@@ -125,6 +125,13 @@ RUN cat /a && echo end {n} {marker} > /end
 """
 
 
+def bake_file(hyper, context, marker):
+    """Two targets, of which the second builds on the first."""
+    base = {"context": context, "contexts": {"base": f"oci-layout://{hyper.base}"}, "output": ["type=cacheonly"]}
+    last = dict(base, contexts={"base": "target:first"}, **{"dockerfile-inline": f"FROM base\nRUN echo {marker} > /baked\n"})
+    return json.dumps({"group": {"default": {"targets": ["first", "last"]}}, "target": {"first": base, "last": last}})
+
+
 def kills(arguments):
     hyper = Hyper(arguments.hyperbuild, arguments.base, arguments.isolation)
     source = random.Random(arguments.seed)
@@ -142,11 +149,19 @@ def kills(arguments):
             sys.exit(f"the first build failed: {text}")
         expected.append(archive_digest(archive))
     archive = os.path.join(hyper.place, "out.tar")
+    cached, bake = os.path.join(hyper.place, "exported"), os.path.join(hyper.place, "bake")
+    os.makedirs(bake)
     for n in range(arguments.rounds):
         which = source.randrange(3)
+        shared = f"type=local,{{}}={cached},cache-mounts=true"
+        with open(os.path.join(bake, "docker-bake.json"), "w") as out:
+            out.write(bake_file(hyper, variants[which], marker))
         made = hyper.build("state", variants[which], "-t", f"app:{which}", "-o", f"type=oci,dest={archive}")
+        baked = hyper.command("state", "bake", "--allow=fs=*", "-f", os.path.join(bake, "docker-bake.json"), *hyper.extra)
+        kept = ["--cache-to", shared.format("dest") + ",mode=max", "--cache-from", shared.format("src")]
         command = source.choice([made, made, made + ["--no-cache"], hyper.command("state", "prune", "-f"),
-                                 hyper.build("state", variants[which], "-t", f"app:{which}", "--no-cache")])
+                                 hyper.build("state", variants[which], "-t", f"app:{which}", "--no-cache"),
+                                 baked, made + kept, made + kept + ["--no-cache"]])
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL, start_new_session=True)
         time.sleep(source.uniform(0, length * 1.2))
@@ -166,7 +181,9 @@ def kills(arguments):
         elif (digest := archive_digest(archive)) != expected[which]:
             fault(f"round {n}: the next build has {digest}, not {expected[which]}")
         integrity(os.path.join(hyper.place, "state"))
-    run(hyper.command("state", "rm", *(f"app:{n}" for n in range(3))))
+    # A name that was never given keeps the others.
+    for n in range(3):
+        run(hyper.command("state", "rm", f"app:{n}"))
     leftovers(hyper, "state")
     return hyper.place
 

@@ -3,7 +3,6 @@
 use super::contexts::{Contexts, MainContext};
 use super::destinations::{Destinations, is_stream};
 use super::emptied_folders;
-use super::leftovers;
 use super::options::LocalBuilderOptions;
 use super::{BuildOutput, BuildRequest, Builder, BuilderCapabilities};
 use crate::cache::{DiskCache, SharedCache};
@@ -192,7 +191,7 @@ impl LocalBuilder {
         };
         let root = options.root.clone();
         blocking(move || {
-            leftovers::sweep_at_times(&root, leftovers::AGE);
+            crate::space::sweep_at_times(&root);
             Ok(())
         })
         .await?;

@@ -25,7 +25,6 @@ mod exporters;
 mod fix;
 mod foreign;
 mod frontend_options;
-mod leftovers;
 mod limits_text;
 mod local;
 mod options;

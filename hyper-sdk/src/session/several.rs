@@ -7,7 +7,7 @@ use crate::build::{
 use crate::layout::ImageLayout;
 use crate::progress::{Event, Progress};
 use crate::solve::blocking;
-use crate::{Error, Result, ResultExt as _};
+use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,10 +44,7 @@ impl Session {
         check(&jobs)?;
         let builder = self.local_builder().await?;
         let scratch = self.scratch()?;
-        let layouts = tempfile::Builder::new()
-            .prefix("jobs-")
-            .tempdir_in(&scratch)
-            .at("cannot make a folder for results", &scratch)?;
+        let layouts = crate::private_folder::temporary("jobs-", Some(&scratch))?;
         let needed: Vec<&String> = jobs.iter().flat_map(|job| job.needs.values()).collect();
         let layout = |job: &Job| layouts.path().join(&job.name);
         let mut done: BTreeMap<String, watch::Sender<bool>> =

@@ -9,7 +9,7 @@ use crate::layer::copy::CopyRequest;
 use crate::sandbox::{Reply, Request, RootFs, Rung, Sandbox};
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 mod garbage;
 mod joining;
+mod removal;
 mod unpack;
 
 use garbage::Garbage;
@@ -451,28 +452,15 @@ impl Snapshotter for LocalSnapshotter {
         let folders = &self.0.folders;
         let (removed, set_aside) = folders.exclusively(|| {
             let (mut removed, mut set_aside) = (Vec::new(), Vec::new());
-            // A parent can be removed after its last child, so this repeats until nothing more can be removed.
-            loop {
-                let list = folders.list()?;
-                let parents =
-                    list.iter().filter_map(|(_, record)| record.parent.clone()).collect::<BTreeSet<_>>();
-                let free = list
-                    .iter()
-                    .filter(|(chain, _)| chains.contains(chain))
-                    .filter(|(chain, _)| !parents.contains(chain))
-                    .collect::<Vec<_>>();
-                if free.is_empty() {
-                    return Ok((removed, set_aside));
+            for step in removal::plan(folders.list()?, chains) {
+                set_aside.extend(folders.retire_joins(&step.chain)?);
+                folders.forget(&step.chain)?;
+                if let Some(folder) = step.folder {
+                    set_aside.push(folders.retire(folder)?);
                 }
-                for (chain, record) in free {
-                    set_aside.extend(folders.retire_joins(chain)?);
-                    folders.forget(chain)?;
-                    removed.push(chain.clone());
-                    if folders.list()?.iter().all(|(_, other)| other.id != record.id) {
-                        set_aside.push(folders.retire(record.id)?);
-                    }
-                }
+                removed.push(step.chain);
             }
+            Ok((removed, set_aside))
         })?;
         Ok((removed, set_aside.into_iter().map(|removed| removed.path).collect()))
     }

@@ -6,6 +6,7 @@ use super::aside::Aside;
 use super::describe;
 use super::images::{Manifests, family_of, without_shared};
 use super::kinds::Kinds;
+use super::leftovers::sweep_unused;
 use super::plan::{PruneOptions, Situation, choose};
 use super::survey::{Action, Found, base_roots};
 use super::{Pruned, Space, SpaceItem, SpaceKind};
@@ -179,6 +180,14 @@ impl Space {
             return Ok((Pruned { removed, freed, in_use, warnings }, cache));
         }
         let mut pruned = Pruned { in_use, warnings, ..Pruned::default() };
+        if closed.oldest.is_none() {
+            let root = self.root.clone();
+            blocking(move || {
+                sweep_unused(&root);
+                Ok(())
+            })
+            .await?;
+        }
         let mut aside = Aside::begin(&self.root);
         let mut failure = None;
         let named = self.remove_names(chosen, (kinds, &closed), &mut pruned, &mut aside, &mut failure).await;

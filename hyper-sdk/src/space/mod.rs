@@ -21,6 +21,7 @@ mod images;
 mod kinds;
 #[cfg(test)]
 mod kinds_tests;
+mod leftovers;
 mod limit;
 mod plan;
 mod release;
@@ -30,6 +31,7 @@ mod tests;
 
 pub(crate) use images::family_of;
 pub(crate) use kinds::LocalKinds;
+pub(crate) use leftovers::sweep_at_times;
 pub use limit::CacheLimit;
 pub use plan::{Filter, PruneOptions};
 pub(crate) use release::release;

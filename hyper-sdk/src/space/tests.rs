@@ -391,6 +391,34 @@ async fn what_an_interrupted_clean_up_left_goes_with_the_next_and_is_no_item() {
     }
 }
 
+/// What killed builds left goes at once when nobody works, and stays while somebody does.
+#[tokio::test]
+async fn temporary_files_of_killed_builds_go_when_nobody_works() {
+    let state = State::new();
+    let left = [
+        "cache/ab/.tmpAbCdEf",
+        ".tmp123456",
+        "uses/.tmpabcdef",
+        "scratch/jobs-x/layout",
+        "scratch/context-y/file",
+    ];
+    for left in left {
+        let path = state.space.root.join(left);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "x").unwrap();
+    }
+    let count = || left.iter().filter(|left| state.space.root.join(left).exists()).count();
+    let work = Use::begin(&state.space.root, UseKind::Work).await.unwrap();
+    state.prune().await;
+    assert_eq!(count(), left.len());
+    drop(work);
+    let dry = PruneOptions { dry_run: true, ..PruneOptions::default() };
+    state.space.prune(&dry).await.unwrap();
+    assert_eq!(count(), left.len(), "a dry run removes nothing");
+    state.prune().await;
+    assert_eq!(count(), 0);
+}
+
 /// Two indexes have one entry, and only one of them loses its name by removal.
 #[tokio::test]
 async fn an_index_without_a_name_stays_whole_when_another_with_its_entries_is_removed() {

@@ -1,5 +1,5 @@
 //! Removes what killed builds left in the folder of the builder: unfinished contexts, image archives and files. A build
-//! that runs locks its own, however long it takes.
+//! that runs locks its own folders, however long it takes, and needs its files for moments.
 
 use crate::stale_files::{self, is_temporary};
 use crate::uses::STEP_PREFIX;
@@ -7,13 +7,14 @@ use std::path::Path;
 use std::time::Duration;
 
 /// The age of a leftover that is removed. Older versions of this program lock nothing; no build of theirs takes longer.
-pub(super) const AGE: Duration = Duration::from_secs(24 * 60 * 60);
+const AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The parents of temporary folders, and how the names of those begin.
-const FOLDERS: [(&str, &str); 6] = [
+const FOLDERS: [(&str, &str); 7] = [
     ("scratch", "context-"),
     ("scratch", "removed-"),
     ("scratch", "archive-"),
+    ("scratch", "jobs-"),
     ("sources/web", ".new-"),
     ("sources/checkouts", ".new-"),
     ("snapshots", "probe-"),
@@ -30,8 +31,17 @@ const EVERY: Duration = Duration::from_secs(60 * 60);
 /// The file whose time is that of the last look.
 const LOOKED: &str = "uses/swept";
 
-/// [`sweep`], if the last time is long enough ago.
-pub(super) fn sweep_at_times(root: &Path, age: Duration) {
+/// Removes leftovers that are a day old, if the last look is long enough ago.
+pub(crate) fn sweep_at_times(root: &Path) {
+    sweep_all_at_times(root, AGE);
+}
+
+/// Removes all leftovers, however new: for who knows that nothing works with the folder.
+pub(super) fn sweep_unused(root: &Path) {
+    sweep(root, Duration::ZERO);
+}
+
+fn sweep_all_at_times(root: &Path, age: Duration) {
     let looked = root.join(LOOKED);
     let modified = std::fs::metadata(&looked).and_then(|meta| meta.modified());
     // A time in the future tells nothing.
@@ -44,7 +54,7 @@ pub(super) fn sweep_at_times(root: &Path, age: Duration) {
 }
 
 /// Removes leftovers that are older than `age`. One that cannot be removed stays until the next time.
-pub(super) fn sweep(root: &Path, age: Duration) {
+fn sweep(root: &Path, age: Duration) {
     for (folder, prefix) in FOLDERS {
         stale_files::remove_folders(&root.join(folder), age, |name| name.starts_with(prefix));
     }
@@ -69,6 +79,7 @@ mod tests {
         let folders = [
             "scratch/context-a/b",
             "scratch/archive-a/b",
+            "scratch/jobs-a/b",
             "sources/web/.new-a/b",
             "sources/checkouts/.new-a",
             "snapshots/probe-a/work/work",
@@ -97,7 +108,7 @@ mod tests {
         sweep(root.path(), Duration::ZERO);
         assert_eq!(
             folders.map(|name| root.path().join(name).exists()),
-            [false, false, false, false, false, true]
+            [false, false, false, false, false, false, true]
         );
         let left = files.map(|name| root.path().join(name).exists());
         assert_eq!(left, [false, false, false, false, false, false, false, true, true]);
@@ -109,7 +120,7 @@ mod tests {
         let left = root.path().join("scratch/context-a");
         let is_removed = || {
             std::fs::create_dir_all(&left).unwrap();
-            sweep_at_times(root.path(), Duration::ZERO);
+            sweep_all_at_times(root.path(), Duration::ZERO);
             !left.exists()
         };
         assert_eq!([is_removed(), is_removed()], [true, false]);
@@ -148,9 +159,9 @@ mod tests {
             made.push(crate::private_folder::temporary(prefix, Some(&within)).unwrap());
         }
         let count = || std::fs::read_dir(&scratch).unwrap().count();
-        assert_eq!(count(), 5);
+        assert_eq!(count(), 6);
         sweep(root.path(), Duration::ZERO);
-        assert_eq!(count(), 5);
+        assert_eq!(count(), 6);
         assert!(made.iter().all(|folder| folder.path().exists()));
         // A process that is killed gives up its locks and removes nothing.
         let left: Vec<_> = made.into_iter().map(crate::private_folder::TemporaryFolder::keep).collect();
