@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::session::{self, Configure};
-use crate::{json_events, logging, program};
+use crate::{json_events, logging, program, render};
 use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches, Parser};
 use futures::future::LocalBoxFuture;
@@ -15,6 +15,9 @@ use hyper_sdk::session::{Session, SessionOptions};
 use std::fmt;
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// How long the end of an interrupted command waits until its display has shown what there is: the reader may be stuck.
+const LAST_EVENTS: Duration = Duration::from_secs(1);
 
 /// Builds container images from Dockerfiles, and stores, serves and moves them
 ///
@@ -197,7 +200,11 @@ impl Cli {
         };
         tokio::select! {
             outcome = work => outcome,
-            signal = interrupt.wait() => Err(Failure::Interrupted(signal)),
+            signal = interrupt.wait() => {
+                // The work has been dropped, and what it was about to do was cancelled.
+                render::all_have_ended(LAST_EVENTS).await;
+                Err(Failure::Interrupted(signal))
+            }
         }
     }
 }

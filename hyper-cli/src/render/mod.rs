@@ -19,8 +19,9 @@ use hyper_sdk::{Error, Result};
 use plain::Plain;
 use std::io::{self, IsTerminal as _};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// How progress is shown.
@@ -67,6 +68,32 @@ impl<W: io::Write + Send> View for Warnings<W> {
     }
 }
 
+/// How many displays run.
+static RUNNING: LazyLock<watch::Sender<usize>> = LazyLock::new(watch::Sender::default);
+
+/// One of them, until it is dropped.
+struct Running;
+
+impl Running {
+    fn begin() -> Self {
+        RUNNING.send_modify(|count| *count += 1);
+        Self
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Waits until every display has shown what there is, but not for longer than `limit`. For work that was dropped with its
+/// display: how its tasks ended would not be shown otherwise.
+pub(crate) async fn all_have_ended(limit: Duration) {
+    let mut running = RUNNING.subscribe();
+    let _ = tokio::time::timeout(limit, running.wait_for(|count| *count == 0)).await;
+}
+
 /// A running display. Dropping it without [`Renderer::finish`] ends the display at the next event.
 pub(crate) struct Renderer {
     progress: Progress,
@@ -97,7 +124,11 @@ impl Renderer {
         }
         let (progress, events) = Progress::channel();
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(show(views, events, stopped));
+        let running = Running::begin();
+        let task = tokio::spawn(async move {
+            show(views, events, stopped).await;
+            drop(running);
+        });
         Ok(Self { progress, stop, task, log })
     }
 
