@@ -14,7 +14,7 @@ The exit status is 1 when something was wrong. It needs to be root, to see the m
 import argparse, hashlib, json, os, random, re, shutil, signal, subprocess, sys, tarfile, tempfile, threading, time
 
 # What a state folder without content has.
-KEPT = re.compile(r"store/(hyper\.db.*|collector\.lock)|snapshots/[^/]+/(lock|numbers|synced)|uses/.*|history/.*|stat-cache"
+KEPT = re.compile(r"store/(hyper\.db.*|collector\.lock)|snapshots/[^/]+/(lock|numbers|settled|synced)|uses/.*|history/.*|stat-cache"
                   r"|sandbox\.json")
 faults = []
 
@@ -108,6 +108,11 @@ def leftovers(hyper, state):
     if code != 0:
         fault(f"prune: {text}")
     root = os.path.join(hyper.place, state)
+    uploads = os.path.join(root, "store/uploads")
+    if any(os.path.getsize(os.path.join(uploads, name)) == 0 for name in os.listdir(uploads)):
+        # For a minute, an empty file may be that of a writer that is about to lock it.
+        time.sleep(61)
+        run(hyper.command(state, "prune", "-a", "-f"))
     files = [os.path.relpath(os.path.join(at, name), root) for at, _, names in os.walk(root) for name in names]
     if left := [file for file in files if not KEPT.fullmatch(file)]:
         fault(f"{len(left)} files left: {left[:5]}")

@@ -63,8 +63,9 @@ fn sweep(root: &Path, age: Duration) {
     }
     // Nobody holds the file of a command any more whose build was killed.
     stale_files::remove(&root.join("uses"), age, |name| name.starts_with(STEP_PREFIX));
-    // The records of the cache are one level deeper.
-    for entry in std::fs::read_dir(root.join("cache")).into_iter().flatten().flatten() {
+    // The records of the cache and the notes about snapshots are one level deeper.
+    let entries = ["cache", "snapshots"].map(|folder| std::fs::read_dir(root.join(folder)));
+    for entry in entries.into_iter().flatten().flatten().flatten() {
         stale_files::remove(&entry.path(), age, is_temporary);
     }
 }
@@ -91,6 +92,7 @@ mod tests {
             "cache/ab/.tmpBBBBBB",
             "mounts/.tmpcccccc",
             "snapshots/.tmpDDDDDD",
+            "snapshots/overlay/.tmphhhhhh",
             "sources/web/.tmpeeeeee",
             "sources/images/.tmpffffff",
             "cache/ab/abcd",
@@ -111,7 +113,7 @@ mod tests {
             [false, false, false, false, false, false, true]
         );
         let left = files.map(|name| root.path().join(name).exists());
-        assert_eq!(left, [false, false, false, false, false, false, false, true, true]);
+        assert_eq!(left, [false, false, false, false, false, false, false, false, true, true]);
     }
 
     #[test]
