@@ -108,11 +108,9 @@ def leftovers(hyper, state):
     if code != 0:
         fault(f"prune: {text}")
     root = os.path.join(hyper.place, state)
-    uploads = os.path.join(root, "store/uploads")
-    if any(os.path.getsize(os.path.join(uploads, name)) == 0 for name in os.listdir(uploads)):
-        # For a minute, an empty file may be that of a writer that is about to lock it.
-        time.sleep(61)
-        run(hyper.command(state, "prune", "-a", "-f"))
+    # For a minute, a temporary file may be that of somebody who is about to begin.
+    time.sleep(61)
+    run(hyper.command(state, "prune", "-a", "-f"))
     files = [os.path.relpath(os.path.join(at, name), root) for at, _, names in os.walk(root) for name in names]
     if left := [file for file in files if not KEPT.fullmatch(file)]:
         fault(f"{len(left)} files left: {left[:5]}")

@@ -36,9 +36,10 @@ pub(crate) fn sweep_at_times(root: &Path) {
     sweep_all_at_times(root, AGE);
 }
 
-/// Removes all leftovers, however new: for who knows that nothing works with the folder.
+/// Removes leftovers that are a minute old: for who knows that no work has begun. A builder that is being opened has begun
+/// none yet, and needs its files for moments.
 pub(super) fn sweep_unused(root: &Path) {
-    sweep(root, Duration::ZERO);
+    sweep(root, Duration::from_secs(60));
 }
 
 fn sweep_all_at_times(root: &Path, age: Duration) {

@@ -391,22 +391,19 @@ async fn what_an_interrupted_clean_up_left_goes_with_the_next_and_is_no_item() {
     }
 }
 
-/// What killed builds left goes at once when nobody works, and stays while somebody does.
+/// What killed builds left goes after a minute when nobody works, and stays while somebody does.
 #[tokio::test]
 async fn temporary_files_of_killed_builds_go_when_nobody_works() {
     let state = State::new();
-    let left = [
-        "cache/ab/.tmpAbCdEf",
-        ".tmp123456",
-        "uses/.tmpabcdef",
-        "scratch/jobs-x/layout",
-        "scratch/context-y/file",
-    ];
+    let left = ["cache/ab/.tmpAbCdEf", ".tmp123456", "uses/.tmpabcdef"];
+    let earlier = std::time::SystemTime::now() - Duration::from_secs(120);
     for left in left {
         let path = state.space.root.join(left);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, "x").unwrap();
+        std::fs::File::create(path).unwrap().set_modified(earlier).unwrap();
     }
+    let new = state.space.root.join(".tmpNewOne");
+    std::fs::write(&new, "x").unwrap();
     let count = || left.iter().filter(|left| state.space.root.join(left).exists()).count();
     let work = Use::begin(&state.space.root, UseKind::Work).await.unwrap();
     state.prune().await;
@@ -417,6 +414,7 @@ async fn temporary_files_of_killed_builds_go_when_nobody_works() {
     assert_eq!(count(), left.len(), "a dry run removes nothing");
     state.prune().await;
     assert_eq!(count(), 0);
+    assert!(new.exists(), "a builder that is being opened may need it");
 }
 
 /// Two indexes have one entry, and only one of them loses its name by removal.
