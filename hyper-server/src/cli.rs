@@ -5,8 +5,10 @@
 
 use crate::auth::{AnonymousAccess, htpasswd_entry};
 use crate::command_docs::{self, Shell};
-use crate::config::{Config, LogFormat, REFERENCE, TimeSpan};
+use crate::config::{Config, LogFormat, REFERENCE};
+use crate::database::DatabaseUrl;
 use crate::log::LineWriter;
+use crate::units::TimeSpan;
 use crate::{HangUps, ListenAddress, Registry, ServerOptions, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::clock::{Clock as _, SystemClock};
@@ -16,6 +18,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -59,6 +62,12 @@ struct ServeArgs {
     /// Folder of the store, created when it is missing [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone
+    #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
+    database: Option<DatabaseUrl>,
+    /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
+    #[arg(long, value_name = "FILE")]
+    database_password_file: Option<PathBuf>,
     /// File of users, with bcrypt hashes
     #[arg(long, value_name = "FILE")]
     htpasswd: Option<PathBuf>,
@@ -102,6 +111,12 @@ struct GcArgs {
     /// Folder of the store [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone
+    #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
+    database: Option<DatabaseUrl>,
+    /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
+    #[arg(long, value_name = "FILE")]
+    database_password_file: Option<PathBuf>,
     /// Remove manifests without a tag too that were pushed at least this long ago, such as `720h` [default: they stay]
     #[arg(long, value_name = "TIME")]
     untagged_after: Option<TimeSpan>,
@@ -190,6 +205,8 @@ impl ServeArgs {
         let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
         config.listen = self.listen.unwrap_or(config.listen);
         config.data = self.data.unwrap_or(config.data);
+        config.database.url = self.database.or(config.database.url);
+        config.database.password_file = self.database_password_file.or(config.database.password_file);
         config.auth.htpasswd = self.htpasswd.or(config.auth.htpasswd);
         config.auth.anonymous = self.anonymous.or(config.auth.anonymous);
         config.read_only |= self.read_only;
@@ -212,8 +229,16 @@ fn run_serve(args: ServeArgs) -> Result<()> {
     outcome
 }
 
+/// Opens the store: the blobs are in the folder, and the metadata there too or in a database.
+async fn open_store(config: &Config, upload_max_age: Option<Duration>) -> Result<DiskStore> {
+    match config.database.open()? {
+        None => DiskStore::open_with(&config.data, upload_max_age).await,
+        Some(database) => DiskStore::open_on(&config.data, database, upload_max_age).await,
+    }
+}
+
 async fn serve_until_signal(config: Config) -> Result<()> {
-    let store = DiskStore::open_with(&config.data, config.upload_max_age()).await?;
+    let store = open_store(&config, config.upload_max_age()).await?;
     if let Some(warning) = store.blobs().warning() {
         tracing::warn!("{warning}");
     }
@@ -228,6 +253,7 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     }
     let mut options = config.registry();
     options.token_key = Some(config.data.join("token.key"));
+    let place = store.to_string();
     let registry = Registry::new(Arc::new(store), options)?;
     let listener = config.listen.bind().await?;
     let address = listener.local_addr()?;
@@ -235,7 +261,7 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_ups = HangUps::listen()?;
     print(&format!("hyperregistry listens on http://{address}\n"))?;
-    tracing::info!(%address, data = %config.data.display(), read_only = config.read_only, "started");
+    tracing::info!(%address, store = %place, read_only = config.read_only, "started");
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -254,9 +280,13 @@ async fn serve_until_signal(config: Config) -> Result<()> {
 fn gc(args: GcArgs) -> Result<()> {
     let mut config = args.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
     config.data = args.data.unwrap_or(config.data);
+    config.database.url = args.database.or(config.database.url);
+    config.database.password_file = args.database_password_file.or(config.database.password_file);
     config.gc.untagged_after = args.untagged_after.or(config.gc.untagged_after);
     config.check()?;
-    if !config.data.join("hyper.db").is_file() {
+    // A collection makes no store.
+    let evidence = if config.database.url.is_some() { "registry-id" } else { "hyper.db" };
+    if !config.data.join(evidence).is_file() {
         return Err(Error::new(ErrorKind::NotFound, "there is no store in the folder: --data names another")
             .with_context("data", config.data.display()));
     }
@@ -268,7 +298,7 @@ fn gc(args: GcArgs) -> Result<()> {
     let now = SystemClock.now();
     let options = CollectOptions { dry_run, observer: Some(observer), ..config.collection().options(now) };
     let collected = hyper_sdk::runtime::start()?.block_on(async {
-        let store = DiskStore::open_with(&config.data, None).await?;
+        let store = open_store(&config, None).await?;
         store.collect(options).await
     })?;
     let Collected { manifests, links, blobs, bytes, left_to_another } = collected;

@@ -4,12 +4,13 @@
 //! test compares it with the code.
 
 use crate::auth::AnonymousAccess;
+use crate::database::DatabaseConfig;
+use crate::units::{Size, TimeSpan, text};
 use crate::{CacheOptions, GarbageCollection, Limits, ListenAddress, RegistryOptions, ServerOptions};
 use hyper_sdk::clock::SystemClock;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, Result, ResultExt};
-use serde::{Deserialize, Deserializer, de};
-use std::fmt;
+use serde::{Deserialize, Deserializer};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -23,6 +24,11 @@ listen = "127.0.0.1:5000"       # address and port; `:5000` is every address, po
 data = "hyperregistry-data"     # the folder of the store
 read-only = false               # refuse everything that writes
 sparse = false                  # accept manifests whose blobs or manifests are not there
+
+[database]
+# url = "postgres://registry@db.example.com/registry?sslmode=verify-full"   # metadata in PostgreSQL, not in `data`
+# password-file = "/etc/hyperregistry/database-password"   # default: as the URL or PGPASSWORD says
+connections = 16                # open at once
 
 [auth]
 # htpasswd = "/etc/hyperregistry/htpasswd"   # users, bcrypt hashes; read again when it changes
@@ -73,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) read_only: bool,
     /// Accepts manifests whose blobs or manifests are missing.
     pub(crate) sparse: bool,
+    /// Where the metadata are.
+    pub(crate) database: DatabaseConfig,
     /// Users and rights.
     pub(crate) auth: AuthConfig,
     /// Limits.
@@ -199,6 +207,7 @@ impl Default for Config {
             data: PathBuf::from("hyperregistry-data"),
             read_only: false,
             sparse: false,
+            database: DatabaseConfig::default(),
             auth: AuthConfig::default(),
             limits: LimitsConfig::default(),
             gc: GcConfig::default(),
@@ -301,6 +310,7 @@ impl Config {
         if self.data.as_os_str().is_empty() {
             return Err(Error::invalid("the configuration key `data` must name a folder"));
         }
+        self.database.check()?;
         if self.metrics.users_only && self.auth.htpasswd.is_none() {
             return Err(Error::invalid(
                 "the configuration key `metrics.users-only` needs users: set `auth.htpasswd` too",
@@ -417,108 +427,8 @@ impl<'de> Deserialize<'de> for ListenAddress {
     }
 }
 
-fn text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> Result<T, D::Error> {
-    String::deserialize(d)?.parse().map_err(|e: Error| de::Error::custom(e.message()))
-}
-
 fn optional_text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> Result<Option<T>, D::Error> {
     text(d).map(Some)
-}
-
-/// A number of bytes: `512`, `"64KiB"`, `"4MB"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Size(pub(crate) u64);
-
-impl FromStr for Size {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        let (number, unit) = split_unit(s);
-        let factor: u64 = match unit {
-            "" | "B" => 1,
-            "KiB" | "K" => 1 << 10,
-            "MiB" | "M" => 1 << 20,
-            "GiB" | "G" => 1 << 30,
-            "TiB" | "T" => 1 << 40,
-            "kB" | "KB" => 1_000,
-            "MB" => 1_000_000,
-            "GB" => 1_000_000_000,
-            "TB" => 1_000_000_000_000,
-            _ => {
-                return Err(Error::invalid(format!(
-                    "invalid size `{}`: write 64KiB or 2GB",
-                    s.escape_debug()
-                )));
-            }
-        };
-        number
-            .parse::<u64>()
-            .ok()
-            .and_then(|n| n.checked_mul(factor))
-            .map(Self)
-            .ok_or_else(|| Error::invalid(format!("invalid size `{}`: write 64KiB or 2GB", s.escape_debug())))
-    }
-}
-
-/// A duration: `"500ms"`, `"30s"`, `"5m"`, `"1h"`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TimeSpan(pub(crate) Duration);
-
-impl FromStr for TimeSpan {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        let bad =
-            || Error::invalid(format!("invalid duration `{}`: write 500ms, 30s, 5m or 1h", s.escape_debug()));
-        let (number, unit) = split_unit(s);
-        let millis: u64 = match unit {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(bad()),
-        };
-        let number = number.parse::<u64>().map_err(|_| bad())?;
-        Ok(Self(Duration::from_millis(number.checked_mul(millis).ok_or_else(bad)?)))
-    }
-}
-
-fn split_unit(s: &str) -> (&str, &str) {
-    let s = s.trim();
-    let at = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
-    (&s[..at], s[at..].trim_start())
-}
-
-impl<'de> Deserialize<'de> for TimeSpan {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        text(d)
-    }
-}
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl de::Visitor<'_> for Visitor {
-            type Value = Size;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number of bytes or a text such as \"64KiB\"")
-            }
-
-            fn visit_i64<E: de::Error>(self, n: i64) -> Result<Size, E> {
-                u64::try_from(n).map(Size).map_err(|_| E::custom("a size must not be negative"))
-            }
-
-            fn visit_u64<E: de::Error>(self, n: u64) -> Result<Size, E> {
-                Ok(Size(n))
-            }
-
-            fn visit_str<E: de::Error>(self, s: &str) -> Result<Size, E> {
-                s.parse().map_err(|e: Error| E::custom(e.message()))
-            }
-        }
-        d.deserialize_any(Visitor)
-    }
 }
 
 #[cfg(test)]
@@ -536,6 +446,11 @@ mod tests {
         assert_eq!(everything.auth.anonymous, Some(AnonymousAccess::Pull));
         assert_eq!(everything.limits.blob, Some(Size(20 << 30)));
         assert!(everything.auth.htpasswd.is_some());
+        let everything = REFERENCE.replace("# url", "url").replace("# password-file", "password-file");
+        let everything = Config::parse(&everything.replace("# untagged", "untagged")).unwrap();
+        assert!(everything.database.password_file.is_some());
+        let database = everything.database.options().unwrap().unwrap();
+        assert_eq!(database.to_string(), "db.example.com:5432/registry");
         let gc = everything.registry().garbage_collection.unwrap();
         assert_eq!(gc.untagged_after, Some(Duration::from_secs(30 * 24 * 60 * 60)));
         let never = Config::parse("[gc]\nevery = \"0s\"").unwrap();
@@ -558,10 +473,18 @@ mod tests {
             ("[limits]\nheader-timeout = \"5\"", vec!["line 2", "invalid duration"]),
             ("[limits]\nconnections = 0", vec!["limits.connections", "must not be 0"]),
             ("[log]\nformat = \"xml\"", vec!["line 2", "text or json"]),
+            (
+                "[database]\nurl = \"postgres://ada:s3cret@db:x/a\"",
+                vec!["database.url", "postgres://USER@HOST"],
+            ),
+            ("[database]\nurl = \"postgres://db/a?pool=1\"", vec!["database.url", "`pool`"]),
+            ("[database]\npassword-file = \"a\"", vec!["database.password-file", "database.url"]),
+            ("[database]\nconnections = 2", vec!["database.connections", "at least 3"]),
             ("[nonsense]", vec!["line 1", "nonsense"]),
             ("a = ", vec!["line 1"]),
         ] {
             let e = Config::parse(text).unwrap_err().to_string();
+            assert!(!e.contains("s3cret"), "{e}");
             for part in parts {
                 assert!(e.contains(part), "{text}: {e}");
             }

@@ -20,6 +20,7 @@ pub mod cli;
 pub mod command_docs;
 mod config;
 mod connection;
+mod database;
 mod error;
 mod handlers;
 mod hang_up;
@@ -38,6 +39,7 @@ mod server;
 mod session;
 mod socket;
 mod state;
+mod units;
 
 pub use connection::{ConnectionInfo, Connections};
 pub use hang_up::HangUps;

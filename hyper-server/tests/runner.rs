@@ -9,6 +9,7 @@ mod suite {
     mod blobs;
     mod client;
     mod conformance;
+    mod database;
     mod embedding;
     mod hostile;
     mod http_store;

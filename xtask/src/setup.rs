@@ -16,6 +16,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("runc", "runc"),
     ("crun", "crun"),
     ("docker-registry", "docker-registry"),
+    ("pg_ctlcluster", "postgresql"),
     ("newuidmap", "uidmap"),
     ("busybox", "busybox-static"),
     ("pasta", "passt"),

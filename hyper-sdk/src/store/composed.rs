@@ -35,7 +35,7 @@ use super::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, Listing, Page, PutManifest, RegistryStore,
     StoreCapabilities, UploadId, UploadOptions,
 };
-use crate::clock::{SharedClock, SystemClock};
+use crate::clock::SharedClock;
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -96,11 +96,12 @@ impl<B, M> Clone for Composed<B, M> {
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// A store of these two backends.
     pub fn new(blobs: B, meta: M) -> Self {
-        Self(Arc::new(Backends { blobs, meta }), Arc::new(SystemClock))
+        let clock = meta.clock();
+        Self(Arc::new(Backends { blobs, meta }), clock)
     }
 
-    /// Sets the clock by which leases end and uploads expire. The default is the clock of the system, by which the
-    /// backends record the times of writes in any case.
+    /// Sets the clock by which leases end and uploads expire. The default is the clock of the metadata backend, by which it
+    /// records the times of writes in any case.
     #[must_use]
     pub fn with_clock(self, clock: SharedClock) -> Self {
         Self(self.0, clock)
@@ -396,6 +397,10 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     fn version(&self) -> Option<u64> {
         self.0.meta.version()
+    }
+
+    async fn fetch_version(&self) -> Option<u64> {
+        self.0.meta.fetch_version().await
     }
 
     async fn put_blob(

@@ -4,7 +4,9 @@
 use super::RegistryStore;
 use super::{Composed, blob, meta};
 #[cfg(feature = "store-sql")]
-use crate::Result;
+use crate::{Error, ErrorKind, Result};
+#[cfg(feature = "store-postgres")]
+use crate::{ResultExt as _, small_file};
 #[cfg(feature = "store-sql")]
 use std::path::Path;
 #[cfg(feature = "store-sql")]
@@ -84,12 +86,88 @@ impl DiskStore {
     pub async fn open_with(root: impl AsRef<Path>, upload_max_age: Option<Duration>) -> Result<Self> {
         let root = root.as_ref();
         let blobs = blob::DiskBlobs::open(root).await?;
-        let store = Self::new(blobs, meta::SqlMeta::open(root.join("hyper.db")).await?);
-        if let Some(age) = upload_max_age.filter(|_| store.capabilities().write)
-            && let Err(error) = store.expire_uploads(age).await
+        if root.join(REGISTRY_ID).exists() {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the metadata of the blobs in this folder is in a PostgreSQL database: give its URL",
+            )
+            .with_context("path", root.display()));
+        }
+        let store = Self::new(blobs, meta::SqlMeta::open(root.join(DATABASE)).await?);
+        store.expire_old_uploads(root, upload_max_age).await;
+        Ok(store)
+    }
+
+    /// Opens the store whose blobs are in the folder `root`, and whose metadata is in a PostgreSQL database. Several servers
+    /// may use both, when the folder is on a file system that they share.
+    ///
+    /// The file `registry-id` in the folder names the registry in the database: a collector would remove the blobs of
+    /// another one.
+    ///
+    /// # Errors
+    /// Those of [`DiskStore::open`] and of [`meta::SqlMeta::connect`]; [`crate::ErrorKind::Conflict`] when the blobs in the
+    /// folder have their metadata elsewhere.
+    #[cfg(feature = "store-postgres")]
+    pub async fn open_on(
+        root: impl AsRef<Path>,
+        database: meta::PostgresOptions,
+        upload_max_age: Option<Duration>,
+    ) -> Result<Self> {
+        let root = root.as_ref();
+        let blobs = blob::DiskBlobs::open(root).await?;
+        if root.join(DATABASE).exists() {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                "the metadata of the blobs in this folder is in its file `hyper.db`: choose another folder",
+            )
+            .with_context("path", root.display()));
+        }
+        let meta = meta::SqlMeta::connect(database).await?;
+        if let Some(id) = meta.registry_id() {
+            claim(root, id)?;
+        }
+        let store = Self::new(blobs, meta);
+        store.expire_old_uploads(root, upload_max_age).await;
+        Ok(store)
+    }
+
+    /// Removes the uploads that were idle for so long; a failure is logged.
+    async fn expire_old_uploads(&self, root: &Path, age: Option<Duration>) {
+        if let Some(age) = age.filter(|_| self.capabilities().write)
+            && let Err(error) = self.expire_uploads(age).await
         {
             tracing::warn!(%error, root = %root.display(), "idle uploads cannot be removed");
         }
-        Ok(store)
     }
+}
+
+/// The database of SQLite in the folder of a store.
+#[cfg(feature = "store-sql")]
+const DATABASE: &str = "hyper.db";
+
+/// The file that names the registry whose metadata is elsewhere.
+#[cfg(feature = "store-sql")]
+const REGISTRY_ID: &str = "registry-id";
+
+/// Makes the folder that of the registry, unless it is that of another one.
+#[cfg(feature = "store-postgres")]
+fn claim(root: &Path, id: &str) -> Result<()> {
+    use std::io::Write as _;
+    let path = root.join(REGISTRY_ID);
+    // The file is there completely or not at all, also when two servers start at once.
+    let mut file =
+        tempfile::NamedTempFile::new_in(root).at("cannot write to the folder of the blobs", root)?;
+    let written = file.write_all(id.as_bytes()).and_then(|()| file.as_file().sync_all());
+    written.at("cannot write to the folder of the blobs", root)?;
+    match file.persist_noclobber(&path) {
+        Ok(_) => return Ok(()),
+        Err(e) if e.error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(e) => return Err(e.error).at("cannot write to the folder of the blobs", &path),
+    }
+    let found = small_file::read_text(&path, "the name of the registry", 1024, small_file::Kinds::Files)?;
+    if found == id {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Conflict, "the blobs in this folder belong to a registry in another database")
+        .with_context("path", root.display()))
 }

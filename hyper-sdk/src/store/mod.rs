@@ -275,6 +275,13 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         None
     }
 
+    /// The number of [`version`](Self::version) of a store that has to ask a database elsewhere for it: what was committed
+    /// before the call began has changed it. `None` when the database does not answer, and when the store has no such number
+    /// or gives it with `version`.
+    async fn fetch_version(&self) -> Option<u64> {
+        None
+    }
+
     /// Stores a blob from memory, in one call without an upload session.
     ///
     /// # Errors

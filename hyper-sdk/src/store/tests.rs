@@ -90,6 +90,38 @@ mod sql_meta {
     crate::meta_conformance!(fixture);
 }
 
+#[cfg(feature = "store-postgres")]
+mod postgres_meta {
+    use super::*;
+
+    async fn fixture(folder: PathBuf) -> Option<meta::SqlMeta> {
+        postgres::meta(&folder).await
+    }
+    crate::meta_conformance!(fixture);
+}
+
+#[cfg(feature = "store-postgres")]
+mod disk_with_postgres {
+    use super::*;
+
+    async fn fixture(folder: PathBuf) -> Option<(SharedStore, ())> {
+        let blobs = blob::DiskBlobs::open(&folder).await.unwrap();
+        Some((Arc::new(Composed::new(blobs, postgres::meta(&folder).await?)), ()))
+    }
+    crate::store_conformance!(fixture);
+}
+
+#[cfg(feature = "store-postgres")]
+mod memory_with_postgres_cached {
+    use super::*;
+
+    async fn fixture(folder: PathBuf) -> Option<(SharedStore, ())> {
+        let store = Composed::new(blob::MemoryBlobs::default(), postgres::meta(&folder).await?);
+        Some((Arc::new(Cached::new(Arc::new(store), CacheOptions::default())), ()))
+    }
+    crate::store_conformance!(fixture);
+}
+
 mod collection;
 #[cfg(feature = "store-sql")]
 mod durability;
@@ -104,3 +136,5 @@ mod migration;
 mod mutants;
 #[cfg(feature = "store-sql")]
 mod own_keys;
+#[cfg(feature = "store-postgres")]
+mod postgres;

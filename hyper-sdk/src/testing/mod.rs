@@ -28,6 +28,8 @@ mod builder;
 #[cfg(feature = "build")]
 mod executor;
 mod image;
+#[cfg(feature = "store-postgres")]
+mod postgres;
 mod program;
 mod random;
 #[cfg(feature = "build")]
@@ -44,6 +46,8 @@ pub use builder::fake_builder;
 #[cfg(feature = "build")]
 pub use executor::{FakeExecutor, FakeRun};
 pub use image::{ImageShape, RandomImage, RandomIndex, RandomLayer, TestContent, TestFile, TestTree};
+#[cfg(feature = "store-postgres")]
+pub use postgres::PostgresServer;
 pub use program::{copy_program, write_program};
 pub use random::Random;
 #[cfg(feature = "build")]

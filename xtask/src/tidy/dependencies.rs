@@ -16,11 +16,16 @@ const BUILD_ONLY: &[&str] =
 
 const FREE: &[Free] = &[
     Free { package: "hyper-server", arguments: &[], of: BUILD_ONLY },
-    Free { package: "hyper-server", arguments: &[], of: &["reqwest", "rustls"] },
+    Free { package: "hyper-server", arguments: &[], of: &["reqwest"] },
     Free {
         package: "hyper-sdk",
         arguments: &["--no-default-features", "--features", "client,store-sql"],
         of: BUILD_ONLY,
+    },
+    Free {
+        package: "hyper-sdk",
+        arguments: &["--no-default-features", "--features", "store-sql"],
+        of: &["reqwest", "rustls", "sqlx-postgres"],
     },
     Free { package: "hyper-sdk", arguments: &["--no-default-features"], of: &["reqwest", "rustls", "sqlx"] },
 ];

@@ -9,18 +9,22 @@ mod sql;
 
 pub use super::edge::{Edge, EdgeKind};
 pub use memory::MemoryMeta;
+#[cfg(feature = "store-postgres")]
+pub use sql::PostgresOptions;
 #[cfg(feature = "store-sql")]
 pub use sql::SqlMeta;
 
 use super::blob::{BlobKey, StagedState};
 use super::errors::{manifest_blob_unknown, size_differs};
 use super::{Listing, UploadId};
+use crate::clock::{SharedClock, SystemClock};
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::fmt::{Debug, Display};
+use std::sync::Arc;
 
 /// The row of a blob, which all its repositories share.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -283,6 +287,18 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     /// number. Changes of upload sessions need not alter it. It is read for every request, so it must take only
     /// microseconds.
     fn version(&self) -> Option<u64>;
+
+    /// A number like that of [`version`](Self::version), from a backend that has it in a database elsewhere. The number is
+    /// read from the database after the call began; one question answers all callers that wait for it. `None` when the
+    /// database does not answer, and when the backend has no such number or gives it with `version`.
+    async fn fetch_version(&self) -> Option<u64> {
+        None
+    }
+
+    /// The clock by which the backend records the times of changes: that of a database which several machines use.
+    fn clock(&self) -> SharedClock {
+        Arc::new(SystemClock)
+    }
 
     /// Applies a change atomically, even when the future is dropped. Returns the size of the linked blob, the number
     /// that the change documents, or 0.

@@ -359,6 +359,25 @@ async fn random_histories_on_disk_lose_nothing_and_leave_nothing() {
     }
 }
 
+#[cfg(feature = "store-postgres")]
+#[tokio::test]
+async fn random_histories_on_postgres_lose_nothing_and_leave_nothing() {
+    let Some(server) = super::postgres::server("random histories on PostgreSQL") else { return };
+    for seed in 2000..2008 {
+        let (blobs, url) = (MemoryBlobs::default(), server.url(&format!("history {seed}")));
+        history(seed, async || (blobs.clone(), super::postgres::connect(&url).await)).await;
+    }
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    for seed in 3000..3004 {
+        let (root, url) = (folder.path().join(seed.to_string()), server.url(&format!("history {seed}")));
+        history(seed, async || {
+            let blobs = crate::store::blob::DiskBlobs::open(&root).await.unwrap();
+            (blobs, super::postgres::connect(&url).await)
+        })
+        .await;
+    }
+}
+
 /// A collector that died after each step of a removal: the blob is not there, can be pushed at once, and is then whole.
 #[tokio::test]
 async fn a_blob_can_be_pushed_after_a_collector_died_anywhere() {
@@ -500,14 +519,11 @@ async fn a_dry_run_explains() {
 
 /// Pushers and collectors, each with the folder open for itself: what was acknowledged can be read until it is deleted.
 #[cfg(feature = "store-sql")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn collectors_and_pushers_share_a_folder() {
-    use crate::store::DiskStore;
-    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+async fn collect_and_push(open: impl AsyncFn() -> crate::store::DiskStore) {
     let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mut collectors = Vec::new();
     for _ in 0..2 {
-        let (store, over) = (DiskStore::open(folder.path()).await.unwrap(), over.clone());
+        let (store, over) = (open().await, over.clone());
         collectors.push(tokio::spawn(async move {
             let mut blobs = 0;
             while !over.load(Ordering::SeqCst) {
@@ -519,7 +535,7 @@ async fn collectors_and_pushers_share_a_folder() {
     }
     let mut pushers = Vec::new();
     for pusher in 0..4 {
-        let store = DiskStore::open(folder.path()).await.unwrap();
+        let store = open().await;
         pushers.push(tokio::spawn(async move {
             let (at, mut random) = (name(&format!("r{pusher}")), Random::new(pusher));
             for round in 0..40 {
@@ -548,7 +564,25 @@ async fn collectors_and_pushers_share_a_folder() {
         removed += collector.await.unwrap();
     }
     assert!(removed > 0, "the collectors had nothing to do");
-    let store = DiskStore::open(folder.path()).await.unwrap();
+    let store = open().await;
     store.collect(CollectOptions::default()).await.unwrap();
     assert!(store.blobs().list(None, 10).await.unwrap().items.is_empty());
+}
+
+#[cfg(feature = "store-sql")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn collectors_and_pushers_share_a_folder() {
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    collect_and_push(async || crate::store::DiskStore::open(folder.path()).await.unwrap()).await;
+}
+
+/// The same with a connection to one database each, as servers on several machines have it.
+#[cfg(feature = "store-postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn collectors_and_pushers_share_a_database() {
+    use crate::store::{DiskStore, meta::PostgresOptions};
+    let Some(server) = super::postgres::server("collectors and pushers on PostgreSQL") else { return };
+    let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let options = PostgresOptions::parse(&server.url("collectors")).unwrap();
+    collect_and_push(async || DiskStore::open_on(folder.path(), options.clone(), None).await.unwrap()).await;
 }

@@ -5,6 +5,7 @@
 //! has done nothing or, with [`FaultPlan::after_the_operation`], everything (only its result is lost); a failing append
 //! has taken half of its bytes.
 
+use crate::clock::SharedClock;
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -223,6 +224,14 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
 
     fn version(&self) -> Option<u64> {
         self.0.version()
+    }
+
+    async fn fetch_version(&self) -> Option<u64> {
+        self.0.fetch_version().await
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.0.clock()
     }
 
     async fn write(&self, change: Change) -> Result<u64> {

@@ -164,6 +164,10 @@ impl RegistryStore for InUse {
         self.store.version()
     }
 
+    async fn fetch_version(&self) -> Option<u64> {
+        self.store.fetch_version().await
+    }
+
     async fn put_blob(
         &self,
         repository: &RepositoryName,

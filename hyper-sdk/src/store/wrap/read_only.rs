@@ -137,6 +137,10 @@ impl RegistryStore for ReadOnly {
         self.0.version()
     }
 
+    async fn fetch_version(&self) -> Option<u64> {
+        self.0.fetch_version().await
+    }
+
     async fn put_blob(&self, _: &RepositoryName, _: &Digest, _: Bytes) -> Result<Descriptor> {
         rejected("store a blob")
     }

@@ -113,6 +113,14 @@ pub(super) async fn put(
     meta.write(Change::PutManifest(Box::new(change(name, manifest, vec![], tags)))).await
 }
 
+/// The version, from wherever the backend has it.
+pub(super) async fn version(meta: &dyn MetaBackend) -> Option<u64> {
+    match meta.version() {
+        None => meta.fetch_version().await,
+        now => now,
+    }
+}
+
 /// Links the blobs of an image and stores it.
 pub(super) async fn put_image(
     meta: &dyn MetaBackend,

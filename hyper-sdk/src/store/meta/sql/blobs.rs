@@ -1,15 +1,14 @@
 //! Blobs and their links: the changes, and the queries of a garbage collector.
 
+use super::query::{Connection, query};
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
 use super::{SqlMeta, unsigned};
-use crate::clock::{Clock as _, SystemClock};
 use crate::reference::RepositoryName;
 use crate::store::Listing;
 use crate::store::blob::BlobKey;
 use crate::store::errors::{being_removed, blob_unknown};
 use crate::store::meta::{BlobLink, BlobRecord};
 use crate::{Digest, Result};
-use sqlx::SqliteConnection;
 
 /// The condition that a garbage collector may remove the link `l` of the blob `b` at the time `$1`.
 macro_rules! unreferenced {
@@ -42,13 +41,13 @@ pub(super) fn record(digest: Digest, (size, own_key, condemned): BlobRow) -> Blo
 }
 
 async fn link(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     repository: &RepositoryName,
     blob: i64,
     leased_until: i64,
 ) -> sqlx::Result<()> {
     let repository = make_repository(db, repository).await?;
-    sqlx::query(
+    query(
         "INSERT INTO blob_links (repository_id, blob_id, leased_until) VALUES ($1, $2, $3) \
          ON CONFLICT (repository_id, blob_id) DO UPDATE SET leased_until = excluded.leased_until \
          WHERE blob_links.leased_until < excluded.leased_until",
@@ -62,16 +61,16 @@ async fn link(
 }
 
 pub(super) async fn link_blob(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     (repository, digest): (&RepositoryName, &Digest),
     size: u64,
     key: &BlobKey,
     leased_until: i64,
 ) -> Outcome<u64> {
     let found: Option<(i64, i64, Option<String>, Option<i64>)> =
-        sqlx::query_as("SELECT id, size, own_key, condemned FROM blobs WHERE digest = $1")
+        query("SELECT id, size, own_key, condemned FROM blobs WHERE digest = $1")
             .bind(digest.as_str())
-            .fetch_optional(&mut *db)
+            .fetch_optional(db)
             .await?;
     let blob = match found {
         Some((_, _, found, Some(_))) if found.as_deref() == own_key(key) => {
@@ -83,7 +82,7 @@ pub(super) async fn link_blob(
             id
         }
         _ => {
-            sqlx::query_scalar(
+            query(
                 "INSERT INTO blobs (digest, size, own_key, created_at) VALUES ($1, $2, $3, $4) \
                  ON CONFLICT (digest) DO UPDATE \
                  SET size = excluded.size, own_key = excluded.own_key, condemned = NULL RETURNING id",
@@ -91,8 +90,8 @@ pub(super) async fn link_blob(
             .bind(digest.as_str())
             .bind(signed(size))
             .bind(own_key(key))
-            .bind(SystemClock.now())
-            .fetch_one(&mut *db)
+            .bind(db.now())
+            .fetch_one(db)
             .await?
         }
     };
@@ -101,7 +100,7 @@ pub(super) async fn link_blob(
 }
 
 pub(super) async fn mount_blob(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     (repository, digest): (&RepositoryName, &Digest),
     from: &RepositoryName,
     leased_until: i64,
@@ -116,11 +115,11 @@ pub(super) async fn mount_blob(
 }
 
 pub(super) async fn unlink_blob(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Outcome<u64> {
-    let gone = sqlx::query(
+    let gone = query(
         "DELETE FROM blob_links WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) \
          AND blob_id = (SELECT id FROM blobs WHERE digest = $2)",
     )
@@ -128,11 +127,11 @@ pub(super) async fn unlink_blob(
     .bind(digest.as_str())
     .execute(db)
     .await?;
-    if gone.rows_affected() == 0 { Err(Stop::Refused(blob_unknown(repository, digest))) } else { Ok(0) }
+    if gone == 0 { Err(Stop::Refused(blob_unknown(repository, digest))) } else { Ok(0) }
 }
 
 pub(super) async fn lease_blob(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     repository: &RepositoryName,
     digest: &Digest,
     until: i64,
@@ -142,7 +141,7 @@ pub(super) async fn lease_blob(
         None => None,
     };
     let (repository, blob) = found.ok_or_else(|| Stop::Refused(blob_unknown(repository, digest)))?;
-    sqlx::query(
+    query(
         "UPDATE blob_links SET leased_until = $3 \
          WHERE repository_id = $1 AND blob_id = $2 AND leased_until < $3",
     )
@@ -155,13 +154,13 @@ pub(super) async fn lease_blob(
 }
 
 pub(super) async fn collect_link(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     repository: &RepositoryName,
     digest: &Digest,
     now: i64,
 ) -> Outcome<u64> {
     let Some(repository) = find_repository(db, repository).await? else { return Ok(0) };
-    let found: Option<i64> = sqlx::query_scalar(concat!(
+    let found: Option<i64> = query(concat!(
         "SELECT b.id FROM blobs b JOIN blob_links l ON l.blob_id = b.id \
          WHERE b.digest = $2 AND l.repository_id = $3 AND ",
         unreferenced!()
@@ -169,19 +168,19 @@ pub(super) async fn collect_link(
     .bind(now)
     .bind(digest.as_str())
     .bind(repository)
-    .fetch_optional(&mut *db)
+    .fetch_scalar(db)
     .await?;
     let Some(blob) = found else { return Ok(0) };
-    let gone = sqlx::query("DELETE FROM blob_links WHERE repository_id = $1 AND blob_id = $2")
+    let gone = query("DELETE FROM blob_links WHERE repository_id = $1 AND blob_id = $2")
         .bind(repository)
         .bind(blob)
         .execute(db)
         .await?;
-    Ok(gone.rows_affected())
+    Ok(gone)
 }
 
-pub(super) async fn condemn_blob(db: &mut SqliteConnection, digest: &Digest, mark: u64) -> Outcome<u64> {
-    let marked = sqlx::query(
+pub(super) async fn condemn_blob(db: &mut Connection<'_>, digest: &Digest, mark: u64) -> Outcome<u64> {
+    let marked = query(
         "UPDATE blobs SET condemned = $2 \
          WHERE digest = $1 AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = blobs.id)",
     )
@@ -189,47 +188,46 @@ pub(super) async fn condemn_blob(db: &mut SqliteConnection, digest: &Digest, mar
     .bind(mark_to_row(mark))
     .execute(db)
     .await?;
-    Ok(marked.rows_affected())
+    Ok(marked)
 }
 
 pub(super) async fn condemn_bytes(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     digest: &Digest,
     size: u64,
     mark: u64,
 ) -> Outcome<u64> {
-    let made = sqlx::query(
+    let made = query(
         "INSERT INTO blobs (digest, size, condemned, created_at) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (digest) DO NOTHING",
     )
     .bind(digest.as_str())
     .bind(signed(size))
     .bind(mark_to_row(mark))
-    .bind(SystemClock.now())
+    .bind(db.now())
     .execute(db)
     .await?;
-    Ok(made.rows_affected())
+    Ok(made)
 }
 
-pub(super) async fn remove_blob(db: &mut SqliteConnection, digest: &Digest, mark: u64) -> Outcome<u64> {
-    let gone = sqlx::query("DELETE FROM blobs WHERE digest = $1 AND condemned = $2")
+pub(super) async fn remove_blob(db: &mut Connection<'_>, digest: &Digest, mark: u64) -> Outcome<u64> {
+    let gone = query("DELETE FROM blobs WHERE digest = $1 AND condemned = $2")
         .bind(digest.as_str())
         .bind(mark_to_row(mark))
         .execute(db)
         .await?;
-    Ok(gone.rows_affected())
+    Ok(gone)
 }
 
 impl SqlMeta {
     pub(super) async fn find_blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
         let mut records = Vec::with_capacity(digests.len());
         for digest in digests {
-            let row: Option<BlobRow> =
-                sqlx::query_as("SELECT size, own_key, condemned FROM blobs WHERE digest = $1")
-                    .bind(digest.as_str())
-                    .fetch_optional(&mut *self.reader().await?)
-                    .await
-                    .map_err(|e| self.failed(e))?;
+            let row: Option<BlobRow> = query("SELECT size, own_key, condemned FROM blobs WHERE digest = $1")
+                .bind(digest.as_str())
+                .fetch_optional(&mut self.reader().await?.connection())
+                .await
+                .map_err(|e| self.failed(e))?;
             records.push(row.map(|row| record(digest.clone(), row)));
         }
         Ok(records)
@@ -245,7 +243,7 @@ impl SqlMeta {
         if limit == 0 {
             return Ok(Listing { items: Vec::new(), more: false });
         }
-        let rows = sqlx::query_as(
+        let rows = query(
             "SELECT r.name FROM blobs b JOIN blob_links l ON l.blob_id = b.id \
              JOIN repositories r ON r.id = l.repository_id \
              WHERE b.digest = $1 \
@@ -255,7 +253,7 @@ impl SqlMeta {
         .bind(digest.as_str())
         .bind(after)
         .bind(limit as i64 + 1)
-        .fetch_all(&mut *self.reader().await?)
+        .fetch_all(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
         super::page(rows, limit, RepositoryName::parse).map_err(|e| self.damaged(e))
@@ -268,7 +266,7 @@ impl SqlMeta {
         after: Option<&BlobLink>,
         limit: usize,
     ) -> Result<Vec<BlobLink>> {
-        let rows: Vec<(String, String)> = sqlx::query_as(concat!(
+        let rows: Vec<(String, String)> = query(concat!(
             "SELECT r.name, b.digest FROM blob_links l JOIN blobs b ON b.id = l.blob_id \
              JOIN repositories r ON r.id = l.repository_id WHERE ",
             unreferenced!(),
@@ -281,7 +279,7 @@ impl SqlMeta {
         .bind(limit as i64)
         .bind(after.map(|link| link.repository.as_str()))
         .bind(after.map(|link| link.digest.as_str()))
-        .fetch_all(&mut *self.reader().await?)
+        .fetch_all(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
         let link = |(name, digest): &(String, String)| {
@@ -295,14 +293,14 @@ impl SqlMeta {
         after: Option<&Digest>,
         limit: usize,
     ) -> Result<Vec<BlobRecord>> {
-        let rows: Vec<(String, i64, Option<String>, Option<i64>)> = sqlx::query_as(
+        let rows: Vec<(String, i64, Option<String>, Option<i64>)> = query(
             "SELECT digest, size, own_key, condemned FROM blobs b \
              WHERE digest > $1 AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = b.id) \
              ORDER BY digest LIMIT $2",
         )
         .bind(after.map_or("", Digest::as_str))
         .bind(limit as i64)
-        .fetch_all(&mut *self.reader().await?)
+        .fetch_all(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
         let read = |(digest, size, own_key, condemned): (String, i64, Option<String>, Option<i64>)| {
@@ -312,15 +310,15 @@ impl SqlMeta {
     }
 
     pub(super) async fn find_key(&self, key: &BlobKey) -> Result<bool> {
-        let (query, text) = match key {
+        let (text, value) = match key {
             BlobKey::Digest(digest) => {
-                ("SELECT 1 FROM blobs WHERE digest = $1 AND own_key IS NULL", digest.as_str())
+                ("SELECT id FROM blobs WHERE digest = $1 AND own_key IS NULL", digest.as_str())
             }
-            BlobKey::Own(name) => ("SELECT 1 FROM blobs WHERE own_key = $1", name.as_str()),
+            BlobKey::Own(name) => ("SELECT id FROM blobs WHERE own_key = $1", name.as_str()),
         };
-        let found: Option<(i64,)> = sqlx::query_as(query)
-            .bind(text)
-            .fetch_optional(&mut *self.reader().await?)
+        let found: Option<i64> = query(text)
+            .bind(value)
+            .fetch_scalar(&mut self.reader().await?.connection())
             .await
             .map_err(|e| self.failed(e))?;
         Ok(found.is_some())

@@ -1,9 +1,9 @@
 //! The SQL statements of each change. Every check comes before the first statement that writes.
 
+use super::query::{Connection, query};
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
 use super::{blobs, keepers};
 use crate::Digest;
-use crate::clock::{Clock as _, SystemClock};
 use crate::reference::{RepositoryName, Tag};
 use crate::store::UploadId;
 use crate::store::blob::StagedState;
@@ -11,9 +11,8 @@ use crate::store::errors::{
     manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
 };
 use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, UploadRecord};
-use sqlx::SqliteConnection;
 
-pub(super) async fn apply(db: &mut SqliteConnection, change: &Change) -> Outcome<u64> {
+pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u64> {
     match change {
         Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
             let size = blobs::link_blob(db, (repository, digest), *size, key, *leased_until).await?;
@@ -54,31 +53,30 @@ pub(super) async fn apply(db: &mut SqliteConnection, change: &Change) -> Outcome
 }
 
 async fn find_manifest(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     repository: i64,
     digest: &Digest,
 ) -> sqlx::Result<Option<i64>> {
-    sqlx::query_scalar("SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2")
+    query("SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2")
         .bind(repository)
         .bind(digest.as_str())
-        .fetch_optional(db)
+        .fetch_scalar(db)
         .await
 }
 
 /// Rejects an edge without a target, or whose target has another size.
 async fn check_edge(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     repository: Option<i64>,
     change: &ManifestChange,
     edge: &Edge,
 ) -> Outcome<()> {
     if let (Some(id), EdgeKind::Entry) = (repository, edge.kind) {
-        let size: Option<i64> =
-            sqlx::query_scalar("SELECT size FROM manifests WHERE repository_id = $1 AND digest = $2")
-                .bind(id)
-                .bind(edge.digest.as_str())
-                .fetch_optional(&mut *db)
-                .await?;
+        let size: Option<i64> = query("SELECT size FROM manifests WHERE repository_id = $1 AND digest = $2")
+            .bind(id)
+            .bind(edge.digest.as_str())
+            .fetch_scalar(db)
+            .await?;
         if let Some(size) = size {
             return edge.check_size(super::unsigned(size)).map_err(Stop::Refused);
         }
@@ -94,16 +92,16 @@ async fn check_edge(
     }
 }
 
-async fn check(db: &mut SqliteConnection, repository: Option<i64>, change: &ManifestChange) -> Outcome<()> {
+async fn check(db: &mut Connection<'_>, repository: Option<i64>, change: &ManifestChange) -> Outcome<()> {
     for edge in &change.edges {
         check_edge(db, repository, change, edge).await?;
     }
     if let Some(id) = repository {
         let stored: Option<String> =
-            sqlx::query_scalar("SELECT media_type FROM manifests WHERE repository_id = $1 AND digest = $2")
+            query("SELECT media_type FROM manifests WHERE repository_id = $1 AND digest = $2")
                 .bind(id)
                 .bind(change.manifest.digest().as_str())
-                .fetch_optional(&mut *db)
+                .fetch_scalar(db)
                 .await?;
         if let Some(stored) = stored.filter(|stored| stored != change.manifest.media_type()) {
             return Err(Stop::Refused(other_media_type(&change.manifest, &stored)));
@@ -111,13 +109,13 @@ async fn check(db: &mut SqliteConnection, repository: Option<i64>, change: &Mani
     }
     let Some(expected) = &change.if_match else { return Ok(()) };
     for tag in &change.tags {
-        let now: Option<String> = sqlx::query_scalar(
+        let now: Option<String> = query(
             "SELECT m.digest FROM tags t JOIN manifests m ON m.id = t.manifest_id \
              WHERE t.repository_id = $1 AND t.name = $2",
         )
         .bind(repository)
         .bind(tag.as_str())
-        .fetch_optional(&mut *db)
+        .fetch_scalar(db)
         .await?;
         if now.as_deref() != expected.as_ref().map(Digest::as_str) {
             let now = now.and_then(|now| Digest::parse(&now).ok());
@@ -127,36 +125,36 @@ async fn check(db: &mut SqliteConnection, repository: Option<i64>, change: &Mani
     Ok(())
 }
 
-async fn put_manifest(db: &mut SqliteConnection, change: &ManifestChange) -> Outcome<u64> {
+async fn put_manifest(db: &mut Connection<'_>, change: &ManifestChange) -> Outcome<u64> {
     let repository = find_repository(db, &change.repository).await?;
     check(db, repository, change).await?;
     let repository = make_repository(db, &change.repository).await?;
-    let now = SystemClock.now();
+    let now = db.now();
     let id = match find_manifest(db, repository, change.manifest.digest()).await? {
         Some(id) => {
             // A collector counts from here. The time is not exact, so that repeated pushes cause few writes.
             // That of one without a tag is: what was removed by its name and is stored again must not go.
-            sqlx::query(
+            query(
                 "UPDATE manifests SET created_at = $1 WHERE id = $2 AND created_at < $1 \
                  AND (created_at < $1 - 60 OR NOT EXISTS (SELECT 1 FROM tags WHERE manifest_id = $2))",
             )
             .bind(now)
             .bind(id)
-            .execute(&mut *db)
+            .execute(db)
             .await?;
             // Pushing a manifest again repairs one that is damaged.
-            sqlx::query("UPDATE manifests SET body = $1, size = $2 WHERE id = $3 AND body <> $1")
+            query("UPDATE manifests SET body = $1, size = $2 WHERE id = $3 AND body <> $1")
                 .bind(change.manifest.bytes().as_ref())
                 .bind(signed(change.manifest.bytes().len() as u64))
                 .bind(id)
-                .execute(&mut *db)
+                .execute(db)
                 .await?;
             id
         }
         None => insert_manifest(db, repository, change, now).await?,
     };
     for tag in &change.tags {
-        sqlx::query(
+        query(
             "INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (repository_id, name) DO UPDATE \
              SET manifest_id = excluded.manifest_id, updated_at = excluded.updated_at",
@@ -165,21 +163,21 @@ async fn put_manifest(db: &mut SqliteConnection, change: &ManifestChange) -> Out
         .bind(tag.as_str())
         .bind(id)
         .bind(now)
-        .execute(&mut *db)
+        .execute(db)
         .await?;
     }
     Ok(0)
 }
 
 async fn insert_manifest(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     repository: i64,
     change: &ManifestChange,
     now: i64,
 ) -> sqlx::Result<i64> {
     let manifest = &change.manifest;
     let annotations = serde_json::to_string(manifest.annotations()).unwrap_or_else(|_| "{}".to_owned());
-    let id: i64 = sqlx::query_scalar(
+    let id: i64 = query(
         "INSERT INTO manifests \
          (repository_id, digest, media_type, subject, artifact_type, annotations, size, created_at, body) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id",
@@ -189,29 +187,29 @@ async fn insert_manifest(
     .bind(manifest.media_type())
     .bind(manifest.subject().map(|s| s.digest.as_str()))
     .bind(manifest.artifact_type())
-    .bind(annotations)
+    .bind(annotations.as_str())
     .bind(signed(manifest.bytes().len() as u64))
     .bind(now)
     .bind(manifest.bytes().as_ref())
-    .fetch_one(&mut *db)
+    .fetch_one(db)
     .await?;
     for edge in &change.edges {
         let kind = match edge.kind {
             EdgeKind::Blob => 0i64,
             EdgeKind::Entry => 1,
         };
-        sqlx::query("INSERT INTO manifest_refs (manifest_id, kind, digest) VALUES ($1, $2, $3)")
+        query("INSERT INTO manifest_refs (manifest_id, kind, digest) VALUES ($1, $2, $3)")
             .bind(id)
             .bind(kind)
             .bind(edge.digest.as_str())
-            .execute(&mut *db)
+            .execute(db)
             .await?;
     }
     Ok(id)
 }
 
 async fn delete_manifest(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Outcome<u64> {
@@ -223,7 +221,7 @@ async fn delete_manifest(
 }
 
 async fn collect_manifest(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     repository: &RepositoryName,
     digest: &Digest,
     before: i64,
@@ -237,15 +235,15 @@ async fn collect_manifest(
     Ok(1)
 }
 
-async fn remove_manifest(db: &mut SqliteConnection, repository: i64, id: i64) -> sqlx::Result<()> {
-    for query in [
+async fn remove_manifest(db: &mut Connection<'_>, repository: i64, id: i64) -> sqlx::Result<()> {
+    for text in [
         "DELETE FROM tags WHERE manifest_id = $1",
         "DELETE FROM manifest_refs WHERE manifest_id = $1",
         "DELETE FROM manifests WHERE id = $1",
     ] {
-        sqlx::query(query).bind(id).execute(&mut *db).await?;
+        query(text).bind(id).execute(db).await?;
     }
-    sqlx::query(
+    query(
         "UPDATE repositories SET listed = 0 \
          WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM manifests WHERE repository_id = $1)",
     )
@@ -255,19 +253,19 @@ async fn remove_manifest(db: &mut SqliteConnection, repository: i64, id: i64) ->
     Ok(())
 }
 
-async fn delete_tag(db: &mut SqliteConnection, repository: &RepositoryName, tag: &Tag) -> Outcome<u64> {
-    let gone = sqlx::query(
+async fn delete_tag(db: &mut Connection<'_>, repository: &RepositoryName, tag: &Tag) -> Outcome<u64> {
+    let gone = query(
         "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2",
     )
     .bind(repository.as_str())
     .bind(tag.as_str())
     .execute(db)
     .await?;
-    if gone.rows_affected() == 0 { Err(Stop::Refused(manifest_unknown(repository, tag))) } else { Ok(0) }
+    if gone == 0 { Err(Stop::Refused(manifest_unknown(repository, tag))) } else { Ok(0) }
 }
 
-async fn start_upload(db: &mut SqliteConnection, record: &UploadRecord) -> Outcome<u64> {
-    sqlx::query(
+async fn start_upload(db: &mut Connection<'_>, record: &UploadRecord) -> Outcome<u64> {
+    query(
         "INSERT INTO uploads (id, repository, algorithm, saved_offset, hash, backend, started_at, updated_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
     )
@@ -277,40 +275,37 @@ async fn start_upload(db: &mut SqliteConnection, record: &UploadRecord) -> Outco
     .bind(signed(record.state.offset))
     .bind(record.state.hash.as_slice())
     .bind(record.state.backend.as_slice())
-    .bind(SystemClock.now())
+    .bind(db.now())
     .execute(db)
     .await?;
     Ok(0)
 }
 
-async fn save_upload(db: &mut SqliteConnection, id: &UploadId, state: &StagedState) -> Outcome<u64> {
-    let saved = sqlx::query(
-        "UPDATE uploads SET saved_offset = $2, hash = $3, backend = $4, updated_at = $5 WHERE id = $1",
-    )
-    .bind(id.as_str())
-    .bind(signed(state.offset))
-    .bind(state.hash.as_slice())
-    .bind(state.backend.as_slice())
-    .bind(SystemClock.now())
-    .execute(db)
-    .await?;
-    if saved.rows_affected() == 0 { Err(Stop::Refused(upload_unknown(id))) } else { Ok(0) }
+async fn save_upload(db: &mut Connection<'_>, id: &UploadId, state: &StagedState) -> Outcome<u64> {
+    let saved =
+        query("UPDATE uploads SET saved_offset = $2, hash = $3, backend = $4, updated_at = $5 WHERE id = $1")
+            .bind(id.as_str())
+            .bind(signed(state.offset))
+            .bind(state.hash.as_slice())
+            .bind(state.backend.as_slice())
+            .bind(db.now())
+            .execute(db)
+            .await?;
+    if saved == 0 { Err(Stop::Refused(upload_unknown(id))) } else { Ok(0) }
 }
 
-async fn end_upload(db: &mut SqliteConnection, id: &UploadId) -> Outcome<u64> {
-    sqlx::query("DELETE FROM uploads WHERE id = $1").bind(id.as_str()).execute(db).await?;
+async fn end_upload(db: &mut Connection<'_>, id: &UploadId) -> Outcome<u64> {
+    query("DELETE FROM uploads WHERE id = $1").bind(id.as_str()).execute(db).await?;
     Ok(0)
 }
 
-async fn expire_upload(db: &mut SqliteConnection, id: &UploadId, before: i64) -> Outcome<u64> {
-    sqlx::query("DELETE FROM uploads WHERE id = $1 AND updated_at <= $2")
+async fn expire_upload(db: &mut Connection<'_>, id: &UploadId, before: i64) -> Outcome<u64> {
+    query("DELETE FROM uploads WHERE id = $1 AND updated_at <= $2")
         .bind(id.as_str())
         .bind(before)
-        .execute(&mut *db)
+        .execute(db)
         .await?;
-    let goes_on: Option<i64> = sqlx::query_scalar("SELECT 1 FROM uploads WHERE id = $1")
-        .bind(id.as_str())
-        .fetch_optional(db)
-        .await?;
+    let goes_on: Option<i64> =
+        query("SELECT updated_at FROM uploads WHERE id = $1").bind(id.as_str()).fetch_scalar(db).await?;
     Ok(u64::from(goes_on.is_some()))
 }

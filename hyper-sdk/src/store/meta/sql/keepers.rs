@@ -4,40 +4,40 @@
 //! a repository is in memory. Two manifests can keep each other, so each is visited once.
 
 use super::SqlMeta;
+use super::query::{Connection, query};
 use crate::reference::RepositoryName;
 use crate::store::meta::ManifestAt;
 use crate::{Digest, Result};
-use sqlx::SqliteConnection;
 use std::collections::HashSet;
 
 /// Whether a tag, or a manifest that was stored after `before`, keeps a manifest.
-pub(super) async fn is_kept(db: &mut SqliteConnection, manifest: i64, before: i64) -> sqlx::Result<bool> {
+pub(super) async fn is_kept(db: &mut Connection<'_>, manifest: i64, before: i64) -> sqlx::Result<bool> {
     let (mut seen, mut open) = (HashSet::from([manifest]), vec![manifest]);
     while let Some(id) = open.pop() {
-        let row: Option<(i64, String, Option<String>, bool)> = sqlx::query_as(
+        let row: Option<(i64, String, Option<String>, bool)> = query(
             "SELECT m.repository_id, m.digest, m.subject, \
              m.created_at > $2 OR EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
              FROM manifests m WHERE m.id = $1",
         )
         .bind(id)
         .bind(before)
-        .fetch_optional(&mut *db)
+        .fetch_optional(db)
         .await?;
         let Some((repository, digest, subject, is_root)) = row else { continue };
         if is_root {
             return Ok(true);
         }
-        let keepers: Vec<i64> = sqlx::query_scalar(
+        let keepers: Vec<(i64,)> = query(
             "SELECT p.id FROM manifest_refs f JOIN manifests p ON p.id = f.manifest_id \
              WHERE f.digest = $1 AND f.kind = 1 AND p.repository_id = $2 \
              UNION SELECT s.id FROM manifests s WHERE s.repository_id = $2 AND s.digest = $3",
         )
-        .bind(digest)
+        .bind(digest.as_str())
         .bind(repository)
-        .bind(subject)
-        .fetch_all(&mut *db)
+        .bind(subject.as_deref())
+        .fetch_all(db)
         .await?;
-        open.extend(keepers.into_iter().filter(|keeper| seen.insert(*keeper)));
+        open.extend(keepers.into_iter().map(|(keeper,)| keeper).filter(|keeper| seen.insert(*keeper)));
     }
     Ok(false)
 }
@@ -54,9 +54,9 @@ impl SqlMeta {
         let mut last: (i64, String) = match after {
             None => (0, String::new()),
             Some(at) => {
-                let id: Option<i64> = sqlx::query_scalar("SELECT id FROM repositories WHERE name = $1")
+                let id: Option<i64> = query("SELECT id FROM repositories WHERE name = $1")
                     .bind(at.repository.as_str())
-                    .fetch_optional(&mut *self.reader().await?)
+                    .fetch_scalar(&mut self.reader().await?.connection())
                     .await
                     .map_err(|e| self.failed(e))?;
                 (id.unwrap_or(0), at.digest.to_string())
@@ -65,7 +65,8 @@ impl SqlMeta {
         while found.len() < limit {
             let page = limit as i64;
             let mut reader = self.reader().await?;
-            let rows: Vec<(i64, i64, String, String)> = sqlx::query_as(
+            let mut reader = reader.connection();
+            let rows: Vec<(i64, i64, String, String)> = query(
                 "SELECT m.id, m.repository_id, r.name, m.digest FROM manifests m \
                  JOIN repositories r ON r.id = m.repository_id \
                  WHERE m.created_at <= $1 AND (m.repository_id, m.digest) > ($2, $3) \
@@ -74,9 +75,9 @@ impl SqlMeta {
             )
             .bind(before)
             .bind(last.0)
-            .bind(&last.1)
+            .bind(last.1.as_str())
             .bind(page)
-            .fetch_all(&mut *reader)
+            .fetch_all(&mut reader)
             .await
             .map_err(|e| self.failed(e))?;
             let is_last = rows.len() < limit;

@@ -1,68 +1,68 @@
-//! Metadata in SQLite.
+//! Metadata in SQLite or PostgreSQL.
 //!
 //! ```text
-//!   callers ──Change──▶ queue ──▶ one writer connection: one transaction for all queued changes   (writer)
-//!   callers ◀──rows──── a few reader connections
+//!   callers ──Change──▶ queue ──▶ one write connection: one transaction for all queued changes   (queue, changes)
+//!   callers ◀──rows──── a few read connections                                                    (query)
 //! ```
 //!
-//! The journal is a write-ahead log and `synchronous` is FULL: a commit returns after its log is synced, and changes
-//! that arrive in the meantime share the next commit. Several processes may have the database open; a transaction takes
-//! the write lock first, and waits for it up to ten seconds. The database can be read while the disk is full
-//! ([`readers`]).
+//! A commit returns when it is durable, and changes that arrive in the meantime share the next commit. A transaction takes
+//! the only right to write of the whole database first. So a change checks its conditions and then writes, and no other
+//! process writes in between.
 //!
-//! The queries use only syntax that PostgreSQL supports too (`$1`, `ON CONFLICT`, `RETURNING`); the migrations are
-//! specific to SQLite.
+//! The tables, the queries and the statements of the changes are the same on both databases. What differs is in
+//! `sqlite` and `postgres`: how a connection is opened, how the right to write is taken, what an error means, and how a
+//! process detects the changes of another one.
 
 mod blobs;
 mod changes;
-mod error;
 mod keepers;
-mod readers;
+#[cfg(feature = "store-postgres")]
+mod postgres;
+mod query;
+mod queue;
 mod rows;
 mod schema;
-mod unwritable;
-mod version;
-mod writer;
+mod sqlite;
 
-use self::error::sql_error;
-use self::readers::Readers;
+#[cfg(feature = "store-postgres")]
+pub use self::postgres::PostgresOptions;
+
+use self::query::{Reader, query};
 use super::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord};
+#[cfg(feature = "store-postgres")]
+use crate::clock::SharedClock;
 use crate::oci::{Descriptor, Manifest};
-use crate::private_folder::TemporaryFolder;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::{BlobKey, StagedState};
 use crate::store::{Listing, UploadId};
-use crate::{Digest, Error, ErrorKind, Result, ResultExt as _};
+use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
-use futures::future::BoxFuture;
-use sqlx::pool::PoolConnection;
-use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use std::fmt;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a change waits for another process that is writing.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The size to which a grown write-ahead log is truncated, in bytes.
-const JOURNAL_LIMIT: &str = "4194304";
-
-/// Metadata in an SQLite database. Clones share it; it is closed when the last clone is dropped.
+/// Metadata in an SQLite database, or with the feature `store-postgres` in a PostgreSQL database. Clones share it; it is
+/// closed when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct SqlMeta(Arc<Database>);
 
 #[derive(Debug)]
-struct Database {
-    path: PathBuf,
-    readers: Readers,
-    /// `None` when the file system cannot be written.
-    writer: Option<writer::Writer>,
-    version: version::Version,
-    /// Where the readers read, when it is not `path`. It is removed with the value.
-    _copy: Option<TemporaryFolder>,
+enum Database {
+    Sqlite(sqlite::Database),
+    #[cfg(feature = "store-postgres")]
+    Postgres(postgres::Database),
+}
+
+/// Asks whichever database it is.
+macro_rules! on {
+    ($this:expr, $database:ident => $result:expr) => {
+        match &*$this.0 {
+            Database::Sqlite($database) => $result,
+            #[cfg(feature = "store-postgres")]
+            Database::Postgres($database) => $result,
+        }
+    };
 }
 
 impl SqlMeta {
@@ -80,131 +80,63 @@ impl SqlMeta {
     /// database, [`ErrorKind::Unavailable`] when another process keeps it locked, [`ErrorKind::Unsupported`] when a
     /// newer version has written it.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
-        Self::open_with(path.into(), BUSY_TIMEOUT).await
+        Self::open_with(path.into(), sqlite::BUSY_TIMEOUT).await
     }
 
-    pub(crate) fn open_with(path: PathBuf, busy_timeout: Duration) -> BoxFuture<'static, Result<Self>> {
-        // Boxed: programs that call this do not compile it again.
-        Box::pin(async move {
-            let options = SqliteConnectOptions::new()
-                .filename(&path)
-                .foreign_keys(true)
-                .busy_timeout(busy_timeout)
-                .disable_statement_logging();
-            // Only one process at a time switches a new file to write-ahead logging and creates its tables.
-            let Some(_guard) = lock(&path).await? else {
-                return Self::open_read_only(path, options).await;
-            };
-            let options = options
-                .create_if_missing(true)
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full)
-                .pragma("journal_size_limit", JOURNAL_LIMIT);
-            let connection = Self::connect_upgraded(&options, &path).await;
-            let options = options.create_if_missing(false);
-            let readers = Readers::new(options.clone().pragma("query_only", "on"), busy_timeout);
-            let connection = match connection {
-                Ok(connection) => Some(connection),
-                Err(e) if e.kind() == ErrorKind::StorageFull => {
-                    // A database without tables is not usable before there is space.
-                    let Ok(mut reader) = readers.get().await else { return Err(e) };
-                    if schema::check(&mut reader, &path).await.is_err() {
-                        return Err(e);
-                    }
-                    tracing::warn!(error = %e, "the store is read-only until the disk has space again");
-                    None
-                }
-                Err(e) => return Err(e),
-            };
-            let writer = Some(writer::Writer::start(connection, options, path.clone()));
-            let version = version::Version::changing(&path);
-            Ok(Self(Arc::new(Database { path, readers, writer, version, _copy: None })))
-        })
+    pub(crate) async fn open_with(path: PathBuf, busy_timeout: Duration) -> Result<Self> {
+        let database = sqlite::Database::open(path, busy_timeout).await?;
+        Ok(Self(Arc::new(Database::Sqlite(database))))
     }
 
-    /// Connects and migrates the tables.
-    async fn connect_upgraded(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteConnection> {
-        let mut connection = options.connect().await.map_err(|e| sql_error(path, e))?;
-        let made = match schema::upgrade(&mut connection, path).await {
-            Ok(()) => sync_folder_of(path),
-            Err(e) => Err(e),
-        };
-        if let Err(e) = made {
-            // The first error is returned.
-            let _ = connection.close().await;
-            return Err(e);
-        }
-        Ok(connection)
-    }
-
-    /// Opens a database that this process cannot write.
+    /// Connects to a PostgreSQL database, and migrates its tables. Any number of processes may have it open.
     ///
-    /// Nobody can write to a read-only file system, so the database is opened as immutable, which needs no other files.
-    /// An immutable database ignores the write-ahead log: one with a log is read with the index that is beside it, or,
-    /// when there is none, in a private copy ([`unwritable`]).
-    async fn open_read_only(path: PathBuf, options: SqliteConnectOptions) -> Result<Self> {
-        let options = options.create_if_missing(false).read_only(true);
-        let from = path.clone();
-        let found = tokio::task::spawn_blocking(move || unwritable::find(&from)).await;
-        let found = found.map_err(|e| Error::internal("the copying thread ended early").with_source(e))??;
-        let (options, copy) = match found {
-            unwritable::Found::Closed => (options.immutable(true), None),
-            unwritable::Found::Open => (options, None),
-            unwritable::Found::Copied(copy) => {
-                (options.filename(copy.path().join(unwritable::NAME)), Some(copy))
-            }
-        };
-        let mut connection = options.connect().await.map_err(|e| sql_error(&path, e))?;
-        let checked = schema::check(&mut connection, &path).await;
-        let _ = connection.close().await;
-        checked?;
-        let version = version::Version::read_only(&path);
-        let readers = Readers::unchanging(options);
-        Ok(Self(Arc::new(Database { path, readers, writer: None, version, _copy: copy })))
+    /// Must be called within a tokio runtime, which must outlive the value.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when the database does not answer, does not exist or refuses the user,
+    /// [`ErrorKind::Unsupported`] when a newer version has written it or when its encoding is not UTF-8. No error shows the password.
+    #[cfg(feature = "store-postgres")]
+    pub async fn connect(options: PostgresOptions) -> Result<Self> {
+        // Boxed: programs that call this do not compile it again.
+        let database = Box::pin(postgres::Database::connect(options)).await?;
+        Ok(Self(Arc::new(Database::Postgres(database))))
     }
 
-    async fn reader(&self) -> Result<PoolConnection<Sqlite>> {
-        self.0.readers.get().await.map_err(|e| self.failed(e))
+    /// The name of the registry whose metadata is in a PostgreSQL database: random text that a database gets when its tables
+    /// are made. `None` in SQLite.
+    #[cfg(feature = "store-postgres")]
+    pub fn registry_id(&self) -> Option<&str> {
+        match &*self.0 {
+            Database::Sqlite(_) => None,
+            Database::Postgres(database) => Some(database.id()),
+        }
+    }
+
+    async fn reader(&self) -> Result<Reader> {
+        on!(self, database => database.reader().await)
     }
 
     fn failed(&self, e: sqlx::Error) -> Error {
-        sql_error(&self.0.path, e)
+        on!(self, database => database.failed(e))
     }
 
     fn damaged(&self, e: Error) -> Error {
-        Error::new(ErrorKind::Corrupt, "the database has a row that is not valid")
-            .with_context("path", self.0.path.display())
-            .with_source(e)
-    }
-}
-
-/// Locks the database; `None` when it exists and is not writable.
-async fn lock(path: &Path) -> Result<Option<File>> {
-    let exists = path.exists();
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let path = PathBuf::from(name);
-    let lock = tokio::task::spawn_blocking(move || {
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let refused = [std::io::ErrorKind::ReadOnlyFilesystem, std::io::ErrorKind::PermissionDenied];
-        if exists && file.as_ref().is_err_and(|e| refused.contains(&e.kind())) {
-            return Ok(None);
+        let error = Error::new(ErrorKind::Corrupt, "the database has a row that is not valid").with_source(e);
+        match &*self.0 {
+            Database::Sqlite(database) => error.with_context("path", database.path().display()),
+            #[cfg(feature = "store-postgres")]
+            Database::Postgres(database) => error.with_context("database", database.place()),
         }
-        let file = file.at("cannot open the lock file of the database: is its folder writable?", &path)?;
-        file.lock().at("cannot lock the database", &path)?;
-        Ok(Some(file))
-    });
-    lock.await.map_err(|e| Error::internal("the locking thread ended early").with_source(e))?
-}
-
-fn sync_folder_of(path: &Path) -> Result<()> {
-    let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) else { return Ok(()) };
-    File::open(folder).and_then(|f| f.sync_all()).at("cannot sync the folder of the database", folder)
+    }
 }
 
 impl fmt::Display for SqlMeta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SQLite {}", self.0.path.display())
+        match &*self.0 {
+            Database::Sqlite(database) => write!(f, "SQLite {}", database.path().display()),
+            #[cfg(feature = "store-postgres")]
+            Database::Postgres(database) => write!(f, "PostgreSQL {}", database.place()),
+        }
     }
 }
 
@@ -222,27 +154,51 @@ fn page<T>(rows: Vec<(String,)>, limit: usize, parse: impl Fn(&str) -> Result<T>
 #[async_trait]
 impl MetaBackend for SqlMeta {
     fn durable(&self) -> bool {
-        true
-    }
-
-    fn writable(&self) -> bool {
-        self.0.writer.is_some()
-    }
-
-    fn version(&self) -> Option<u64> {
-        self.0.version.now()
-    }
-
-    async fn write(&self, change: Change) -> Result<u64> {
-        match &self.0.writer {
-            Some(writer) => writer.write(change).await,
-            None => Err(Error::unsupported("the store is on a read-only file system")
-                .with_context("path", self.0.path.display())),
+        match &*self.0 {
+            Database::Sqlite(_) => true,
+            #[cfg(feature = "store-postgres")]
+            Database::Postgres(database) => database.durable(),
         }
     }
 
+    fn writable(&self) -> bool {
+        match &*self.0 {
+            Database::Sqlite(database) => database.writable(),
+            #[cfg(feature = "store-postgres")]
+            Database::Postgres(_) => true,
+        }
+    }
+
+    fn version(&self) -> Option<u64> {
+        match &*self.0 {
+            Database::Sqlite(database) => database.version(),
+            #[cfg(feature = "store-postgres")]
+            Database::Postgres(_) => None,
+        }
+    }
+
+    #[cfg(feature = "store-postgres")]
+    async fn fetch_version(&self) -> Option<u64> {
+        match &*self.0 {
+            Database::Sqlite(_) => None,
+            Database::Postgres(database) => database.version().await,
+        }
+    }
+
+    #[cfg(feature = "store-postgres")]
+    fn clock(&self) -> SharedClock {
+        match &*self.0 {
+            Database::Sqlite(_) => Arc::new(crate::clock::SystemClock),
+            Database::Postgres(database) => database.clock(),
+        }
+    }
+
+    async fn write(&self, change: Change) -> Result<u64> {
+        on!(self, database => database.write(change).await)
+    }
+
     async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>> {
-        let row: Option<blobs::BlobRow> = sqlx::query_as(
+        let row: Option<blobs::BlobRow> = query(
             "SELECT b.size, b.own_key, b.condemned FROM blobs b \
              JOIN blob_links l ON l.blob_id = b.id \
              JOIN repositories r ON r.id = l.repository_id \
@@ -250,7 +206,7 @@ impl MetaBackend for SqlMeta {
         )
         .bind(digest.as_str())
         .bind(repository.as_str())
-        .fetch_optional(&mut *self.reader().await?)
+        .fetch_optional(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
         Ok(row.map(|row| blobs::record(digest.clone(), row)))
@@ -261,7 +217,7 @@ impl MetaBackend for SqlMeta {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<(BlobRecord, i64)>> {
-        let row: Option<(i64, Option<String>, Option<i64>, i64)> = sqlx::query_as(
+        let row: Option<(i64, Option<String>, Option<i64>, i64)> = query(
             "SELECT b.size, b.own_key, b.condemned, l.leased_until FROM blobs b \
              JOIN blob_links l ON l.blob_id = b.id \
              JOIN repositories r ON r.id = l.repository_id \
@@ -269,7 +225,7 @@ impl MetaBackend for SqlMeta {
         )
         .bind(digest.as_str())
         .bind(repository.as_str())
-        .fetch_optional(&mut *self.reader().await?)
+        .fetch_optional(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
         Ok(row.map(|(size, key, mark, until)| (blobs::record(digest.clone(), (size, key, mark)), until)))
@@ -319,7 +275,7 @@ impl MetaBackend for SqlMeta {
         repository: &RepositoryName,
         reference: &ManifestReference,
     ) -> Result<Option<Manifest>> {
-        let (query, key) = match reference {
+        let (text, key) = match reference {
             ManifestReference::Tag(tag) => (
                 "SELECT m.digest, m.media_type, m.body FROM repositories r \
                  JOIN tags t ON t.repository_id = r.id AND t.name = $2 \
@@ -334,10 +290,10 @@ impl MetaBackend for SqlMeta {
                 digest.as_str(),
             ),
         };
-        let row: Option<(String, String, Vec<u8>)> = sqlx::query_as(query)
+        let row: Option<(String, String, Vec<u8>)> = query(text)
             .bind(repository.as_str())
             .bind(key)
-            .fetch_optional(&mut *self.reader().await?)
+            .fetch_optional(&mut self.reader().await?.connection())
             .await
             .map_err(|e| self.failed(e))?;
         let Some((digest, media_type, body)) = row else { return Ok(None) };
@@ -355,24 +311,23 @@ impl MetaBackend for SqlMeta {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Option<Listing<Tag>>> {
-        let id: Option<(i64,)> = sqlx::query_as("SELECT id FROM repositories WHERE name = $1")
+        let id: Option<(i64,)> = query("SELECT id FROM repositories WHERE name = $1")
             .bind(repository.as_str())
-            .fetch_optional(&mut *self.reader().await?)
+            .fetch_optional(&mut self.reader().await?.connection())
             .await
             .map_err(|e| self.failed(e))?;
         let Some((id,)) = id else { return Ok(None) };
         if limit == 0 {
             return Ok(Some(Listing { items: Vec::new(), more: false }));
         }
-        let rows = sqlx::query_as(
-            "SELECT name FROM tags WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3",
-        )
-        .bind(id)
-        .bind(after.unwrap_or_default())
-        .bind(limit as i64 + 1)
-        .fetch_all(&mut *self.reader().await?)
-        .await
-        .map_err(|e| self.failed(e))?;
+        let rows =
+            query("SELECT name FROM tags WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3")
+                .bind(id)
+                .bind(after.unwrap_or_default())
+                .bind(limit as i64 + 1)
+                .fetch_all(&mut self.reader().await?.connection())
+                .await
+                .map_err(|e| self.failed(e))?;
         page(rows, limit, Tag::parse).map(Some).map_err(|e| self.damaged(e))
     }
 
@@ -380,14 +335,13 @@ impl MetaBackend for SqlMeta {
         if limit == 0 {
             return Ok(Listing { items: Vec::new(), more: false });
         }
-        let rows = sqlx::query_as(
-            "SELECT name FROM repositories WHERE name > $1 AND listed = 1 ORDER BY name LIMIT $2",
-        )
-        .bind(after.unwrap_or_default())
-        .bind(limit as i64 + 1)
-        .fetch_all(&mut *self.reader().await?)
-        .await
-        .map_err(|e| self.failed(e))?;
+        let rows =
+            query("SELECT name FROM repositories WHERE name > $1 AND listed = 1 ORDER BY name LIMIT $2")
+                .bind(after.unwrap_or_default())
+                .bind(limit as i64 + 1)
+                .fetch_all(&mut self.reader().await?.connection())
+                .await
+                .map_err(|e| self.failed(e))?;
         page(rows, limit, RepositoryName::parse).map_err(|e| self.damaged(e))
     }
 
@@ -397,7 +351,7 @@ impl MetaBackend for SqlMeta {
         subject: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Descriptor>> {
-        let rows: Vec<(String, String, i64, Option<String>, String)> = sqlx::query_as(
+        let rows: Vec<(String, String, i64, Option<String>, String)> = query(
             "SELECT m.digest, m.media_type, m.size, m.artifact_type, m.annotations FROM repositories r \
              JOIN manifests m ON m.repository_id = r.id \
              WHERE r.name = $1 AND m.subject = $2 AND (CAST($3 AS TEXT) IS NULL OR m.artifact_type = $3) \
@@ -406,7 +360,7 @@ impl MetaBackend for SqlMeta {
         .bind(repository.as_str())
         .bind(subject.as_str())
         .bind(artifact_type)
-        .fetch_all(&mut *self.reader().await?)
+        .fetch_all(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
         rows.into_iter()
@@ -422,13 +376,12 @@ impl MetaBackend for SqlMeta {
     }
 
     async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
-        let row: Option<(String, String, i64, Vec<u8>, Vec<u8>)> = sqlx::query_as(
-            "SELECT repository, algorithm, saved_offset, hash, backend FROM uploads WHERE id = $1",
-        )
-        .bind(id.as_str())
-        .fetch_optional(&mut *self.reader().await?)
-        .await
-        .map_err(|e| self.failed(e))?;
+        let row: Option<(String, String, i64, Vec<u8>, Vec<u8>)> =
+            query("SELECT repository, algorithm, saved_offset, hash, backend FROM uploads WHERE id = $1")
+                .bind(id.as_str())
+                .fetch_optional(&mut self.reader().await?.connection())
+                .await
+                .map_err(|e| self.failed(e))?;
         let Some((repository, algorithm, offset, hash, backend)) = row else { return Ok(None) };
         let read = || {
             Ok(UploadRecord {
@@ -442,9 +395,9 @@ impl MetaBackend for SqlMeta {
     }
 
     async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>> {
-        let rows: Vec<(String,)> = sqlx::query_as("SELECT id FROM uploads WHERE updated_at <= $1")
+        let rows: Vec<(String,)> = query("SELECT id FROM uploads WHERE updated_at <= $1")
             .bind(before)
-            .fetch_all(&mut *self.reader().await?)
+            .fetch_all(&mut self.reader().await?.connection())
             .await
             .map_err(|e| self.failed(e))?;
         rows.iter().map(|(id,)| UploadId::parse(id).map_err(|e| self.damaged(e))).collect()

@@ -1,9 +1,8 @@
 //! Shared by the statements of all changes: the reason why a change stops, and the queries for repositories and links.
 
-use crate::clock::{Clock as _, SystemClock};
+use super::query::{Connection, query};
 use crate::reference::RepositoryName;
 use crate::{Digest, Error};
-use sqlx::SqliteConnection;
 
 /// Why a change was not applied.
 pub(super) enum Stop {
@@ -27,40 +26,37 @@ pub(super) fn signed(number: u64) -> i64 {
 }
 
 pub(super) async fn find_repository(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     name: &RepositoryName,
 ) -> sqlx::Result<Option<i64>> {
-    sqlx::query_scalar("SELECT id FROM repositories WHERE name = $1")
-        .bind(name.as_str())
-        .fetch_optional(db)
-        .await
+    query("SELECT id FROM repositories WHERE name = $1").bind(name.as_str()).fetch_scalar(db).await
 }
 
-pub(super) async fn make_repository(db: &mut SqliteConnection, name: &RepositoryName) -> sqlx::Result<i64> {
-    let found: Option<(i64, bool)> = sqlx::query_as("SELECT id, listed FROM repositories WHERE name = $1")
+pub(super) async fn make_repository(db: &mut Connection<'_>, name: &RepositoryName) -> sqlx::Result<i64> {
+    let found: Option<(i64, bool)> = query("SELECT id, listed = 1 FROM repositories WHERE name = $1")
         .bind(name.as_str())
-        .fetch_optional(&mut *db)
+        .fetch_optional(db)
         .await?;
     if let Some((id, listed)) = found {
         if !listed {
-            sqlx::query("UPDATE repositories SET listed = 1 WHERE id = $1").bind(id).execute(db).await?;
+            query("UPDATE repositories SET listed = 1 WHERE id = $1").bind(id).execute(db).await?;
         }
         return Ok(id);
     }
-    sqlx::query_scalar("INSERT INTO repositories (name, created_at) VALUES ($1, $2) RETURNING id")
+    query("INSERT INTO repositories (name, created_at) VALUES ($1, $2) RETURNING id")
         .bind(name.as_str())
-        .bind(SystemClock.now())
+        .bind(db.now())
         .fetch_one(db)
         .await
 }
 
 /// The id and size of a blob that is linked into a repository.
 pub(super) async fn find_link(
-    db: &mut SqliteConnection,
+    db: &mut Connection<'_>,
     repository: i64,
     digest: &Digest,
 ) -> sqlx::Result<Option<(i64, i64)>> {
-    sqlx::query_as(
+    query(
         "SELECT b.id, b.size FROM blobs b JOIN blob_links l ON l.blob_id = b.id \
          WHERE b.digest = $1 AND l.repository_id = $2",
     )

@@ -1,5 +1,6 @@
 //! Metadata backends with an injected fault.
 
+use crate::clock::SharedClock;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
@@ -138,6 +139,14 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
             MetaFault::VersionRuns => Some(self.asked.fetch_add(1, Ordering::Relaxed)),
             _ => self.inner.version(),
         }
+    }
+
+    async fn fetch_version(&self) -> Option<u64> {
+        self.inner.fetch_version().await
+    }
+
+    fn clock(&self) -> SharedClock {
+        self.inner.clock()
     }
 
     async fn write(&self, change: Change) -> Result<u64> {

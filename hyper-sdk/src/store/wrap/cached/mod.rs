@@ -11,7 +11,10 @@
 //! insert    under the version that was read before the store was asked
 //! ```
 //!
-//! A store without a version is asked each time: only the bytes of small blobs come from memory.
+//! A store whose metadata is in a database elsewhere asks that for the version ([`RegistryStore::fetch_version`]). One
+//! question serves all look-ups that wait for it, so the cache saves the queries and the bytes, and not the way there.
+//! When the database does not answer, there is no version. A store without a version is asked each time: only the bytes of
+//! small blobs come from memory.
 //!
 //! # Invariants
 //! - Linearisable: an entry is served without asking the store only if no change was committed between the read that
@@ -173,8 +176,14 @@ impl Cached {
     }
 
     /// The version of the store. It is read before the store is asked.
-    fn now(&self) -> Version {
-        if self.0.options.bytes == 0 { None } else { self.0.store.version() }
+    async fn now(&self) -> Version {
+        if self.0.options.bytes == 0 {
+            return None;
+        }
+        match self.0.store.version() {
+            None => self.0.store.fetch_version().await,
+            now => now,
+        }
     }
 
     /// A manifest, from the cache or the store.
@@ -186,7 +195,7 @@ impl Cached {
         repository: &RepositoryName,
         reference: &ManifestReference,
     ) -> Result<Arc<CachedContent>> {
-        let (key, now) = (Key::manifest(repository, reference), self.now());
+        let (key, now) = (Key::manifest(repository, reference), self.now().await);
         if now.is_some()
             && let Found::Fresh(content) = self.0.entries.get(&key, now)
         {
@@ -227,7 +236,7 @@ impl Cached {
         repository: &RepositoryName,
         digest: &Digest,
     ) -> Result<Option<Arc<CachedContent>>> {
-        let (key, now) = (Key::blob(repository, digest), self.now());
+        let (key, now) = (Key::blob(repository, digest), self.now().await);
         match self.0.entries.get(&key, now) {
             Found::Fresh(content) if content.is_stored() => Ok(Some(content)),
             Found::Fresh(_) => {
@@ -249,7 +258,7 @@ impl Cached {
     /// Those of [`RegistryStore::get_blob`], and [`crate::ErrorKind::BlobUnknown`] when the bytes of a small blob do
     /// not match its digest.
     pub async fn fetch_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<FetchedBlob> {
-        let now = self.now();
+        let now = self.now().await;
         let reader = self.0.store.get_blob(repository, digest, None).await?;
         if reader.size > self.0.options.blob_bytes || !self.0.entries.fits(reader.size) {
             return Ok(FetchedBlob::Reader(reader));
@@ -385,7 +394,7 @@ impl RegistryStore for Cached {
         repository: &RepositoryName,
         reference: &ManifestReference,
     ) -> Result<Manifest> {
-        let (key, now) = (Key::manifest(repository, reference), self.now());
+        let (key, now) = (Key::manifest(repository, reference), self.now().await);
         if now.is_some()
             && let Found::Fresh(content) = self.0.entries.get(&key, now)
         {
@@ -431,6 +440,10 @@ impl RegistryStore for Cached {
 
     fn version(&self) -> Option<u64> {
         self.0.store.version()
+    }
+
+    async fn fetch_version(&self) -> Option<u64> {
+        self.0.store.fetch_version().await
     }
 
     async fn put_blob(

@@ -1,87 +1,41 @@
-//! The single writer of a process: it takes all queued changes and commits them together.
+//! The only connection of a process that writes.
 //!
 //! # Invariants
-//! - A rejected change has written nothing (see [`super::changes`]), so the others of its batch are still applied.
+//! - A rejected change has written nothing (see `changes`), so the others of its batch are still applied.
 //! - When the database itself fails, the batch is rolled back and each change is retried alone, so that only the change
 //!   that caused the error fails.
 //! - After a failed statement the connection has no open transaction, or is closed and opened again for the next batch.
 //!   SQLite ends a transaction by itself after some errors (a full disk, an I/O error) and not after others, so begin,
 //!   commit and rollback are explicit statements here, without a separate count of open transactions.
-//! - A caller that drops its future does not stop its change.
 //! - A commit of leases alone is not synced: after a power cut a lease may end earlier, as its promise says, and a build
 //!   that finds many layers does not wait for the disk each time. The next other commit syncs them too.
 
-use super::changes::apply;
 use super::error::sql_error;
-use super::rows::Stop;
 use crate::store::meta::Change;
-use crate::{Error, ErrorKind, Result};
+use crate::store::meta::sql::changes::apply;
+use crate::store::meta::sql::query::Connection;
+use crate::store::meta::sql::queue::{self, are_leases};
+use crate::store::meta::sql::rows::Stop;
+use crate::{Error, Result};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
-use std::path::{Path, PathBuf};
-use tokio::sync::{mpsc, oneshot};
-
-/// The largest number of changes in one transaction.
-const BATCH: usize = 128;
-/// The size of the queue. Callers wait while it is full.
-const QUEUE: usize = 1024;
-
-#[derive(Debug)]
-pub(super) struct Writer(mpsc::Sender<Job>);
-
-#[derive(Debug)]
-struct Job {
-    change: Change,
-    reply: oneshot::Sender<Result<u64>>,
-}
-
-impl Writer {
-    /// Starts the writer task. It ends and closes the connection when the value is dropped and the queue is empty.
-    /// Without a connection it opens one for the first change.
-    pub(super) fn start(
-        open: Option<SqliteConnection>,
-        options: SqliteConnectOptions,
-        path: PathBuf,
-    ) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(work(Session { open, options, is_synced: true }, path, receiver));
-        Self(sender)
-    }
-
-    pub(super) async fn write(&self, change: Change) -> Result<u64> {
-        let closed = || Error::new(ErrorKind::Unavailable, "the database was closed");
-        let (reply, answer) = oneshot::channel();
-        self.0.send(Job { change, reply }).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
-    }
-}
-
-async fn work(mut session: Session, path: PathBuf, mut queue: mpsc::Receiver<Job>) {
-    let mut jobs = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut jobs, BATCH).await != 0 {
-        let (changes, replies): (Vec<Change>, Vec<_>) = jobs.drain(..).map(|j| (j.change, j.reply)).unzip();
-        let outcomes = write_all(&mut session, &path, &changes).await;
-        for (reply, outcome) in replies.into_iter().zip(outcomes) {
-            // A caller that has dropped its future gets no result.
-            let _ = reply.send(outcome);
-        }
-    }
-    if let Some(connection) = session.open
-        && let Err(e) = connection.close().await
-    {
-        tracing::warn!(path = %path.display(), error = %e, "the database did not close cleanly");
-    }
-}
+use std::path::PathBuf;
 
 /// The write connection.
-struct Session {
+pub(super) struct Session {
+    /// Without a connection one is opened for the first change.
     open: Option<SqliteConnection>,
     options: SqliteConnectOptions,
+    path: PathBuf,
     /// Whether commits are synced, as they are on a new connection.
     is_synced: bool,
 }
 
 impl Session {
+    pub(super) fn new(open: Option<SqliteConnection>, options: SqliteConnectOptions, path: PathBuf) -> Self {
+        Self { open, options, path, is_synced: true }
+    }
+
     /// The connection, whose next commit is synced or not.
     async fn connection(&mut self, is_synced: bool) -> sqlx::Result<&mut SqliteConnection> {
         let mut connection = match self.open.take() {
@@ -124,28 +78,37 @@ async fn run(connection: &mut SqliteConnection, statement: &'static str) -> sqlx
     sqlx::raw_sql(statement).execute(connection).await.map(drop)
 }
 
-async fn write_all(session: &mut Session, path: &Path, changes: &[Change]) -> Vec<Result<u64>> {
-    match write_together(session, changes).await {
-        Ok(outcomes) => outcomes,
-        Err(e) if changes.len() == 1 => vec![Err(sql_error(path, e))],
-        Err(_) => {
-            let mut outcomes = Vec::with_capacity(changes.len());
-            for change in changes {
-                let alone = write_together(session, std::slice::from_ref(change)).await;
-                outcomes.push(match alone.map(|mut outcomes| outcomes.pop()) {
-                    Ok(Some(outcome)) => outcome,
-                    Ok(None) => Err(Error::internal("the writer lost a change")),
-                    Err(e) => Err(sql_error(path, e)),
-                });
+impl queue::Session for Session {
+    async fn write_all(&mut self, changes: &[Change]) -> Vec<Result<u64>> {
+        match write_together(self, changes).await {
+            Ok(outcomes) => outcomes,
+            Err(e) if changes.len() == 1 => vec![Err(sql_error(&self.path, e))],
+            Err(_) => {
+                let mut outcomes = Vec::with_capacity(changes.len());
+                for change in changes {
+                    let alone = write_together(self, std::slice::from_ref(change)).await;
+                    outcomes.push(match alone.map(|mut outcomes| outcomes.pop()) {
+                        Ok(Some(outcome)) => outcome,
+                        Ok(None) => Err(Error::internal("the writer lost a change")),
+                        Err(e) => Err(sql_error(&self.path, e)),
+                    });
+                }
+                outcomes
             }
-            outcomes
+        }
+    }
+
+    async fn close(self) {
+        if let Some(connection) = self.open
+            && let Err(e) = connection.close().await
+        {
+            tracing::warn!(path = %self.path.display(), error = %e, "the database did not close cleanly");
         }
     }
 }
 
 async fn write_together(session: &mut Session, changes: &[Change]) -> sqlx::Result<Vec<Result<u64>>> {
-    let is_synced = changes.iter().any(|change| !matches!(change, Change::LeaseBlob { .. }));
-    let connection = session.connection(is_synced).await?;
+    let connection = session.connection(!are_leases(changes)).await?;
     let outcome = transact(connection, changes).await;
     if outcome.is_err() {
         session.recover().await;
@@ -157,7 +120,7 @@ async fn transact(connection: &mut SqliteConnection, changes: &[Change]) -> sqlx
     run(connection, "BEGIN IMMEDIATE").await?;
     let mut outcomes = Vec::with_capacity(changes.len());
     for change in changes {
-        match apply(connection, change).await {
+        match apply(&mut Connection::Sqlite(connection), change).await {
             Ok(size) => outcomes.push(Ok(size)),
             Err(Stop::Refused(e)) => outcomes.push(Err(e)),
             Err(Stop::Failed(e)) => return Err(e),
@@ -170,8 +133,10 @@ async fn transact(connection: &mut SqliteConnection, changes: &[Change]) -> sqlx
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
     use crate::reference::RepositoryName;
     use crate::{Digest, store::meta::SqlMeta};
+    use queue::Session as _;
     use sqlx::sqlite::SqliteSynchronous;
 
     /// Leases alone are not synced, and everything else is, in whatever order they come.
@@ -182,7 +147,7 @@ mod tests {
         // It makes the tables.
         let _meta = SqlMeta::open(path.clone()).await.unwrap();
         let options = SqliteConnectOptions::new().filename(&path).synchronous(SqliteSynchronous::Full);
-        let mut session = Session { open: None, options, is_synced: true };
+        let mut session = Session::new(None, options, path);
         let (repository, digest) = (RepositoryName::parse("a").unwrap(), Digest::sha256("x"));
         let lease = || Change::LeaseBlob { repository: repository.clone(), digest: digest.clone(), until: 5 };
         let other = || Change::UnlinkBlob { repository: repository.clone(), digest: digest.clone() };
@@ -195,7 +160,7 @@ mod tests {
             (vec![lease()], 1),
         ];
         for (number, (changes, mode)) in cases.into_iter().enumerate() {
-            for outcome in write_all(&mut session, &path, &changes).await {
+            for outcome in session.write_all(&changes).await {
                 assert_eq!(outcome.unwrap_err().kind(), ErrorKind::BlobUnknown);
             }
             let connection = session.open.as_mut().unwrap();
@@ -204,7 +169,7 @@ mod tests {
         }
         // A new connection is as the options say.
         session.open.take().unwrap().close().await.unwrap();
-        write_all(&mut session, &path, &[other()]).await;
+        session.write_all(&[other()]).await;
         let connection = session.open.as_mut().unwrap();
         let now: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(connection).await.unwrap();
         assert_eq!(now, 2);

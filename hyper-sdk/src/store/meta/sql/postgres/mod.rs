@@ -1,0 +1,184 @@
+//! Metadata in PostgreSQL, for any number of servers.
+//!
+//! ```text
+//!   changes ──▶ queue ──▶ one connection; `registry_state` serialises the transactions of all servers   (session)
+//!   version ──▶ queue ──▶ one connection; one query for all that wait                                    (version)
+//!   reads   ────────────▶ a pool
+//! ```
+//!
+//! A connection that was lost is opened again for the next use. Times are those of the database ([`clock`]).
+
+mod clock;
+mod error;
+mod options;
+mod session;
+mod version;
+
+pub use self::options::PostgresOptions;
+
+use self::clock::DatabaseClock;
+use self::error::sql_error;
+use self::session::Session;
+use self::version::Versions;
+use super::query::Reader;
+use super::queue::Queue;
+use super::schema;
+use crate::clock::SharedClock;
+use crate::store::meta::Change;
+use crate::{Error, ErrorKind, Result, ResultExt as _};
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a read waits for a connection, also for a database that is starting.
+const ACQUIRE: Duration = Duration::from_secs(5);
+/// A connection that was idle for so long is tried before it is used.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The advisory lock of a migration. Only one process at a time changes the tables.
+const MIGRATION_LOCK: i64 = 0x6879_7065_7200_0001;
+
+/// An open database.
+#[derive(Debug)]
+pub(super) struct Database {
+    place: Arc<str>,
+    readers: PgPool,
+    writer: Queue,
+    versions: Versions,
+    clock: Arc<DatabaseClock>,
+    id: String,
+    durable: bool,
+}
+
+impl Database {
+    /// See [`super::SqlMeta::connect`].
+    pub(super) async fn connect(options: PostgresOptions) -> Result<Self> {
+        let PostgresOptions { connect, connections, place } = options;
+        let failed = |e| sql_error(&place, e);
+        let opening = tokio::time::timeout(2 * ACQUIRE, connect.connect()).await;
+        let mut connection = opening.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(failed)?;
+        let setting = async |connection: &mut PgConnection, name: &'static str| {
+            let query = sqlx::query_scalar::<_, String>("SELECT current_setting($1)").bind(name);
+            query.fetch_one(connection).await.map_err(failed)
+        };
+        if setting(&mut connection, "server_encoding").await? != "UTF8" {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                "the encoding of the database is not UTF-8: create it with ENCODING 'UTF8' TEMPLATE template0",
+            )
+            .with_context("database", &place));
+        }
+        let mut durable = true;
+        for (name, bad) in [("fsync", "off"), ("full_page_writes", "off"), ("synchronous_commit", "off")] {
+            if setting(&mut connection, name).await? == bad {
+                durable = false;
+                tracing::warn!(database = %place, "{name} is {bad}: a power failure can lose what was acknowledged");
+            }
+        }
+        let found = migrate(&mut connection).await.map_err(failed)?;
+        schema::reject_newer(found).context("database", &place)?;
+        let (id, now): (String, i64) = sqlx::query_as(
+            "SELECT id, CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) FROM registry_state",
+        )
+        .fetch_one(&mut connection)
+        .await
+        .map_err(failed)?;
+        let clock = Arc::new(DatabaseClock::default());
+        clock.set(now);
+        let readers = PgPoolOptions::new()
+            .max_connections(connections.saturating_sub(2).max(1))
+            .acquire_timeout(ACQUIRE)
+            .test_before_acquire(false)
+            .before_acquire(|connection, state| {
+                Box::pin(async move {
+                    // A lost connection is replaced by another.
+                    Ok(state.idle_for < IDLE || connection.ping().await.is_ok())
+                })
+            })
+            .connect_lazy_with(connect.clone());
+        let versions = Versions::start(connect.clone(), Arc::clone(&place));
+        let session = Session {
+            open: Some(connection),
+            options: connect,
+            place: Arc::clone(&place),
+            clock: Arc::clone(&clock),
+        };
+        Ok(Self { place, readers, writer: Queue::start(session), versions, clock, id, durable })
+    }
+
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
+    pub(super) fn durable(&self) -> bool {
+        self.durable
+    }
+
+    /// The name of the registry whose metadata this is.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(super) fn clock(&self) -> SharedClock {
+        Arc::clone(&self.clock) as SharedClock
+    }
+
+    pub(super) async fn version(&self) -> Option<u64> {
+        self.versions.now().await
+    }
+
+    pub(super) async fn write(&self, change: Change) -> Result<u64> {
+        self.writer.write(change).await
+    }
+
+    pub(super) async fn reader(&self) -> Result<Reader> {
+        self.readers.acquire().await.map(Reader::Postgres).map_err(|e| self.failed(e))
+    }
+
+    pub(super) fn failed(&self, e: sqlx::Error) -> Error {
+        sql_error(&self.place, e)
+    }
+}
+
+/// Applies the missing migrations, and returns the version before. A database that has them is not written, so a server
+/// needs no right to create tables there.
+async fn migrate(connection: &mut PgConnection) -> sqlx::Result<i64> {
+    let has_tables: bool = sqlx::query_scalar("SELECT to_regclass('registry_state') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if has_tables {
+        let found: i64 = sqlx::query_scalar(schema::VERSION).fetch_one(&mut *connection).await?;
+        if schema::missing(found).next().is_none() {
+            return Ok(found);
+        }
+    }
+    let mut transaction = connection.begin().await?;
+    sqlx::raw_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")
+        .execute(&mut *transaction)
+        .await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *transaction).await?;
+    sqlx::raw_sql(schema::TABLE).execute(&mut *transaction).await?;
+    let found: i64 = sqlx::query_scalar(schema::VERSION).fetch_one(&mut *transaction).await?;
+    if found == 0 {
+        sqlx::raw_sql(include_str!("state.sql")).execute(&mut *transaction).await?;
+        sqlx::query("INSERT INTO registry_state (version, id) VALUES ($1, $2)")
+            .bind(session::random()?)
+            .bind(format!("{:016x}{:016x}", session::random()?, session::random()?))
+            .execute(&mut *transaction)
+            .await?;
+    }
+    for (version, migration) in schema::missing(found) {
+        // The migrations are constants.
+        sqlx::raw_sql(AssertSqlSafe(schema::for_postgres(migration))).execute(&mut *transaction).await?;
+        sqlx::query(
+            "INSERT INTO schema_version (version, applied_at) \
+             VALUES ($1, CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT))",
+        )
+        .bind(version)
+        .execute(&mut *transaction)
+        .await?;
+    }
+    transaction.commit().await?;
+    Ok(found)
+}

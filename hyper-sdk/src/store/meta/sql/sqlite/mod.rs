@@ -1,0 +1,196 @@
+//! Metadata in SQLite.
+//!
+//! The journal is a write-ahead log and `synchronous` is FULL: a commit returns after its log is synced. Several processes
+//! may have the database open; a transaction takes the write lock first, and waits for it up to ten seconds. The database
+//! can be read while the disk is full ([`readers`]).
+
+mod error;
+mod readers;
+mod session;
+mod unwritable;
+mod version;
+
+use self::error::sql_error;
+use self::readers::Readers;
+use self::session::Session;
+use super::query::Reader;
+use super::queue::Queue;
+use super::schema;
+use crate::private_folder::TemporaryFolder;
+use crate::store::meta::Change;
+use crate::{Error, ErrorKind, Result, ResultExt as _};
+use futures::future::BoxFuture;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a change waits for another process that is writing.
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The size to which a grown write-ahead log is truncated, in bytes.
+const JOURNAL_LIMIT: &str = "4194304";
+
+/// An open database.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    readers: Readers,
+    /// `None` when the file system cannot be written.
+    writer: Option<Queue>,
+    version: version::Version,
+    /// Where the readers read, when it is not `path`. It is removed with the value.
+    _copy: Option<TemporaryFolder>,
+}
+
+impl Database {
+    /// See [`super::SqlMeta::open`].
+    pub(in crate::store::meta::sql) fn open(
+        path: PathBuf,
+        busy_timeout: Duration,
+    ) -> BoxFuture<'static, Result<Self>> {
+        // Boxed: programs that call this do not compile it again.
+        Box::pin(async move {
+            let options = SqliteConnectOptions::new()
+                .filename(&path)
+                .foreign_keys(true)
+                .busy_timeout(busy_timeout)
+                .disable_statement_logging();
+            // Only one process at a time switches a new file to write-ahead logging and creates its tables.
+            let Some(_guard) = lock(&path).await? else {
+                return Self::open_read_only(path, options).await;
+            };
+            let options = options
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .pragma("journal_size_limit", JOURNAL_LIMIT);
+            let connection = Self::connect_upgraded(&options, &path).await;
+            let options = options.create_if_missing(false);
+            let readers = Readers::new(options.clone().pragma("query_only", "on"), busy_timeout);
+            let connection = match connection {
+                Ok(connection) => Some(connection),
+                Err(e) if e.kind() == ErrorKind::StorageFull => {
+                    // A database without tables is not usable before there is space.
+                    let Ok(mut reader) = readers.get().await else { return Err(e) };
+                    if check(&mut reader, &path).await.is_err() {
+                        return Err(e);
+                    }
+                    tracing::warn!(error = %e, "the store is read-only until the disk has space again");
+                    None
+                }
+                Err(e) => return Err(e),
+            };
+            let writer = Some(Queue::start(Session::new(connection, options, path.clone())));
+            let version = version::Version::changing(&path);
+            Ok(Self { path, readers, writer, version, _copy: None })
+        })
+    }
+
+    /// Connects and migrates the tables.
+    async fn connect_upgraded(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteConnection> {
+        let mut connection = options.connect().await.map_err(|e| sql_error(path, e))?;
+        let made = match upgrade(&mut connection, path).await {
+            Ok(()) => sync_folder_of(path),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = made {
+            // The first error is returned.
+            let _ = connection.close().await;
+            return Err(e);
+        }
+        Ok(connection)
+    }
+
+    /// Opens a database that this process cannot write.
+    ///
+    /// Nobody can write to a read-only file system, so the database is opened as immutable, which needs no other files.
+    /// An immutable database ignores the write-ahead log: one with a log is read with the index that is beside it, or,
+    /// when there is none, in a private copy ([`unwritable`]).
+    async fn open_read_only(path: PathBuf, options: SqliteConnectOptions) -> Result<Self> {
+        let options = options.create_if_missing(false).read_only(true);
+        let from = path.clone();
+        let found = tokio::task::spawn_blocking(move || unwritable::find(&from)).await;
+        let found = found.map_err(|e| Error::internal("the copying thread ended early").with_source(e))??;
+        let (options, copy) = match found {
+            unwritable::Found::Closed => (options.immutable(true), None),
+            unwritable::Found::Open => (options, None),
+            unwritable::Found::Copied(copy) => {
+                (options.filename(copy.path().join(unwritable::NAME)), Some(copy))
+            }
+        };
+        let mut connection = options.connect().await.map_err(|e| sql_error(&path, e))?;
+        let checked = check(&mut connection, &path).await;
+        let _ = connection.close().await;
+        checked?;
+        let version = version::Version::read_only(&path);
+        let readers = Readers::unchanging(options);
+        Ok(Self { path, readers, writer: None, version, _copy: copy })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn writable(&self) -> bool {
+        self.writer.is_some()
+    }
+
+    pub(super) fn version(&self) -> Option<u64> {
+        self.version.now()
+    }
+
+    pub(super) async fn write(&self, change: Change) -> Result<u64> {
+        match &self.writer {
+            Some(writer) => writer.write(change).await,
+            None => Err(Error::unsupported("the store is on a read-only file system")
+                .with_context("path", self.path.display())),
+        }
+    }
+
+    pub(super) async fn reader(&self) -> Result<Reader> {
+        self.readers.get().await.map(Reader::Sqlite).map_err(|e| self.failed(e))
+    }
+
+    pub(super) fn failed(&self, e: sqlx::Error) -> Error {
+        sql_error(&self.path, e)
+    }
+}
+
+/// Applies the missing migrations.
+async fn upgrade(connection: &mut SqliteConnection, path: &Path) -> Result<()> {
+    let found = schema::migrate(connection).await.map_err(|e| sql_error(path, e))?;
+    schema::reject_newer(found).context("path", path.display())
+}
+
+/// Checks that no migration is missing, without writing.
+async fn check(connection: &mut SqliteConnection, path: &Path) -> Result<()> {
+    let (found,): (i64,) =
+        sqlx::query_as(schema::VERSION).fetch_one(connection).await.map_err(|e| sql_error(path, e))?;
+    schema::reject_older(found).and_then(|()| schema::reject_newer(found)).context("path", path.display())
+}
+
+/// Locks the database; `None` when it exists and is not writable.
+async fn lock(path: &Path) -> Result<Option<File>> {
+    let exists = path.exists();
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    let lock = tokio::task::spawn_blocking(move || {
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let refused = [std::io::ErrorKind::ReadOnlyFilesystem, std::io::ErrorKind::PermissionDenied];
+        if exists && file.as_ref().is_err_and(|e| refused.contains(&e.kind())) {
+            return Ok(None);
+        }
+        let file = file.at("cannot open the lock file of the database: is its folder writable?", &path)?;
+        file.lock().at("cannot lock the database", &path)?;
+        Ok(Some(file))
+    });
+    lock.await.map_err(|e| Error::internal("the locking thread ended early").with_source(e))?
+}
+
+fn sync_folder_of(path: &Path) -> Result<()> {
+    let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) else { return Ok(()) };
+    File::open(folder).and_then(|f| f.sync_all()).at("cannot sync the folder of the database", folder)
+}

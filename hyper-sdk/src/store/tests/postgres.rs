@@ -1,0 +1,364 @@
+//! PostgreSQL: restarts, several servers on one database, what a lost answer says.
+
+use crate::oci::{ImageIndex, Manifest};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::blob::MemoryBlobs;
+use crate::store::meta::{MetaBackend as _, PostgresOptions, SqlMeta};
+use crate::store::wrap::{CacheOptions, Cached};
+use crate::store::{Composed, DiskStore, PutManifest, RegistryStore, RegistryStoreExt as _, SharedStore};
+use crate::testing::{PostgresServer, given};
+use crate::{ErrorKind, Result, media_type};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// The server that the tests share; says that the test is skipped where there is none.
+pub(super) fn server(test: &str) -> Option<&'static PostgresServer> {
+    given(test, PostgresServer::shared())
+}
+
+/// The metadata backend of a test, named by its folder.
+pub(super) async fn meta(folder: &Path) -> Option<SqlMeta> {
+    let name = folder.parent()?.file_name()?.to_str()?.to_owned();
+    Some(connect(&PostgresServer::shared()?.url(&name)).await)
+}
+
+pub(super) async fn connect(url: &str) -> SqlMeta {
+    SqlMeta::connect(PostgresOptions::parse(url).unwrap().connections(4)).await.unwrap()
+}
+
+type Pair = Composed<MemoryBlobs, SqlMeta>;
+
+async fn store(url: &str, blobs: &MemoryBlobs) -> Pair {
+    Composed::new(blobs.clone(), connect(url).await)
+}
+
+fn name(text: &str) -> RepositoryName {
+    RepositoryName::parse(text).unwrap()
+}
+
+fn index(text: &str) -> Manifest {
+    let mut index = ImageIndex::new(vec![]);
+    index.annotations.insert("text".to_owned(), text.to_owned());
+    Manifest::sniff(index.to_bytes()).unwrap()
+}
+
+async fn tag(store: &dyn RegistryStore, text: &str) -> Result<()> {
+    store.put_manifest(&name("a"), PutManifest::new(index(text), [Tag::latest()])).await.map(drop)
+}
+
+/// Pushes go on while the server crashes and starts again: each one succeeds, or is told that the database is not available,
+/// and nothing that succeeded is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crash_of_the_database_loses_nothing_that_was_acknowledged() {
+    let server: Option<PostgresServer> = given("a crash of PostgreSQL", PostgresServer::start().unwrap());
+    let Some(server) = server else { return };
+    let (url, server) = (server.url("crash"), Arc::new(server));
+    let blobs = MemoryBlobs::default();
+    let store = Arc::new(store(&url, &blobs).await);
+
+    // Changes that wait together share a commit.
+    let transactions = || server.sql("postgres", "SELECT txid_current()").trim().parse::<u64>().unwrap();
+    let before = transactions();
+    let puts = (0..200).map(|n| {
+        let store = Arc::clone(&store);
+        async move { store.put_manifest(&name("together"), PutManifest::new(index(&n.to_string()), [])).await }
+    });
+    futures::future::try_join_all(puts).await.unwrap();
+    let used = transactions() - before;
+    assert!(used <= 40, "200 changes took {used} transactions");
+
+    let over = Arc::new(AtomicBool::new(false));
+    let pushers: Vec<_> = (0..6)
+        .map(|pusher| {
+            let (store, over) = (Arc::clone(&store), Arc::clone(&over));
+            tokio::spawn(async move {
+                let (mut done, mut failed) = (Vec::new(), 0);
+                for round in 0.. {
+                    if over.load(Ordering::SeqCst) {
+                        break;
+                    }
+                    let text = format!("{pusher} {round}");
+                    let put =
+                        PutManifest::new(index(&text), [Tag::parse(&format!("t{pusher}-{round}")).unwrap()]);
+                    match store.put_manifest(&name("crash"), put).await {
+                        Ok(descriptor) => done.push((round, descriptor.digest)),
+                        Err(e) => {
+                            assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
+                            failed += 1;
+                        }
+                    }
+                }
+                (pusher, done, failed)
+            })
+        })
+        .collect();
+    let crashing = Arc::clone(&server);
+    tokio::task::spawn_blocking(move || {
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(400));
+            crashing.stop().unwrap();
+            crashing.up().unwrap();
+        }
+        std::thread::sleep(Duration::from_millis(400));
+    })
+    .await
+    .unwrap();
+    over.store(true, Ordering::SeqCst);
+    let fresh = self::store(&url, &blobs).await;
+    let mut count = 0;
+    for pusher in pushers {
+        let (pusher, done, _) = pusher.await.unwrap();
+        for (round, digest) in done {
+            let tag = Tag::parse(&format!("t{pusher}-{round}")).unwrap();
+            assert_eq!(*fresh.get_manifest(&name("crash"), &tag.into()).await.unwrap().digest(), digest);
+            count += 1;
+        }
+    }
+    assert!(count > 20, "only {count} pushes were acknowledged");
+
+    // A cache does not answer for a database that is down.
+    let cached = Cached::new(Arc::clone(&store) as SharedStore, CacheOptions::default());
+    tag(&cached, "before").await.unwrap();
+    for _ in 0..2 {
+        cached.get_manifest(&name("a"), &Tag::latest().into()).await.unwrap();
+    }
+    assert_eq!(cached.statistics().hits, 1);
+    server.stop().unwrap();
+    let e = cached.get_manifest(&name("a"), &Tag::latest().into()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
+    let e = tag(&cached, "during").await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
+    server.up().unwrap();
+    tag(&cached, "after").await.unwrap();
+    assert_eq!(cached.get_manifest(&name("a"), &Tag::latest().into()).await.unwrap(), index("after"));
+}
+
+/// Which answer a [`relay`] loses.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lost {
+    /// The commit arrives, and its answer does not.
+    Answer,
+    /// The commit does not arrive.
+    Commit,
+}
+
+/// Passes bytes between clients on a socket in `folder` and the server. While `lose` says so, a connection ends at its next
+/// commit.
+async fn relay(folder: PathBuf, server: PathBuf, lose: Arc<std::sync::Mutex<Option<Lost>>>) {
+    let listener = tokio::net::UnixListener::bind(folder.join(".s.PGSQL.5432")).unwrap();
+    while let Ok((client, _)) = listener.accept().await {
+        let upstream = tokio::net::UnixStream::connect(server.join(".s.PGSQL.5432")).await.unwrap();
+        let lose = Arc::clone(&lose);
+        tokio::spawn(async move {
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = upstream.into_split();
+            let answers =
+                tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
+            let mut bytes = vec![0; 64 * 1024];
+            while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
+                let sent = &bytes[..count];
+                let commits = sent.windows(6).any(|part| part == b"COMMIT");
+                let lost = if commits { lose.lock().unwrap().take() } else { None };
+                if let Some(lost) = lost {
+                    answers.abort();
+                    let _ = answers.await;
+                    if lost == Lost::Commit {
+                        return;
+                    }
+                    to_server.write_all(sent).await.unwrap();
+                    // The server has done it before the client knows that the connection is gone.
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                    return;
+                }
+                if to_server.write_all(sent).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// A commit without an answer is never a success, whether it was done or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_answer_of_a_commit_is_no_success() {
+    let Some(server) = server("a lost answer of a commit") else { return };
+    let (folder, direct) = (tempfile::tempdir().unwrap(), server.url("lost answer"));
+    let lose = Arc::new(std::sync::Mutex::new(None));
+    tokio::spawn(relay(folder.path().to_owned(), server.folder().to_owned(), Arc::clone(&lose)));
+    let direct = store(&direct, &MemoryBlobs::default()).await;
+    let through = server
+        .url("lost answer")
+        .replace(&server.folder().display().to_string(), &folder.path().display().to_string());
+    // The relay listens a moment later.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let relayed = store(&through, &MemoryBlobs::default()).await;
+    for lost in [Lost::Answer, Lost::Commit, Lost::Answer] {
+        tag(&relayed, "before").await.unwrap();
+        *lose.lock().unwrap() = Some(lost);
+        let error = tag(&relayed, "lost").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.message().contains("may have been made"), "{error}");
+        let now = direct.get_manifest(&name("a"), &Tag::latest().into()).await.unwrap();
+        assert_eq!(now, index(if lost == Lost::Answer { "lost" } else { "before" }), "{lost:?}");
+        tag(&relayed, "again").await.unwrap();
+    }
+}
+
+/// What one server changed, the other sees at once, although both have a cache.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_are_one_registry() {
+    let Some(server) = server("two servers on one database") else { return };
+    let (url, blobs) = (server.url("two servers"), MemoryBlobs::default());
+    let mut servers = Vec::new();
+    for _ in 0..2 {
+        servers.push(Cached::new(Arc::new(store(&url, &blobs).await), CacheOptions::default()));
+    }
+    let reference: ManifestReference = Tag::latest().into();
+    for round in 0..30 {
+        let (one, other) = (&servers[round % 2], &servers[(round + 1) % 2]);
+        let manifest = index(&round.to_string());
+        one.put_manifest(&name("a"), PutManifest::new(manifest.clone(), [Tag::latest()])).await.unwrap();
+        let blob = one.put_bytes(&name("a"), "x/y", format!("blob {round}").into()).await.unwrap();
+        for _ in 0..3 {
+            assert_eq!(other.get_manifest(&name("a"), &reference).await.unwrap(), manifest, "round {round}");
+            assert_eq!(
+                other.read_blob(&name("a"), &blob.digest, 100).await.unwrap(),
+                format!("blob {round}")
+            );
+        }
+        one.delete_manifest(&name("a"), &reference).await.unwrap();
+        one.delete_blob(&name("a"), &blob.digest).await.unwrap();
+        let e = other.get_manifest(&name("a"), &reference).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::ManifestUnknown);
+        let e = other.read_blob(&name("a"), &blob.digest, 100).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::BlobUnknown);
+    }
+    for server in &servers {
+        assert!(server.statistics().hits >= 60, "{:?}", server.statistics());
+        // An upload changes nothing that a reader sees, so the cache stays.
+        tag(server, "stays").await.unwrap();
+        let before = server.fetch_version().await.unwrap();
+        let upload = server.start_upload(&name("a"), Default::default()).await.unwrap();
+        upload.abort().await.unwrap();
+        assert_eq!(server.fetch_version().await.unwrap(), before);
+    }
+}
+
+/// A counter with a condition, raised by many tasks at two servers: no update is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conditions_hold_between_servers() {
+    let Some(server) = server("conditions between servers") else { return };
+    let (url, blobs) = (server.url("conditions"), MemoryBlobs::default());
+    let servers = [store(&url, &blobs).await, store(&url, &blobs).await];
+    tag(&servers[0], "0").await.unwrap();
+    let tasks = (0..8).map(|task| {
+        let store = servers[task % 2].clone();
+        tokio::spawn(async move {
+            let mut done = 0;
+            while done < 5 {
+                let now = store.get_manifest(&name("a"), &Tag::latest().into()).await.unwrap();
+                let number: u32 = now.annotations()["text"].parse().unwrap();
+                let put = PutManifest::new(index(&(number + 1).to_string()), [Tag::latest()]);
+                let put = PutManifest { if_match: Some(Some(now.digest().clone())), ..put };
+                match store.put_manifest(&name("a"), put).await {
+                    Ok(_) => done += 1,
+                    Err(e) => assert_eq!(e.kind(), ErrorKind::Conflict, "{e}"),
+                }
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let now = servers[1].get_manifest(&name("a"), &Tag::latest().into()).await.unwrap();
+    assert_eq!(now, index("40"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_that_start_together_migrate_once() {
+    let Some(server) = server("migrations on PostgreSQL") else { return };
+    let url = server.database();
+    let starts = (0..6).map(|_| {
+        let url = url.clone();
+        tokio::spawn(async move { connect(&url).await.registry_id().unwrap().to_owned() })
+    });
+    let ids = futures::future::try_join_all(starts.collect::<Vec<_>>()).await.unwrap();
+    assert!(ids.iter().all(|id| *id == ids[0] && id.len() == 32), "{ids:?}");
+    let database = url.split(['/', '?']).nth(3).unwrap();
+    assert_eq!(server.sql(database, "SELECT count(*), max(version) FROM schema_version").trim(), "3|3");
+    server.sql(database, "INSERT INTO schema_version VALUES (99, 0)");
+    let e = SqlMeta::connect(PostgresOptions::parse(&url).unwrap()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unsupported);
+    assert!(e.to_string().contains("use a newer version"), "{e}");
+}
+
+/// The rights that the page for operators names are enough.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_without_the_right_to_create_tables_is_enough_later() {
+    let Some(server) = server("a user of PostgreSQL") else { return };
+    let url = server.database();
+    drop(connect(&url).await);
+    let database = url.split(['/', '?']).nth(3).unwrap();
+    server.sql(
+        database,
+        "CREATE ROLE registry_user LOGIN; \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO registry_user",
+    );
+    let meta = connect(&url.replace("//postgres@", "//registry_user@")).await;
+    let store = Composed::new(MemoryBlobs::default(), meta);
+    tag(&store, "1").await.unwrap();
+    let missing = url.replace(&format!("/{database}?"), "/absent?");
+    let e = SqlMeta::connect(PostgresOptions::parse(&missing).unwrap()).await.unwrap_err();
+    assert_eq!(e.kind(), ErrorKind::Unavailable);
+    assert!(e.to_string().contains("does not exist"), "{e}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_the_database_cannot_store_is_an_invalid_manifest() {
+    let Some(server) = server("a NUL character in a manifest") else { return };
+    let store = store(&server.url("nul"), &MemoryBlobs::default()).await;
+    let text = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","artifactType":"a/\u0000","manifests":[]}"#;
+    let put = PutManifest::new(Manifest::parse(text.as_bytes().to_vec(), media_type::OCI_INDEX).unwrap(), []);
+    let (a, b) = (name("a"), name("b"));
+    let together = futures::future::join3(
+        tag(&store, "1"),
+        store.put_manifest(&a, put),
+        store.put_manifest(&b, PutManifest::new(index("2"), [])),
+    );
+    let (one, other, two) = together.await;
+    assert!(one.is_ok() && two.is_ok());
+    assert_eq!(other.unwrap_err().kind(), ErrorKind::ManifestInvalid);
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_wait_for_its_disk_is_not_durable() {
+    let Some(server) = server("durability of PostgreSQL") else { return };
+    let url = server.url("durable");
+    assert!(connect(&url).await.durable());
+    assert!(!connect(&format!("{url}%20-c%20synchronous_commit%3Doff")).await.durable());
+}
+
+/// The blobs of a folder are those of one registry: a collector would remove the blobs of another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_belongs_to_one_database() {
+    let Some(server) = server("folders of PostgreSQL") else { return };
+    let (one, other) = (server.url("folder one"), server.url("folder other"));
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, sqlite) = (folder.path().join("ours"), folder.path().join("sqlite"));
+    let open = async |root: &Path, url: &str| {
+        DiskStore::open_on(root, PostgresOptions::parse(url).unwrap(), None).await.map(drop)
+    };
+    for _ in 0..2 {
+        open(&ours, &one).await.unwrap();
+    }
+    let e = open(&ours, &other).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::Conflict && e.message().contains("another database"), "{e}");
+    let e = DiskStore::open(&ours).await.map(drop).unwrap_err();
+    assert!(e.kind() == ErrorKind::Conflict && e.message().contains("PostgreSQL"), "{e}");
+    drop(DiskStore::open(&sqlite).await.unwrap());
+    let e = open(&sqlite, &one).await.unwrap_err();
+    assert!(e.kind() == ErrorKind::Conflict && e.message().contains("hyper.db"), "{e}");
+}

@@ -1,0 +1,108 @@
+//! Values of the configuration that are texts there, such as sizes and times: `"64KiB"`, `"30s"`.
+
+use hyper_sdk::{Error, Result};
+use serde::{Deserialize, Deserializer, de};
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// A number of bytes: `512`, `"64KiB"`, `"4MB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl FromStr for Size {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let (number, unit) = split_unit(s);
+        let factor: u64 = match unit {
+            "" | "B" => 1,
+            "KiB" | "K" => 1 << 10,
+            "MiB" | "M" => 1 << 20,
+            "GiB" | "G" => 1 << 30,
+            "TiB" | "T" => 1 << 40,
+            "kB" | "KB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "TB" => 1_000_000_000_000,
+            _ => {
+                return Err(Error::invalid(format!(
+                    "invalid size `{}`: write 64KiB or 2GB",
+                    s.escape_debug()
+                )));
+            }
+        };
+        number
+            .parse::<u64>()
+            .ok()
+            .and_then(|n| n.checked_mul(factor))
+            .map(Self)
+            .ok_or_else(|| Error::invalid(format!("invalid size `{}`: write 64KiB or 2GB", s.escape_debug())))
+    }
+}
+
+/// A duration: `"500ms"`, `"30s"`, `"5m"`, `"1h"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimeSpan(pub(crate) Duration);
+
+impl FromStr for TimeSpan {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let bad =
+            || Error::invalid(format!("invalid duration `{}`: write 500ms, 30s, 5m or 1h", s.escape_debug()));
+        let (number, unit) = split_unit(s);
+        let millis: u64 = match unit {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(bad()),
+        };
+        let number = number.parse::<u64>().map_err(|_| bad())?;
+        Ok(Self(Duration::from_millis(number.checked_mul(millis).ok_or_else(bad)?)))
+    }
+}
+
+fn split_unit(s: &str) -> (&str, &str) {
+    let s = s.trim();
+    let at = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
+    (&s[..at], s[at..].trim_start())
+}
+
+impl<'de> Deserialize<'de> for TimeSpan {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        text(d)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Size;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of bytes or a text such as \"64KiB\"")
+            }
+
+            fn visit_i64<E: de::Error>(self, n: i64) -> Result<Size, E> {
+                u64::try_from(n).map(Size).map_err(|_| E::custom("a size must not be negative"))
+            }
+
+            fn visit_u64<E: de::Error>(self, n: u64) -> Result<Size, E> {
+                Ok(Size(n))
+            }
+
+            fn visit_str<E: de::Error>(self, s: &str) -> Result<Size, E> {
+                s.parse().map_err(|e: Error| E::custom(e.message()))
+            }
+        }
+        d.deserialize_any(Visitor)
+    }
+}
+
+/// Reads a value from its text.
+pub(crate) fn text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> Result<T, D::Error> {
+    String::deserialize(d)?.parse().map_err(|e: Error| de::Error::custom(e.message()))
+}
