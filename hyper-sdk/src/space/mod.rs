@@ -155,7 +155,7 @@ pub struct KindUsage {
 /// The space of a state folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SpaceUsage {
-    /// All bytes of the folder on the disk.
+    /// All bytes of the folder on the disk, without the files that the database has only while it is open.
     pub total: u64,
     /// The bytes that a clean-up would free now.
     pub reclaimable: u64,

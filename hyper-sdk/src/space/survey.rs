@@ -21,6 +21,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// How many records of the cache are read together.
 const PAGE: usize = 1000;
 
+const DATABASES: [&str; 2] = ["store/hyper.db", "stat-cache"];
+/// The files that a database has while it is open. They do not count, as the count itself opens it.
+const LOGS: [&str; 2] = ["store/hyper.db-wal", "store/hyper.db-shm"];
+
 /// How an item is removed.
 #[derive(Clone, Debug)]
 pub(super) enum Action {
@@ -315,11 +319,9 @@ impl Space {
                 }
             }
         }
-        for name in ["store/hyper.db", "store/hyper.db-wal", "store/hyper.db-shm", "stat-cache"] {
-            parts.push(self.root.join(name));
-        }
+        parts.extend(DATABASES.iter().chain(&LOGS).map(|name| self.root.join(name)));
         let known = owner_of.len();
-        let (total, sizes) = kinds.tool.usage(self.root.clone(), parts).await?;
+        let (all, sizes) = kinds.tool.usage(self.root.clone(), parts).await?;
         for ((at, shared), size) in owner_of.into_iter().zip(&sizes) {
             found[at].item.size += size;
             found[at].item.shared |= shared;
@@ -328,7 +330,10 @@ impl Space {
         for of in found.iter_mut().filter(|_| !is_here) {
             of.item.size += of.elsewhere;
         }
-        let database: u64 = sizes.get(known..).into_iter().flatten().sum();
+        let (databases, logs) =
+            sizes.get(known..).unwrap_or_default().split_at_checked(DATABASES.len()).unwrap_or_default();
+        let database: u64 = databases.iter().sum();
+        let total = all.saturating_sub(logs.iter().sum());
         let mut rest = vec![(SpaceKind::Database, "databases", database)];
         let named: u64 = found.iter().map(|of| of.item.size).sum::<u64>() + database;
         rest.push((SpaceKind::Other, "folders, records of builds, uploads", total.saturating_sub(named)));

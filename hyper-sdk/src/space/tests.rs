@@ -238,6 +238,25 @@ async fn the_least_recently_used_goes_first_until_the_limit_is_kept() {
     assert!(state.space.keep_to(CacheLimit::Off).await.unwrap().removed.is_empty());
 }
 
+/// Whether the log is there depends on who has the database open, and the count itself opens it.
+#[tokio::test]
+async fn the_log_of_an_open_database_does_not_count() {
+    let state = State::new();
+    let at = |name: &str| state.space.root.join("store").join(name);
+    std::fs::create_dir_all(at("")).unwrap();
+    std::fs::write(at("hyper.db"), vec![1; 90_000]).unwrap();
+    let closed = state.space.usage().await.unwrap();
+    std::fs::write(at("hyper.db-wal"), vec![1; 100_000]).unwrap();
+    std::fs::write(at("hyper.db-shm"), vec![1; 32_768]).unwrap();
+    let open = state.space.usage().await.unwrap();
+    let of_database =
+        |usage: &SpaceUsage| usage.items.iter().find(|item| item.kind == SpaceKind::Database).unwrap().size;
+    assert!(closed.total > of_database(&closed) && of_database(&closed) >= 90_000, "{closed:?}");
+    assert_eq!((open.total, of_database(&open)), (closed.total, of_database(&closed)));
+    let sum: u64 = open.items.iter().map(|item| item.size).sum();
+    assert_eq!(sum, open.total);
+}
+
 #[tokio::test]
 async fn a_removed_name_gives_its_space_back_when_no_work_uses_it() {
     let state = State::new();
