@@ -19,6 +19,9 @@ use std::time::{Duration, SystemTime};
 
 /// How many entries are looked at together.
 const PAGE: usize = 128;
+/// How many stored bytes are listed together: with the one that shows that there are more, as many as a bucket lists for
+/// one request.
+const LISTED: usize = 999;
 /// The bytes of how many blobs are deleted at once.
 const DELETIONS: usize = 8;
 /// Bytes with a [`BlobKey::Own`] that no row names may be those of a push that is about to name them.
@@ -167,7 +170,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         let young = SystemTime::now().checked_sub(UNNAMED_AGE);
         let mut after = None;
         loop {
-            let page = self.0.blobs.list(after.as_ref(), PAGE).await?;
+            let page = self.0.blobs.list(after.as_ref(), LISTED).await?;
             for stored in &page.items {
                 if self.0.meta.has_key(&stored.key).await? {
                     continue;

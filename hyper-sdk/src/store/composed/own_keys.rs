@@ -7,7 +7,7 @@ use super::Composed;
 use crate::oci::Descriptor;
 use crate::reference::RepositoryName;
 use crate::store::UploadId;
-use crate::store::blob::{BlobBackend, BlobKey, BlobStaging, StagedState, Verified};
+use crate::store::blob::{BlobBackend, BlobKey, StagedState, Verified};
 use crate::store::meta::MetaBackend;
 use crate::{Digest, ErrorKind, Result};
 use bytes::Bytes;
@@ -28,28 +28,29 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
                 staging.append(bytes).await?;
             }
             let verified = staging.verify(digest).await?;
-            self.commit_and_link(staging.as_mut(), repository, digest, verified, None).await
+            staging.commit(digest).await.map(|()| verified)
         };
-        let stored = stored.await;
-        if stored.is_err()
-            && let Err(error) = staging.discard().await
-        {
-            tracing::debug!(%error, %digest, "staged bytes could not be removed and expire later");
+        match stored.await {
+            Ok(verified) => self.link_committed(repository, digest, verified, None).await,
+            // Nothing was linked, so nothing names the bytes.
+            Err(e) => {
+                if let Err(error) = staging.discard().await {
+                    tracing::debug!(%error, %digest, "staged bytes could not be removed and expire later");
+                }
+                Err(e)
+            }
         }
-        stored
     }
 
-    /// Commits verified bytes, then links the blob. When the database rejects the link, the bytes are removed; after
-    /// any other error they stay, because the link may have been stored.
-    pub(super) async fn commit_and_link(
+    /// Links a blob whose bytes are committed. When the database rejects the link, the bytes are removed; after any
+    /// other error they stay, because the link may have been stored.
+    pub(super) async fn link_committed(
         &self,
-        staging: &mut dyn BlobStaging,
         repository: &RepositoryName,
         digest: &Digest,
         Verified { size, key }: Verified,
         upload: Option<UploadId>,
     ) -> Result<Descriptor> {
-        staging.commit(digest).await?;
         let linked = self.link(repository, digest, size, key.clone(), upload).await;
         let refused = [ErrorKind::StorageFull, ErrorKind::UploadUnknown, ErrorKind::Conflict];
         if linked.as_ref().is_err_and(|e| refused.contains(&e.kind()))

@@ -50,8 +50,15 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
         match staging.restore(&saved.state, self.record.algorithm).await {
             Ok(()) => Ok(staging),
             Err(e) => {
-                if e.kind() == ErrorKind::UploadUnknown {
-                    self.drop_quietly(staging).await;
+                if e.kind() != ErrorKind::UploadUnknown {
+                    return Err(e);
+                }
+                // A writer in another process may have saved twice since, and removed what the first state needs.
+                match meta.upload(id).await? {
+                    Some(now) if now.state != saved.state => {
+                        return Err(upload_moved(self.offset, now.state.offset));
+                    }
+                    _ => self.drop_quietly(staging).await,
                 }
                 Err(e)
             }
@@ -100,7 +107,8 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
         let Some(staging) = &mut self.staging else { return Ok(()) };
         let saved = staging.save().await;
         let state = self.unless_over(saved).await?;
-        let change = Change::SaveUpload { id: self.record.id.clone(), state: state.clone() };
+        let (id, from) = (self.record.id.clone(), self.record.state.offset);
+        let change = Change::SaveUpload { id, from, state: state.clone() };
         let saved = self.store.0.meta.write(change).await;
         self.unless_over(saved).await?;
         self.record.state = state;
@@ -118,9 +126,9 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
         let verified = self.unless_over(verified).await?;
         let ended = Some(self.record.id.clone());
         if self.store.0.blobs.has_own_keys() {
-            let (store, repository) = (self.store.clone(), self.record.repository.clone());
-            let staging = self.staging().await?.as_mut();
-            let linked = store.commit_and_link(staging, &repository, digest, verified, ended).await;
+            let committed = self.staging().await?.commit(digest).await;
+            self.unless_over(committed).await?;
+            let linked = self.store.link_committed(&self.record.repository, digest, verified, ended).await;
             return self.unless_over(linked).await;
         }
         let Verified { size, key } = verified;

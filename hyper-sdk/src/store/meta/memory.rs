@@ -9,7 +9,7 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
 use crate::store::errors::{
     being_removed, blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved,
-    upload_unknown,
+    upload_moved, upload_unknown,
 };
 use crate::store::{Listing, UploadId};
 use crate::{Digest, Result};
@@ -344,8 +344,11 @@ impl MetaBackend for MemoryMeta {
                 state.uploads.insert(record.id.clone(), (record, SystemClock.now()));
                 Ok(0)
             }
-            Change::SaveUpload { id, state: saved } => {
+            Change::SaveUpload { id, from, state: saved } => {
                 let (record, at) = state.uploads.get_mut(&id).ok_or_else(|| upload_unknown(&id))?;
+                if record.state.offset != from {
+                    return Err(upload_moved(from, record.state.offset));
+                }
                 (record.state, *at) = (saved, SystemClock.now());
                 Ok(0)
             }

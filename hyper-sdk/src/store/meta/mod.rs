@@ -227,10 +227,14 @@ pub enum Change {
     },
     /// Opens an upload session.
     StartUpload(UploadRecord),
-    /// Saves the state of a session. Rejected with [`crate::ErrorKind::UploadUnknown`] when it does not exist.
+    /// Saves the state of a session. Rejected with [`crate::ErrorKind::UploadUnknown`] when it does not exist, and with
+    /// [`crate::ErrorKind::RangeInvalid`] when its saved offset is not `from`: another writer has saved it in the meantime
+    /// ([`upload_moved`](super::errors::upload_moved)).
     SaveUpload {
         /// The session.
         id: UploadId,
+        /// The offset that the writer began at.
+        from: u64,
         /// The new state.
         state: StagedState,
     },

@@ -115,6 +115,7 @@ async fn the_metadata_suite_catches_every_fault() {
         AllExpire by only_stale_sessions_expire;
         SaveForgets by a_saved_session_has_its_state;
         SaveUnchecked by saving_an_ended_session_is_rejected;
+        LastSaveWins by one_of_two_writers_saves_a_session;
         SessionStays by a_link_ends_its_session;
         LostOnReopen by content_survives_reopening, sessions_survive_reopening,
             marks_and_leases_survive_reopening;

@@ -82,7 +82,7 @@ macro_rules! meta_conformance {
             the_version_changes_with_every_change, changes_of_many_tasks_are_all_applied,
             a_backend_displays_a_name,
 
-            a_session_exists_until_it_ends, a_saved_session_has_its_state,
+            a_session_exists_until_it_ends, a_saved_session_has_its_state, one_of_two_writers_saves_a_session,
             saving_an_ended_session_is_rejected, a_link_ends_its_session, stale_sessions_are_listed,
             only_stale_sessions_expire,
 

@@ -33,7 +33,7 @@ pub async fn sessions_survive_reopening(opener: MetaOpener) {
     for record in [&saved, &ended] {
         meta.write(Change::StartUpload(record.clone())).await.unwrap();
     }
-    meta.write(Change::SaveUpload { id: saved.id.clone(), state: state() }).await.unwrap();
+    meta.write(Change::SaveUpload { id: saved.id.clone(), from: 0, state: state() }).await.unwrap();
     meta.write(Change::EndUpload { id: ended.id.clone() }).await.unwrap();
     drop(meta);
     let meta = opener.open().await;

@@ -46,7 +46,7 @@ pub async fn a_saved_session_has_its_state(opener: MetaOpener) {
     for record in [&one, &two] {
         meta.write(Change::StartUpload(record.clone())).await.unwrap();
     }
-    meta.write(Change::SaveUpload { id: one.id.clone(), state: state() }).await.unwrap();
+    meta.write(Change::SaveUpload { id: one.id.clone(), from: 0, state: state() }).await.unwrap();
     assert_eq!(meta.upload(&one.id).await.unwrap().unwrap().state, state());
     assert_eq!(meta.upload(&two.id).await.unwrap().unwrap().state, StagedState::default());
 }
@@ -54,12 +54,38 @@ pub async fn a_saved_session_has_its_state(opener: MetaOpener) {
 pub async fn saving_an_ended_session_is_rejected(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
-    let save = || Change::SaveUpload { id: record.id.clone(), state: state() };
+    let save = || Change::SaveUpload { id: record.id.clone(), from: 0, state: state() };
     fails(meta.write(save()).await, &[ErrorKind::UploadUnknown]);
     meta.write(Change::StartUpload(record.clone())).await.unwrap();
     meta.write(Change::EndUpload { id: record.id.clone() }).await.unwrap();
     fails(meta.write(save()).await, &[ErrorKind::UploadUnknown]);
     assert!(meta.upload(&record.id).await.unwrap().is_none());
+}
+
+pub async fn one_of_two_writers_saves_a_session(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let record = record("a");
+    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    let save = |from, offset| Change::SaveUpload {
+        id: record.id.clone(),
+        from,
+        state: StagedState { offset, ..state() },
+    };
+    // Both began at the start. The one that saves later is too late, also with more bytes.
+    let outcomes = futures::future::join(meta.write(save(0, 7)), meta.write(save(0, 9))).await;
+    let saved = match &outcomes {
+        (Ok(_), Err(e)) | (Err(e), Ok(_)) => {
+            assert_eq!(e.kind(), ErrorKind::RangeInvalid, "{e}");
+            if outcomes.0.is_ok() { 7 } else { 9 }
+        }
+        both => panic!("not exactly one of two writers saved: {both:?}"),
+    };
+    for from in [0, 8, 100] {
+        fails(meta.write(save(from, 200)).await, &[ErrorKind::RangeInvalid]);
+        assert_eq!(meta.upload(&record.id).await.unwrap().unwrap().state.offset, saved);
+    }
+    meta.write(save(saved, 10)).await.unwrap();
+    assert_eq!(meta.upload(&record.id).await.unwrap().unwrap().state.offset, 10);
 }
 
 pub async fn a_link_ends_its_session(opener: MetaOpener) {

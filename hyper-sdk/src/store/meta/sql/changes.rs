@@ -8,7 +8,7 @@ use crate::reference::{RepositoryName, Tag};
 use crate::store::UploadId;
 use crate::store::blob::StagedState;
 use crate::store::errors::{
-    manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
+    manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_moved, upload_unknown,
 };
 use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, UploadRecord};
 
@@ -41,7 +41,7 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
         Change::DeleteManifest { repository, digest } => delete_manifest(db, repository, digest).await,
         Change::DeleteTag { repository, tag } => delete_tag(db, repository, tag).await,
         Change::StartUpload(record) => start_upload(db, record).await,
-        Change::SaveUpload { id, state } => save_upload(db, id, state).await,
+        Change::SaveUpload { id, from, state } => save_upload(db, id, *from, state).await,
         Change::EndUpload { id } => end_upload(db, id).await,
         Change::ExpireUpload { id, before } => expire_upload(db, id, *before).await,
     }
@@ -281,17 +281,27 @@ async fn start_upload(db: &mut Connection<'_>, record: &UploadRecord) -> Outcome
     Ok(0)
 }
 
-async fn save_upload(db: &mut Connection<'_>, id: &UploadId, state: &StagedState) -> Outcome<u64> {
-    let saved =
-        query("UPDATE uploads SET saved_offset = $2, hash = $3, backend = $4, updated_at = $5 WHERE id = $1")
-            .bind(id.as_str())
-            .bind(signed(state.offset))
-            .bind(state.hash.as_slice())
-            .bind(state.backend.as_slice())
-            .bind(db.now())
-            .execute(db)
-            .await?;
-    if saved == 0 { Err(Stop::Refused(upload_unknown(id))) } else { Ok(0) }
+async fn save_upload(db: &mut Connection<'_>, id: &UploadId, from: u64, state: &StagedState) -> Outcome<u64> {
+    let saved = query(
+        "UPDATE uploads SET saved_offset = $2, hash = $3, backend = $4, updated_at = $5 \
+         WHERE id = $1 AND saved_offset = $6",
+    )
+    .bind(id.as_str())
+    .bind(signed(state.offset))
+    .bind(state.hash.as_slice())
+    .bind(state.backend.as_slice())
+    .bind(db.now())
+    .bind(signed(from))
+    .execute(db)
+    .await?;
+    if saved > 0 {
+        return Ok(0);
+    }
+    let there: Option<i64> =
+        query("SELECT saved_offset FROM uploads WHERE id = $1").bind(id.as_str()).fetch_scalar(db).await?;
+    Err(Stop::Refused(
+        there.map_or_else(|| upload_unknown(id), |there| upload_moved(from, super::unsigned(there))),
+    ))
 }
 
 async fn end_upload(db: &mut Connection<'_>, id: &UploadId) -> Outcome<u64> {

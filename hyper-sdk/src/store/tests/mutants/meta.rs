@@ -43,6 +43,7 @@ pub(super) enum MetaFault {
     AllExpire,
     SaveForgets,
     SaveUnchecked,
+    LastSaveWins,
     SessionStays,
     LostOnReopen,
     ClaimsDurable,
@@ -94,6 +95,10 @@ impl<M: MetaBackend> MetaMutant<M> {
             (MetaFault::NoLease, Change::LeaseBlob { .. })
             | (MetaFault::SaveForgets, Change::SaveUpload { .. }) => {
                 return Ok(None);
+            }
+            (MetaFault::LastSaveWins, Change::SaveUpload { id, state, .. }) => {
+                let from = self.inner.upload(&id).await?.map_or(0, |record| record.state.offset);
+                Change::SaveUpload { id, from, state }
             }
             (MetaFault::CollectsReferenced, Change::CollectLink { repository, digest, .. }) => {
                 Change::UnlinkBlob { repository, digest }
