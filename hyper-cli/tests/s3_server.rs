@@ -1,126 +1,27 @@
 //! A real server of S3 for the tests of a run, and a front before it that counts requests and does what a test says.
 
 use crate::peers::{Head, Peer, Wire};
-use crate::support::{find, wait_for};
+use hyper_sdk::testing::S3Server;
 use std::io::{BufRead as _, BufReader, Read as _, Result, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::net::TcpStream;
 
 /// The keys of somebody who may do everything, and of somebody who may only read.
-pub(crate) const KEYS: [&str; 2] = ["hyper-key", "hyper-secret"];
-pub(crate) const READER: [&str; 2] = ["reader-key", "reader-secret"];
-
-/// The server: SeaweedFS. It ends with the program of the tests.
-pub(crate) struct Server {
-    /// Its address, and that of the files behind it.
-    host: String,
-    filer: String,
-}
-
-fn weed() -> Option<PathBuf> {
-    let set_up = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("../weed/bin/weed");
-    find("weed").or_else(|| Some(set_up).filter(|path| path.is_file()))
-}
+pub(crate) const KEYS: [&str; 2] = S3Server::KEYS;
+pub(crate) const READER: [&str; 2] = S3Server::READER;
 
 /// The server of this run; `None` where the program is missing.
-pub(crate) fn server() -> Option<&'static Server> {
-    static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    SERVER.get_or_init(|| weed().map(Server::start)).as_ref()
+pub(crate) fn server() -> Option<Server> {
+    S3Server::running().map(Server)
 }
+
+/// The server.
+pub(crate) struct Server(&'static S3Server);
 
 impl Server {
-    fn start(program: PathBuf) -> Self {
-        // Held until all are known, so that they differ.
-        let free: Vec<TcpListener> = (0..8).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = free.iter().map(|one| one.local_addr().unwrap().port()).collect();
-        drop(free);
-        let folder = tempfile::tempdir().unwrap().keep();
-        let right = |name: &str, [id, secret]: [&str; 2], actions: &str| {
-            format!(
-                "{{\"name\":\"{name}\",\"credentials\":[{{\"accessKey\":\"{id}\",\"secretKey\":\"{secret}\"}}],\
-                 \"actions\":[{actions}]}}"
-            )
-        };
-        let all = right("all", KEYS, "\"Admin\",\"Read\",\"Write\",\"List\"");
-        let config = format!("{{\"identities\":[{all},{}]}}", right("reader", READER, "\"Read\",\"List\""));
-        std::fs::write(folder.join("s3.json"), config).unwrap();
-        let mut arguments: Vec<String> = [
-            "server",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-filer",
-            "-s3",
-            "-s3.autoCreateBucket=false",
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            "-master.telemetry=false",
-            "-master.volumeSizeLimitMB=64",
-            "-master.electionTimeout=1s",
-            "-volume.max=1000",
-        ]
-        .map(str::to_owned)
-        .into();
-        let named =
-            ["master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc"];
-        for (name, port) in named.iter().zip(&ports) {
-            let (part, kind) = name.split_once('.').map_or((*name, ""), |(part, _)| (part, ".grpc"));
-            arguments.push(format!("-{part}.port{kind}={port}"));
-        }
-        arguments.push(format!("-dir={}", folder.display()));
-        arguments.push(format!("-s3.config={}", folder.join("s3.json").display()));
-        arguments.push(format!("-filer.localSocket={}", folder.join("filer.sock").display()));
-        // Ends when this program does, whose end of the pipe closes.
-        let script = "cd \"$1\" || exit 1; folder=$1; shift; \"$@\" >log 2>&1 </dev/null & child=$!; read -r line; \
-                      kill -9 $child; cd /; rm -rf \"$folder\"; for port in $PORTS; do rm -f /tmp/seaweedfs-*-\"$port\".sock; \
-                      done";
-        let shown: Vec<String> = ports.iter().map(u16::to_string).collect();
-        let mut child = Command::new("sh")
-            .args(["-c", script, "weed"])
-            .arg(&folder)
-            .arg(program)
-            .args(arguments)
-            .env("PORTS", shown.join(" "))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // The pipe stays open, and nobody waits for the program.
-        std::mem::forget(child.stdin.take());
-        std::mem::forget(child);
-        let server =
-            Self { host: format!("127.0.0.1:{}", ports[6]), filer: format!("127.0.0.1:{}", ports[4]) };
-        wait_for("the server of S3 to answer", || {
-            request(&server.host, "GET", "/healthz", &[]).is_ok_and(|answer| answer.contains(" 200 "))
-        });
-        server
-    }
-
     /// Makes a bucket of a test's own.
     pub(crate) fn bucket(&self) -> Bucket {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("test-{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let made = request(&self.filer, "POST", &format!("/buckets/{name}/"), &[]).unwrap();
-        assert!(made.contains(" 201 "), "{made}");
-        Bucket { name, host: self.host.clone(), filer: self.filer.clone() }
+        Bucket { name: self.0.bucket(), host: self.0.host().to_owned(), filer: self.0.filer().to_owned() }
     }
-}
-
-/// Sends a request, and returns the whole answer.
-fn request(host: &str, method: &str, target: &str, body: &[u8]) -> Result<String> {
-    let mut stream = TcpStream::connect(host)?;
-    let length = body.len();
-    write!(
-        stream,
-        "{method} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: application/json\r\nContent-Length: {length}\r\n\r\n"
-    )?;
-    stream.write_all(body)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// A bucket.
@@ -147,7 +48,7 @@ impl Bucket {
     /// The names of the objects in a folder of it.
     pub(crate) fn list(&self, folder: &str) -> Vec<String> {
         let target = format!("/buckets/{}/{folder}/?limit=1000", self.name);
-        let answer = request(&self.filer, "GET", &target, &[]).unwrap();
+        let answer = S3Server::request(&self.filer, "GET", &target, &[]).unwrap();
         let Some((_, body)) = answer.split_once("\r\n\r\n") else { return Vec::new() };
         let Some(start) = body.find('{') else { return Vec::new() };
         let mut values = serde_json::Deserializer::from_str(&body[start..]).into_iter::<serde_json::Value>();
@@ -184,7 +85,8 @@ impl Bucket {
 
     /// The size of an object.
     pub(crate) fn size(&self, key: &str) -> usize {
-        let answer = request(&self.filer, "HEAD", &format!("/buckets/{}/{key}", self.name), &[]).unwrap();
+        let answer =
+            S3Server::request(&self.filer, "HEAD", &format!("/buckets/{}/{key}", self.name), &[]).unwrap();
         let mut lengths = answer.lines().filter_map(|line| line.strip_prefix("Content-Length: "));
         lengths
             .next_back()

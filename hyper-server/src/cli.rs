@@ -4,21 +4,22 @@
 //! `serve` prints one line to standard output when it listens, and nothing else.
 
 use crate::auth::{AnonymousAccess, htpasswd_entry};
+use crate::blob_place::BlobPlace;
 use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
 use crate::database::DatabaseUrl;
 use crate::log::LineWriter;
+use crate::open_store;
 use crate::units::TimeSpan;
 use crate::{HangUps, ListenAddress, Registry, ServerOptions, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::clock::{Clock as _, SystemClock};
-use hyper_sdk::store::{CollectOptions, Collected, DiskStore, RegistryStore as _, RemovalObserver};
+use hyper_sdk::store::{CollectOptions, Collected, RemovalObserver};
 use hyper_sdk::{Error, ErrorDetail, ErrorKind, Result, ResultExt};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -68,6 +69,9 @@ struct ServeArgs {
     /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
     #[arg(long, value_name = "FILE")]
     database_password_file: Option<PathBuf>,
+    /// Bucket of the blobs, such as `s3://BUCKET/PREFIX?region=NAME`; keys: `endpoint`, `region`, `path_style`, `allow_http` [default: the folder of the store has them]
+    #[arg(long, value_name = "URL")]
+    blobs: Option<BlobPlace>,
     /// File of users, with bcrypt hashes
     #[arg(long, value_name = "FILE")]
     htpasswd: Option<PathBuf>,
@@ -117,6 +121,9 @@ struct GcArgs {
     /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
     #[arg(long, value_name = "FILE")]
     database_password_file: Option<PathBuf>,
+    /// Bucket of the blobs, as for `serve`
+    #[arg(long, value_name = "URL")]
+    blobs: Option<BlobPlace>,
     /// Remove manifests without a tag too that were pushed at least this long ago, such as `720h` [default: they stay]
     #[arg(long, value_name = "TIME")]
     untagged_after: Option<TimeSpan>,
@@ -207,6 +214,7 @@ impl ServeArgs {
         config.data = self.data.unwrap_or(config.data);
         config.database.url = self.database.or(config.database.url);
         config.database.password_file = self.database_password_file.or(config.database.password_file);
+        config.blobs = self.blobs.or(config.blobs);
         config.auth.htpasswd = self.htpasswd.or(config.auth.htpasswd);
         config.auth.anonymous = self.anonymous.or(config.auth.anonymous);
         config.read_only |= self.read_only;
@@ -229,19 +237,8 @@ fn run_serve(args: ServeArgs) -> Result<()> {
     outcome
 }
 
-/// Opens the store: the blobs are in the folder, and the metadata there too or in a database.
-async fn open_store(config: &Config, upload_max_age: Option<Duration>) -> Result<DiskStore> {
-    match config.database.open()? {
-        None => DiskStore::open_with(&config.data, upload_max_age).await,
-        Some(database) => DiskStore::open_on(&config.data, database, upload_max_age).await,
-    }
-}
-
 async fn serve_until_signal(config: Config) -> Result<()> {
-    let store = open_store(&config, config.upload_max_age()).await?;
-    if let Some(warning) = store.blobs().warning() {
-        tracing::warn!("{warning}");
-    }
+    let store = open_store::open(&config, config.upload_max_age()).await?;
     if !config.read_only && !store.capabilities().write {
         return Err(Error::unsupported(
             "the folder of the store is on a read-only file system: --read-only serves it as it is",
@@ -254,7 +251,7 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     let mut options = config.registry();
     options.token_key = Some(config.data.join("token.key"));
     let place = store.to_string();
-    let registry = Registry::new(Arc::new(store), options)?;
+    let registry = Registry::new(store, options)?;
     let listener = config.listen.bind().await?;
     let address = listener.local_addr()?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -282,6 +279,7 @@ fn gc(args: GcArgs) -> Result<()> {
     config.data = args.data.unwrap_or(config.data);
     config.database.url = args.database.or(config.database.url);
     config.database.password_file = args.database_password_file.or(config.database.password_file);
+    config.blobs = args.blobs.or(config.blobs);
     config.gc.untagged_after = args.untagged_after.or(config.gc.untagged_after);
     config.check()?;
     // A collection makes no store.
@@ -298,7 +296,7 @@ fn gc(args: GcArgs) -> Result<()> {
     let now = SystemClock.now();
     let options = CollectOptions { dry_run, observer: Some(observer), ..config.collection().options(now) };
     let collected = hyper_sdk::runtime::start()?.block_on(async {
-        let store = open_store(&config, None).await?;
+        let store = open_store::open(&config, None).await?;
         store.collect(options).await
     })?;
     let Collected { manifests, links, blobs, bytes, left_to_another } = collected;

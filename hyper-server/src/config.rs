@@ -4,6 +4,7 @@
 //! test compares it with the code.
 
 use crate::auth::AnonymousAccess;
+use crate::blob_place::BlobPlace;
 use crate::database::DatabaseConfig;
 use crate::units::{Size, TimeSpan, text};
 use crate::{CacheOptions, GarbageCollection, Limits, ListenAddress, RegistryOptions, ServerOptions};
@@ -22,6 +23,7 @@ pub(crate) const REFERENCE: &str = r#"# hyperregistry configuration; every key m
 listen = "127.0.0.1:5000"       # address and port; `:5000` is every address, port 0 lets the system choose
 # public-url = "https://registry.example.com"   # how clients reach it; default: from each request
 data = "hyperregistry-data"     # the folder of the store
+# blobs = "s3://bucket/prefix?region=eu-west-1"   # keep the blobs in a bucket; default: in the folder
 read-only = false               # refuse everything that writes
 sparse = false                  # accept manifests whose blobs or manifests are not there
 
@@ -75,6 +77,9 @@ pub(crate) struct Config {
     pub(crate) public_url: Option<String>,
     /// The folder of the store.
     pub(crate) data: PathBuf,
+    /// The bucket of the blobs, when they are not in the folder.
+    #[serde(deserialize_with = "optional_text")]
+    pub(crate) blobs: Option<BlobPlace>,
     /// Refuses everything that writes.
     pub(crate) read_only: bool,
     /// Accepts manifests whose blobs or manifests are missing.
@@ -205,6 +210,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 5000)).into(),
             public_url: None,
             data: PathBuf::from("hyperregistry-data"),
+            blobs: None,
             read_only: false,
             sparse: false,
             database: DatabaseConfig::default(),
@@ -311,6 +317,12 @@ impl Config {
             return Err(Error::invalid("the configuration key `data` must name a folder"));
         }
         self.database.check()?;
+        if self.blobs.is_some() && self.database.url.is_some() {
+            return Err(Error::unsupported(
+                "the configuration keys `blobs` and `database.url` are not supported together: keep the metadata or the \
+                 blobs in the folder",
+            ));
+        }
         if self.metrics.users_only && self.auth.htpasswd.is_none() {
             return Err(Error::invalid(
                 "the configuration key `metrics.users-only` needs users: set `auth.htpasswd` too",

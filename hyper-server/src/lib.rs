@@ -14,6 +14,7 @@
 mod access_log;
 mod admission;
 pub mod auth;
+mod blob_place;
 mod body;
 mod call;
 pub mod cli;
@@ -28,6 +29,7 @@ mod listen;
 mod log;
 mod maintenance;
 mod metrics;
+mod open_store;
 mod options;
 mod readiness;
 mod registry;

@@ -7,6 +7,7 @@
 mod suite {
     mod access;
     mod blobs;
+    mod bucket;
     mod client;
     mod conformance;
     mod database;

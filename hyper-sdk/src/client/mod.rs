@@ -23,7 +23,7 @@ mod proxies;
 mod pull;
 mod push;
 mod registry_upload;
-#[cfg(feature = "cache-s3")]
+#[cfg(any(feature = "cache-s3", feature = "store-s3"))]
 mod s3;
 mod s3_access;
 mod sibling_repositories;

@@ -79,7 +79,7 @@ impl Timeouts {
 
     /// The check of a body that the peer sends to say that it is still at work: only silence is too slow. The caller limits
     /// the whole time.
-    #[cfg(feature = "cache-s3")]
+    #[cfg(any(feature = "cache-s3", feature = "store-s3"))]
     pub(crate) fn silence_check(self) -> RateCheck {
         RateCheck { least: 0, ..self.rate_check() }
     }

@@ -138,3 +138,5 @@ mod mutants;
 mod own_keys;
 #[cfg(feature = "store-postgres")]
 mod postgres;
+#[cfg(feature = "store-s3")]
+mod s3;

@@ -7,6 +7,7 @@
 //! - [`busybox_root`] makes a root file system for tests that run commands.
 //! - [`copy_program`] and [`write_program`] make programs that the test runs.
 //! - [`FrozenClock`] is a clock that a test sets.
+//! - [`S3Server`] is a real server of S3.
 //! - [`given`] takes the result of a fixture of a conformance suite.
 //! - [`is_caught`] checks whether a case of a conformance suite finds a fault.
 //!
@@ -34,6 +35,7 @@ mod program;
 mod random;
 #[cfg(feature = "build")]
 mod root;
+mod s3_server;
 #[cfg(feature = "build")]
 mod snapshotter;
 mod tar;
@@ -52,6 +54,7 @@ pub use program::{copy_program, write_program};
 pub use random::Random;
 #[cfg(feature = "build")]
 pub use root::{GROUP, PASSWD, PROGRAMS, busybox_root};
+pub use s3_server::S3Server;
 #[cfg(feature = "build")]
 pub use snapshotter::PlainSnapshotter;
 

@@ -43,12 +43,23 @@ impl Process {
     }
 
     /// Starts it by a command that goes on with the arguments.
-    pub(super) fn start_by(mut command: Command, data: &Path, more: &[&str]) -> Self {
+    pub(super) fn start_by(command: Command, data: &Path, more: &[&str]) -> Self {
+        Self::start_in(command, data, more, &[])
+    }
+
+    /// Starts it by a command, with these variables and no others.
+    pub(super) fn start_in(
+        mut command: Command,
+        data: &Path,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--data"])
             .arg(data)
             .args(more)
             .env_clear()
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -16,7 +16,7 @@ const BUILD_ONLY: &[&str] =
 
 const FREE: &[Free] = &[
     Free { package: "hyper-server", arguments: &[], of: BUILD_ONLY },
-    Free { package: "hyper-server", arguments: &[], of: &["reqwest"] },
+    Free { package: "hyper-server", arguments: &["--no-default-features"], of: &["reqwest"] },
     Free {
         package: "hyper-sdk",
         arguments: &["--no-default-features", "--features", "client,store-sql"],

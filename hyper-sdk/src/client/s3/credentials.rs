@@ -1,8 +1,7 @@
 //! Credentials that a service or a file gives, checked: the crate `object_store` expects that they can be sent.
 
-use super::errors::NoCredentials;
 use crate::Result;
-use crate::s3::S3Credentials;
+use crate::s3::{NoCredentials, S3Credentials};
 use crate::small_file::{self, Kinds};
 use async_trait::async_trait;
 use object_store::CredentialProvider;

@@ -2,13 +2,13 @@
 //!
 //! # Invariants
 //! - A body that is not a file of the bucket is read up to a limit, and one that is a file as fast as it is wanted.
-//! - A failed request is an error of one of the types of `errors.rs`. The text of a server is cut, and without the token
+//! - A failed request is an error of one of the types of `s3/errors.rs`. The text of a server is cut, and without the token
 //!   that was sent to it.
 //! - Redirects are not followed.
 
-use super::errors::{NoCredentials, Refusal};
 use crate::client::timeouts::{Broken, RateCheck, RequestWatch, Timeouts, explained};
 use crate::client::{Proxies, S3Access, read_authorities, tls};
+use crate::s3::{NoCredentials, Refusal};
 use crate::{Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};

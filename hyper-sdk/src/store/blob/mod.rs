@@ -19,9 +19,13 @@ mod disk;
 mod leftovers;
 mod memory;
 mod reading;
+#[cfg(feature = "store-s3")]
+mod s3;
 
 pub use disk::DiskBlobs;
 pub use memory::MemoryBlobs;
+#[cfg(feature = "store-s3")]
+pub use s3::S3Blobs;
 
 use super::{ByteStream, Listing, UploadId};
 use crate::digest::Algorithm;

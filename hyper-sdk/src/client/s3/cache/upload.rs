@@ -5,11 +5,11 @@
 //! - Parts of an upload that fails, or that is dropped, are removed from the bucket, if the server answers in time. A program
 //!   that is killed, or that ends before, leaves them there.
 
-use super::errors::Object;
-use super::{S3Access, S3Cache};
+use super::S3Cache;
+use crate::client::S3Access;
 use crate::oci::Descriptor;
 use crate::progress::Task;
-use crate::s3::S3Place;
+use crate::s3::{Object, S3Place};
 use crate::store::{BlobReader, ByteStream};
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;

@@ -4,7 +4,7 @@
 //! - Of a server's text only the code and one sentence are shown, cut and escaped, and never with the token that it was
 //!   sent.
 
-use crate::s3::S3Place;
+use super::S3Bucket;
 use crate::{Error, ErrorKind};
 use object_store::client::{HttpError, HttpErrorKind};
 use std::error::Error as StdError;
@@ -20,7 +20,7 @@ const OF_CREDENTIALS: [&str; 5] =
 
 /// The answer to a request that a server refused.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     status: u16,
     code: String,
     message: String,
@@ -29,7 +29,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(status: u16, body: &[u8], region: Option<String>, token: Option<&str>) -> Self {
+    pub(crate) fn new(status: u16, body: &[u8], region: Option<String>, token: Option<&str>) -> Self {
         let text = String::from_utf8_lossy(body);
         let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
         let code: String = element(&text, "Code").chars().filter(plain).take(MAX_CODE).collect();
@@ -45,7 +45,7 @@ impl Refusal {
     }
 
     /// Whether the same request may succeed later.
-    pub(super) fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         self.status >= 500 && self.status != 501
             || matches!(self.status, 408 | 429)
             || matches!(self.code.as_str(), "RequestTimeout" | "SlowDown")
@@ -78,10 +78,10 @@ impl StdError for Refusal {}
 
 /// The service that was asked for credentials gave none.
 #[derive(Debug)]
-pub(super) struct NoCredentials(String);
+pub(crate) struct NoCredentials(String);
 
 impl NoCredentials {
-    pub(super) fn new(cause: &(dyn StdError + 'static)) -> Self {
+    pub(crate) fn new(cause: &(dyn StdError + 'static)) -> Self {
         Self(chain(cause))
     }
 }
@@ -118,21 +118,21 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
 
 /// What a request was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Object {
+pub(crate) enum Object {
     Manifest,
     Blob,
 }
 
 /// The error of a request for an object. It names the bucket.
-pub(super) fn of_request(place: &S3Place, object: Object, error: &(dyn StdError + 'static)) -> Error {
-    let bucket = place.bucket.name.as_deref().unwrap_or("$AWS_BUCKET");
-    of_links(place, object, error).with_context("bucket", bucket)
+pub(crate) fn of_request(bucket: &S3Bucket, object: Object, error: &(dyn StdError + 'static)) -> Error {
+    let name = bucket.name.as_deref().unwrap_or("$AWS_BUCKET");
+    of_links(bucket, object, error).with_context("bucket", name)
 }
 
-fn of_links(place: &S3Place, object: Object, error: &(dyn StdError + 'static)) -> Error {
+fn of_links(bucket: &S3Bucket, object: Object, error: &(dyn StdError + 'static)) -> Error {
     let links = || links(error);
     if let Some(refusal) = links().find_map(|link| link.downcast_ref::<Refusal>()) {
-        return of_refusal(place, object, refusal);
+        return of_refusal(bucket, object, refusal);
     }
     if let Some(none) = links().find_map(|link| link.downcast_ref::<NoCredentials>()) {
         let message = "there are no credentials for S3, and the service that was asked for some gave none";
@@ -156,9 +156,9 @@ fn caused(kind: ErrorKind, message: impl Into<String>, cause: String) -> Error {
     Error::new(kind, message).with_source(std::io::Error::other(cause))
 }
 
-fn of_refusal(place: &S3Place, object: Object, refusal: &Refusal) -> Error {
+fn of_refusal(bucket: &S3Bucket, object: Object, refusal: &Refusal) -> Error {
     let is_elsewhere = (refusal.status < 400 || refusal.code == "AuthorizationHeaderMalformed")
-        && refusal.region != place.bucket.region;
+        && refusal.region != bucket.region;
     if let Some(region) = refusal.region.as_ref().filter(|_| is_elsewhere) {
         return Error::invalid(format!("the bucket is in another region: set region={region}"));
     }
@@ -184,6 +184,9 @@ fn of_refusal(place: &S3Place, object: Object, refusal: &Refusal) -> Error {
             "the bucket denies access: check the rights of the credentials; without the right to list the bucket, S3 \
              also says so of what is not there",
         ),
+        (409 | 412, "ConditionalRequestConflict" | "PreconditionFailed") => {
+            (ErrorKind::Conflict, "the object has been written by another in the meantime")
+        }
         (429, _) => (ErrorKind::TooManyRequests, "the server gets too many requests"),
         (507, _) => (ErrorKind::StorageFull, "the server has no space left"),
         _ if refusal.is_transient() => (ErrorKind::Unavailable, "the server cannot do it at the moment"),
@@ -196,12 +199,11 @@ fn of_refusal(place: &S3Place, object: Object, refusal: &Refusal) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::s3::S3Bucket;
 
     fn of(status: u16, body: &str, object: Object) -> Error {
-        let place = S3Place::new(S3Bucket { name: Some("b".to_owned()), ..S3Bucket::default() });
+        let bucket = S3Bucket { name: Some("b".to_owned()), ..S3Bucket::default() };
         let refusal = Refusal::new(status, body.as_bytes(), None, Some("t0ken"));
-        of_request(&place, object, &HttpError::new(HttpErrorKind::Unknown, refusal))
+        of_request(&bucket, object, &HttpError::new(HttpErrorKind::Unknown, refusal))
     }
 
     #[test]
@@ -219,6 +221,7 @@ mod tests {
             (404, "NoSuchKey", ErrorKind::BlobUnknown),
             (503, "SlowDown", ErrorKind::Unavailable),
             (429, "", ErrorKind::TooManyRequests),
+            (412, "PreconditionFailed", ErrorKind::Conflict),
             (400, "Strange", ErrorKind::Invalid),
             (301, "PermanentRedirect", ErrorKind::Invalid),
         ] {

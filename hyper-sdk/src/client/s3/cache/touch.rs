@@ -1,7 +1,7 @@
 //! Renews the time of an object: it is copied onto itself, on the server.
 
 use super::S3Cache;
-use super::errors::Object;
+use crate::s3::{Object, Refusal};
 use crate::{Error, Result};
 use object_store::HeaderValue;
 use object_store::aws::AwsAuthorizer;
@@ -61,7 +61,7 @@ impl S3Cache {
         match text.windows(7).any(|window| window == b"<Error>") {
             true => Err(HttpError::new(
                 HttpErrorKind::Request,
-                super::errors::Refusal::new(500, &text, None, credential.token.as_deref()),
+                Refusal::new(500, &text, None, credential.token.as_deref()),
             )),
             false => Ok(()),
         }

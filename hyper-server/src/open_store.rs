@@ -1,0 +1,135 @@
+//! Opens the store that a configuration names: a folder, or a folder for the metadata and a bucket for the blobs, or a
+//! database for the metadata and a folder for the blobs.
+//!
+//! ```text
+//!   DATA/hyper.db     the metadata, unless they are in a database
+//!   DATA/blobs/       the blobs, unless they are in a bucket
+//!   DATA/bucket.id    the id of this registry, once its blobs are in a bucket; the bucket has it, too
+//! ```
+
+use crate::blob_place::BlobPlace;
+use crate::config::Config;
+use hyper_sdk::store::{DiskStore, SharedStore};
+use hyper_sdk::{Error, Result};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The id of a registry whose blobs are in a bucket.
+const ID_FILE: &str = "bucket.id";
+
+/// Opens the store, and removes uploads that were idle for `upload_max_age`; `None` keeps all.
+///
+/// # Errors
+/// Those of [`DiskStore::open`] and of the bucket; [`hyper_sdk::ErrorKind::Invalid`] when the folder has its blobs elsewhere.
+pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> Result<SharedStore> {
+    if let Some(place) = &config.blobs {
+        if config.data.join("blobs").exists() {
+            return Err(Error::invalid(
+                "the folder of the store has blobs of its own, so they cannot be in a bucket: name another folder with \
+                 --data",
+            )
+            .with_context("data", config.data.display()));
+        }
+        return in_bucket(config, place, upload_max_age).await;
+    }
+    if config.data.join(ID_FILE).exists() {
+        return Err(Error::invalid(
+            "the store in this folder has its blobs in a bucket: name it with --blobs, or with `blobs` in the \
+             configuration file",
+        )
+        .with_context("data", config.data.display()));
+    }
+    let store = match config.database.open()? {
+        None => DiskStore::open_with(&config.data, upload_max_age).await,
+        Some(database) => DiskStore::open_on(&config.data, database, upload_max_age).await,
+    }?;
+    if let Some(warning) = store.blobs().warning() {
+        tracing::warn!("{warning}");
+    }
+    Ok(Arc::new(store))
+}
+
+#[cfg(not(feature = "store-s3"))]
+async fn in_bucket(_: &Config, _: &BlobPlace, _: Option<Duration>) -> Result<SharedStore> {
+    Err(Error::unsupported("blobs in buckets need the feature `store-s3`"))
+}
+
+#[cfg(feature = "store-s3")]
+async fn in_bucket(
+    config: &Config,
+    BlobPlace(place): &BlobPlace,
+    upload_max_age: Option<Duration>,
+) -> Result<SharedStore> {
+    use hyper_sdk::store::blob::S3Blobs;
+    use hyper_sdk::store::{Composed, RegistryStore as _, meta::SqlMeta};
+
+    let folder = hyper_sdk::private_folder::open(&config.data)?;
+    if let Some(warning) = &folder.warning {
+        tracing::warn!("{warning}");
+    }
+    let opened = {
+        let place = place.clone();
+        tokio::task::spawn_blocking(move || S3Blobs::open(&place, &access())).await
+    };
+    let blobs = opened.map_err(|e| Error::internal("opening the bucket panicked").with_source(e))??;
+    // A wrong address and wrong keys are known before the folder says that it belongs to a bucket.
+    blobs.check().await?;
+    let meta = SqlMeta::open(folder.path.join("hyper.db")).await?;
+    if !config.read_only {
+        blobs.take(&id(&folder.path.join(ID_FILE))?).await?;
+    }
+    let store = Composed::new(blobs, meta);
+    if let Some(age) = upload_max_age.filter(|_| !config.read_only && store.capabilities().write)
+        && let Err(error) = store.expire_uploads(age).await
+    {
+        tracing::warn!(%error, "idle uploads cannot be removed");
+    }
+    Ok(Arc::new(store))
+}
+
+/// How the bucket is reached, as the environment says.
+#[cfg(feature = "store-s3")]
+fn access() -> hyper_sdk::client::S3Access {
+    use hyper_sdk::client::{Proxies, S3Access};
+    S3Access {
+        environment: hyper_sdk::s3::AwsEnvironment::from_variables(|name| std::env::var_os(name)),
+        proxies: Proxies::from_variables(|name| std::env::var(name).ok()),
+        authorities: std::env::var_os("AWS_CA_BUNDLE")
+            .filter(|path| !path.is_empty())
+            .map(Into::into)
+            .into_iter()
+            .collect(),
+    }
+}
+
+/// Writes a new file, to the disk.
+#[cfg(feature = "store-s3")]
+fn write_synced(path: &std::path::Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+/// The id of the registry, which is chosen when the file does not exist.
+#[cfg(feature = "store-s3")]
+fn id(path: &std::path::Path) -> Result<String> {
+    use hyper_sdk::ResultExt as _;
+    use hyper_sdk::small_file::{Kinds, read_text};
+    if !path.exists() {
+        let id = hyper_sdk::store::UploadId::random()?;
+        let made = path.with_extension(id.as_str());
+        write_synced(&made, &format!("{id}\n")).at("cannot write the id of the registry", path)?;
+        // Another process may choose one, too.
+        let linked = std::fs::hard_link(&made, path);
+        std::fs::remove_file(&made).at("cannot write the id of the registry", path)?;
+        match linked {
+            Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(e).at("cannot write the id of the registry", path);
+            }
+            _ => {}
+        }
+    }
+    let text = read_text(path, "the id of the registry", 1024, Kinds::Files)?;
+    Ok(text.trim().to_owned())
+}
