@@ -46,7 +46,7 @@ mod remove_tree;
 pub mod runtime;
 #[cfg(feature = "client")]
 pub mod s3;
-#[cfg(feature = "client")]
+#[cfg(any(feature = "client", feature = "store-postgres"))]
 mod secret;
 pub mod small_file;
 #[cfg(feature = "client")]
@@ -94,6 +94,8 @@ pub use error::{
     ResultExt, TextProblem,
 };
 pub use reference::{Reference, RepositoryName, Tag};
+#[cfg(any(feature = "client", feature = "store-postgres"))]
+pub use secret::Secret;
 
 /// The examples of the guide compile.
 #[cfg(doctest)]

@@ -9,7 +9,7 @@ use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
 use crate::database::DatabaseUrl;
 use crate::log::LineWriter;
-use crate::open_store;
+use crate::open_store::{self, Opened};
 use crate::units::TimeSpan;
 use crate::{HangUps, ListenAddress, Registry, ServerOptions, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -63,7 +63,7 @@ struct ServeArgs {
     /// Folder of the store, created when it is missing [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone
+    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone, and nothing with --blobs
     #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
     database: Option<DatabaseUrl>,
     /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
@@ -115,7 +115,7 @@ struct GcArgs {
     /// Folder of the store [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone
+    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone, and nothing with --blobs
     #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
     database: Option<DatabaseUrl>,
     /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
@@ -238,7 +238,7 @@ fn run_serve(args: ServeArgs) -> Result<()> {
 }
 
 async fn serve_until_signal(config: Config) -> Result<()> {
-    let store = open_store::open(&config, config.upload_max_age()).await?;
+    let Opened { store, secret } = open_store::open(&config, config.upload_max_age()).await?;
     if !config.read_only && !store.capabilities().write {
         return Err(Error::unsupported(
             "the folder of the store is on a read-only file system: --read-only serves it as it is",
@@ -250,6 +250,7 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     }
     let mut options = config.registry();
     options.token_key = Some(config.data.join("token.key"));
+    options.token_secret = secret;
     let place = store.to_string();
     let registry = Registry::new(store, options)?;
     let listener = config.listen.bind().await?;
@@ -284,7 +285,8 @@ fn gc(args: GcArgs) -> Result<()> {
     config.check()?;
     // A collection makes no store.
     let evidence = if config.database.url.is_some() { "registry-id" } else { "hyper.db" };
-    if !config.data.join(evidence).is_file() {
+    let needs_folder = config.database.url.is_none() || config.blobs.is_none();
+    if needs_folder && !config.data.join(evidence).is_file() {
         return Err(Error::new(ErrorKind::NotFound, "there is no store in the folder: --data names another")
             .with_context("data", config.data.display()));
     }
@@ -296,7 +298,7 @@ fn gc(args: GcArgs) -> Result<()> {
     let now = SystemClock.now();
     let options = CollectOptions { dry_run, observer: Some(observer), ..config.collection().options(now) };
     let collected = hyper_sdk::runtime::start()?.block_on(async {
-        let store = open_store::open(&config, None).await?;
+        let Opened { store, .. } = open_store::open(&config, None).await?;
         store.collect(options).await
     })?;
     let Collected { manifests, links, blobs, bytes, left_to_another } = collected;

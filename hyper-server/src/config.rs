@@ -317,12 +317,6 @@ impl Config {
             return Err(Error::invalid("the configuration key `data` must name a folder"));
         }
         self.database.check()?;
-        if self.blobs.is_some() && self.database.url.is_some() {
-            return Err(Error::unsupported(
-                "the configuration keys `blobs` and `database.url` are not supported together: keep the metadata or the \
-                 blobs in the folder",
-            ));
-        }
         if self.metrics.users_only && self.auth.htpasswd.is_none() {
             return Err(Error::invalid(
                 "the configuration key `metrics.users-only` needs users: set `auth.htpasswd` too",
@@ -380,7 +374,7 @@ impl Config {
         GarbageCollection { every: self.gc.every.0, untagged_after }
     }
 
-    /// The options of the registry. The caller adds the path of the key of tokens.
+    /// The options of the registry. The caller adds the key of tokens.
     pub(crate) fn registry(&self) -> RegistryOptions {
         RegistryOptions {
             read_only: self.read_only,
@@ -391,6 +385,7 @@ impl Config {
             authorizer: None,
             realm: self.auth.realm.clone(),
             token_key: None,
+            token_secret: None,
             public_url: self.public_url.clone(),
             upload_max_age: self.upload_max_age(),
             garbage_collection: Some(self.collection()).filter(|gc| !gc.every.is_zero()),

@@ -1,29 +1,39 @@
-//! Opens the store that a configuration names: a folder, or a folder for the metadata and a bucket for the blobs, or a
-//! database for the metadata and a folder for the blobs.
+//! Opens the store that a configuration names: metadata in a folder or in a database, blobs in a folder or in a bucket.
 //!
 //! ```text
 //!   DATA/hyper.db     the metadata, unless they are in a database
 //!   DATA/blobs/       the blobs, unless they are in a bucket
 //!   DATA/bucket.id    the id of this registry, once its blobs are in a bucket; the bucket has it, too
 //! ```
+//!
+//! A database has the id of its registry, and remembers where the blobs are. With a bucket it needs no folder.
 
 use crate::blob_place::BlobPlace;
 use crate::config::Config;
+#[cfg(feature = "store-s3")]
+use hyper_sdk::store::meta::SqlMeta;
 use hyper_sdk::store::{DiskStore, SharedStore};
-use hyper_sdk::{Error, Result};
+use hyper_sdk::{Error, Result, Secret};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The id of a registry whose blobs are in a bucket.
 const ID_FILE: &str = "bucket.id";
 
+/// A store, and what its servers sign tokens with when its database says so.
+pub(crate) struct Opened {
+    pub(crate) store: SharedStore,
+    pub(crate) secret: Option<Secret>,
+}
+
 /// Opens the store, and removes uploads that were idle for `upload_max_age`; `None` keeps all.
 ///
 /// # Errors
-/// Those of [`DiskStore::open`] and of the bucket; [`hyper_sdk::ErrorKind::Invalid`] when the folder has its blobs elsewhere.
-pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> Result<SharedStore> {
+/// Those of [`DiskStore::open`], of the database and of the bucket; [`hyper_sdk::ErrorKind::Invalid`] when the folder has its
+/// blobs elsewhere.
+pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> Result<Opened> {
     if let Some(place) = &config.blobs {
-        if config.data.join("blobs").exists() {
+        if config.database.url.is_none() && config.data.join("blobs").exists() {
             return Err(Error::invalid(
                 "the folder of the store has blobs of its own, so they cannot be in a bucket: name another folder with \
                  --data",
@@ -46,11 +56,12 @@ pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> R
     if let Some(warning) = store.blobs().warning() {
         tracing::warn!("{warning}");
     }
-    Ok(Arc::new(store))
+    let secret = store.meta().registry_secret().cloned();
+    Ok(Opened { store: Arc::new(store), secret })
 }
 
 #[cfg(not(feature = "store-s3"))]
-async fn in_bucket(_: &Config, _: &BlobPlace, _: Option<Duration>) -> Result<SharedStore> {
+async fn in_bucket(_: &Config, _: &BlobPlace, _: Option<Duration>) -> Result<Opened> {
     Err(Error::unsupported("blobs in buckets need the feature `store-s3`"))
 }
 
@@ -59,32 +70,60 @@ async fn in_bucket(
     config: &Config,
     BlobPlace(place): &BlobPlace,
     upload_max_age: Option<Duration>,
-) -> Result<SharedStore> {
+) -> Result<Opened> {
+    use hyper_sdk::store::Composed;
+    use hyper_sdk::store::RegistryStore as _;
     use hyper_sdk::store::blob::S3Blobs;
-    use hyper_sdk::store::{Composed, RegistryStore as _, meta::SqlMeta};
 
-    let folder = hyper_sdk::private_folder::open(&config.data)?;
-    if let Some(warning) = &folder.warning {
-        tracing::warn!("{warning}");
-    }
     let opened = {
         let place = place.clone();
         tokio::task::spawn_blocking(move || S3Blobs::open(&place, &access())).await
     };
     let blobs = opened.map_err(|e| Error::internal("opening the bucket panicked").with_source(e))??;
-    // A wrong address and wrong keys are known before the folder says that it belongs to a bucket.
+    // A wrong address and wrong keys are known before the folder or the database says that it belongs to a bucket.
     blobs.check().await?;
-    let meta = SqlMeta::open(folder.path.join("hyper.db")).await?;
-    if !config.read_only {
-        blobs.take(&id(&folder.path.join(ID_FILE))?).await?;
-    }
+    let meta = match config.database.open()? {
+        Some(database) => of_database(config, database, &blobs).await?,
+        None => of_folder(config, &blobs).await?,
+    };
+    let secret = meta.registry_secret().cloned();
     let store = Composed::new(blobs, meta);
     if let Some(age) = upload_max_age.filter(|_| !config.read_only && store.capabilities().write)
         && let Err(error) = store.expire_uploads(age).await
     {
         tracing::warn!(%error, "idle uploads cannot be removed");
     }
-    Ok(Arc::new(store))
+    Ok(Opened { store: Arc::new(store), secret })
+}
+
+/// The metadata in the folder, for blobs in a bucket.
+#[cfg(feature = "store-s3")]
+async fn of_folder(config: &Config, blobs: &hyper_sdk::store::blob::S3Blobs) -> Result<SqlMeta> {
+    let folder = hyper_sdk::private_folder::open(&config.data)?;
+    if let Some(warning) = &folder.warning {
+        tracing::warn!("{warning}");
+    }
+    let meta = SqlMeta::open(folder.path.join("hyper.db")).await?;
+    if !config.read_only {
+        blobs.take(&id(&folder.path.join(ID_FILE))?).await?;
+    }
+    Ok(meta)
+}
+
+/// The metadata in a database, for blobs in a bucket.
+#[cfg(feature = "store-s3")]
+async fn of_database(
+    config: &Config,
+    database: hyper_sdk::store::meta::PostgresOptions,
+    blobs: &hyper_sdk::store::blob::S3Blobs,
+) -> Result<SqlMeta> {
+    let meta = SqlMeta::connect(database).await?;
+    if let Some(id) = meta.registry_id().filter(|_| !config.read_only) {
+        // First the bucket: the database remembers one that it can have.
+        blobs.take(id).await?;
+        meta.keep_blobs_at(&blobs.to_string()).await?;
+    }
+    Ok(meta)
 }
 
 /// How the bucket is reached, as the environment says.

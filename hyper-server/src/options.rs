@@ -1,6 +1,7 @@
 //! The options of a registry.
 
 use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
+use hyper_sdk::Secret;
 use hyper_sdk::clock::{SharedClock, SystemClock};
 use hyper_sdk::store::CollectOptions;
 use hyper_sdk::store::wrap::CacheOptions;
@@ -91,6 +92,8 @@ pub struct RegistryOptions {
     pub realm: String,
     /// The file with the key of tokens, created when it does not exist; `None` makes a new key for this process.
     pub token_key: Option<PathBuf>,
+    /// The key of tokens itself, instead of `token_key`: the same for all servers of a registry that share no folder.
+    pub token_secret: Option<Secret>,
     /// The URL at which clients reach the server; `None` takes it from each request.
     pub public_url: Option<String>,
     /// The age at which an idle upload is removed; `None` keeps all. The registry removes such uploads regularly, from
@@ -124,6 +127,7 @@ impl Default for RegistryOptions {
             authorizer: None,
             realm: "hyperregistry".to_owned(),
             token_key: None,
+            token_secret: None,
             public_url: None,
             upload_max_age: Some(Duration::from_secs(24 * 60 * 60)),
             garbage_collection: None,

@@ -9,6 +9,7 @@ mod suite {
     mod blobs;
     mod bucket;
     mod client;
+    mod cluster;
     mod conformance;
     mod database;
     mod embedding;

@@ -106,7 +106,7 @@ impl DiskStore {
     ///
     /// # Errors
     /// Those of [`DiskStore::open`] and of [`meta::SqlMeta::connect`]; [`crate::ErrorKind::Conflict`] when the blobs in the
-    /// folder have their metadata elsewhere.
+    /// folder have their metadata elsewhere, or the registry in the database its blobs in a bucket.
     #[cfg(feature = "store-postgres")]
     pub async fn open_on(
         root: impl AsRef<Path>,
@@ -126,6 +126,7 @@ impl DiskStore {
         if let Some(id) = meta.registry_id() {
             claim(root, id)?;
         }
+        meta.keep_blobs_at("a folder").await?;
         let store = Self::new(blobs, meta);
         store.expire_old_uploads(root, upload_max_age).await;
         Ok(store)

@@ -124,6 +124,8 @@ mod memory_with_postgres_cached {
 
 mod collection;
 #[cfg(feature = "store-sql")]
+mod collectors;
+#[cfg(feature = "store-sql")]
 mod durability;
 mod faults;
 #[cfg(feature = "store-sql")]

@@ -10,7 +10,7 @@ use super::{
 };
 use async_trait::async_trait;
 use hyper_sdk::clock::SharedClock;
-use hyper_sdk::{RepositoryName, Result};
+use hyper_sdk::{RepositoryName, Result, Secret};
 use std::path::Path;
 
 /// The settings of [`Passwords`].
@@ -22,6 +22,8 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) realm: &'a str,
     /// The file with the key of tokens.
     pub(crate) token_key: Option<&'a Path>,
+    /// The key itself, instead of a file.
+    pub(crate) token_secret: Option<&'a Secret>,
     /// The URL at which clients reach the server.
     pub(crate) public_url: Option<&'a str>,
     /// Whether anonymous callers may do anything at all.
@@ -95,7 +97,10 @@ impl Passwords {
         let service: String = visible.filter(|c| !"\"\\".contains(*c)).collect();
         Ok(Self {
             users: Htpasswd::open(options.htpasswd)?,
-            issuer: Issuer::new(&service, options.token_key)?,
+            issuer: match options.token_secret {
+                Some(secret) => Issuer::with_key(&service, secret.expose().as_bytes())?,
+                None => Issuer::new(&service, options.token_key)?,
+            },
             service,
             public_url: options.public_url.map(str::to_owned),
             open: options.open,

@@ -13,7 +13,8 @@
 //! # Invariants
 //! - Only tokens with HMAC-SHA-256 are accepted: the header `alg` is compared, and never selects an algorithm.
 //! - The server makes the key and stores it in a file that only its owner can read, so a token stays valid after a
-//!   restart and on every server of the same folder. Without a file, the key is lost when the process ends.
+//!   restart and on every server of the same folder. Servers with a database of their own take the key from there. Without
+//!   either, the key is lost when the process ends.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -92,7 +93,12 @@ impl Issuer {
             Some(path) => shared_key(path)?,
             None => random_key()?,
         };
-        let mac = Hmac::new_from_slice(&key)
+        Self::with_key(service, &key)
+    }
+
+    /// An issuer with this key.
+    pub(crate) fn with_key(service: &str, key: &[u8]) -> Result<Self> {
+        let mac = Hmac::new_from_slice(key)
             .map_err(|e| Error::internal("the key of tokens has a wrong length").with_source(e))?;
         Ok(Self { mac, service: service.to_owned() })
     }

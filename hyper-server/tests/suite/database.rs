@@ -90,9 +90,6 @@ fn a_database_that_cannot_be_used_is_an_error_without_the_password() {
     let text =
         serve(&["--database", "postgres://ada:s3cret@127.0.0.1:1/a", "--database-password-file", file]);
     assert!(text.contains("127.0.0.1:1/a") && text.contains("connection"), "{text}");
-    let text =
-        serve(&["--database", "postgres://ada:s3cret@127.0.0.1:1/a", "--blobs", "s3://images?region=x"]);
-    assert!(text.contains("`blobs` and `database.url` are not supported together"), "{text}");
     let text = serve(&["--database", "mysql://ada:s3cret@127.0.0.1:1/a"]);
     assert!(text.contains("postgres://USER@HOST"), "{text}");
     let text = serve(&["--database-password-file", file]);

@@ -370,3 +370,24 @@ async fn a_folder_belongs_to_one_database() {
     let e = open(&sqlite, &one).await.unwrap_err();
     assert!(e.kind() == ErrorKind::Conflict && e.message().contains("hyper.db"), "{e}");
 }
+
+/// A server that was told another place would not find the blobs of the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_blobs_of_a_database_are_at_one_place() {
+    let Some(server) = server("the place of blobs") else { return };
+    let (url, folder) = (server.url("place"), tempfile::tempdir().unwrap());
+    let (one, two) = (connect(&url).await, connect(&url).await);
+    let (first, second) = tokio::join!(one.keep_blobs_at("s3://a/b"), two.keep_blobs_at("s3://a/b"));
+    first.and(second).unwrap();
+    let e = one.keep_blobs_at("s3://a/c").await.unwrap_err();
+    assert!(e.kind() == ErrorKind::Conflict && e.to_string().contains("s3://a/b"), "{e}");
+    let options = PostgresOptions::parse(&url).unwrap();
+    let e = DiskStore::open_on(folder.path(), options, None).await.map(drop).unwrap_err();
+    assert!(e.kind() == ErrorKind::Conflict && e.to_string().contains("at another place"), "{e}");
+    let secret = |meta: &SqlMeta| meta.registry_secret().unwrap().expose().to_owned();
+    assert_eq!(secret(&one), secret(&two));
+    assert_eq!(secret(&one).len(), 64);
+    assert!(!format!("{one:?}").contains(&secret(&one)));
+    let other = connect(&server.database()).await;
+    assert_ne!(secret(&one), secret(&other));
+}

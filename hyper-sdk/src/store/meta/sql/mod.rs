@@ -33,6 +33,8 @@ use super::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord}
 use crate::clock::SharedClock;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
+#[cfg(feature = "store-postgres")]
+use crate::secret::Secret;
 use crate::store::blob::{BlobKey, StagedState};
 use crate::store::{Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
@@ -110,6 +112,33 @@ impl SqlMeta {
             Database::Sqlite(_) => None,
             Database::Postgres(database) => Some(database.id()),
         }
+    }
+
+    /// What the servers of a registry sign with: random text of a PostgreSQL database, the same for all of them. `None` in
+    /// SQLite.
+    #[cfg(feature = "store-postgres")]
+    pub fn registry_secret(&self) -> Option<&Secret> {
+        match &*self.0 {
+            Database::Sqlite(_) => None,
+            Database::Postgres(database) => Some(database.secret()),
+        }
+    }
+
+    /// Records in a PostgreSQL database where the blobs of the registry are, or confirms it: a server that keeps them
+    /// elsewhere would not find those that the others have stored. Does nothing in SQLite.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when they are at another place; those of the database.
+    #[cfg(feature = "store-postgres")]
+    pub async fn keep_blobs_at(&self, place: &str) -> Result<()> {
+        let Database::Postgres(database) = &*self.0 else { return Ok(()) };
+        let found = database.place_of_blobs(place).await?;
+        if found == place {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Conflict, "the registry in the database has its blobs at another place")
+            .with_context("database", database.place())
+            .with_context("blobs", found))
     }
 
     async fn reader(&self) -> Result<Reader> {

@@ -24,6 +24,7 @@ use super::query::Reader;
 use super::queue::Queue;
 use super::schema;
 use crate::clock::SharedClock;
+use crate::secret::Secret;
 use crate::store::meta::Change;
 use crate::{Error, ErrorKind, Result, ResultExt as _};
 use sqlx::postgres::{PgPool, PgPoolOptions};
@@ -48,6 +49,7 @@ pub(super) struct Database {
     versions: Versions,
     clock: Arc<DatabaseClock>,
     id: String,
+    secret: Secret,
     durable: bool,
 }
 
@@ -78,8 +80,8 @@ impl Database {
         }
         let found = migrate(&mut connection).await.map_err(failed)?;
         schema::reject_newer(found).context("database", &place)?;
-        let (id, now): (String, i64) = sqlx::query_as(
-            "SELECT id, CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) FROM registry_state",
+        let (id, secret, now): (String, String, i64) = sqlx::query_as(
+            "SELECT id, secret, CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) FROM registry_state",
         )
         .fetch_one(&mut connection)
         .await
@@ -104,7 +106,16 @@ impl Database {
             place: Arc::clone(&place),
             clock: Arc::clone(&clock),
         };
-        Ok(Self { place, readers, writer: Queue::start(session), versions, clock, id, durable })
+        Ok(Self {
+            place,
+            readers,
+            writer: Queue::start(session),
+            versions,
+            clock,
+            id,
+            secret: secret.into(),
+            durable,
+        })
     }
 
     pub(super) fn place(&self) -> &str {
@@ -118,6 +129,24 @@ impl Database {
     /// The name of the registry whose metadata this is.
     pub(super) fn id(&self) -> &str {
         &self.id
+    }
+
+    pub(super) fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// Records where the blobs are, unless that is known, and returns where they are.
+    pub(super) async fn place_of_blobs(&self, place: &str) -> Result<String> {
+        let mut connection = self.readers.acquire().await.map_err(|e| self.failed(e))?;
+        sqlx::query("UPDATE registry_state SET blobs = $1 WHERE blobs IS NULL")
+            .bind(place)
+            .execute(&mut *connection)
+            .await
+            .map_err(|e| self.failed(e))?;
+        sqlx::query_scalar("SELECT blobs FROM registry_state")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(|e| self.failed(e))
     }
 
     pub(super) fn clock(&self) -> SharedClock {
@@ -162,9 +191,12 @@ async fn migrate(connection: &mut PgConnection) -> sqlx::Result<i64> {
     let found: i64 = sqlx::query_scalar(schema::VERSION).fetch_one(&mut *transaction).await?;
     if found == 0 {
         sqlx::raw_sql(include_str!("state.sql")).execute(&mut *transaction).await?;
-        sqlx::query("INSERT INTO registry_state (version, id) VALUES ($1, $2)")
+        let random =
+            || Ok::<_, sqlx::Error>(format!("{:016x}{:016x}", session::random()?, session::random()?));
+        sqlx::query("INSERT INTO registry_state (version, id, secret) VALUES ($1, $2, $3)")
             .bind(session::random()?)
-            .bind(format!("{:016x}{:016x}", session::random()?, session::random()?))
+            .bind(random()?)
+            .bind(random()? + &random()?)
             .execute(&mut *transaction)
             .await?;
     }
