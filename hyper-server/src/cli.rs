@@ -8,10 +8,11 @@ use crate::blob_place::BlobPlace;
 use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
 use crate::database::DatabaseUrl;
+use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
 use crate::open_store::{self, Opened};
 use crate::units::TimeSpan;
-use crate::{HangUps, ListenAddress, Registry, ServerOptions, serve};
+use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::clock::{Clock as _, SystemClock};
 use hyper_sdk::store::{CollectOptions, Collected, RemovalObserver};
@@ -57,9 +58,25 @@ struct ServeArgs {
     /// Configuration file, TOML; flags take precedence over it
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Address and port to listen on; `:5000` means every address, port 0 lets the system choose [default: 127.0.0.1:5000]
+    /// Address and port to listen on; `:5000` means every address, port 0 lets the system choose. `http://` before it means no
+    /// TLS, `https://` TLS. `unix:PATH` is a socket of the file system. Repeatable [default: 127.0.0.1:5000]
     #[arg(long, value_name = "ADDRESS")]
-    listen: Option<ListenAddress>,
+    listen: Vec<ListenOn>,
+    /// Certificate for TLS, PEM; read again when it changes, like the other files of TLS
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// Key of the certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Authorities of client certificates, PEM; a client certificate then stands for its user
+    #[arg(long, value_name = "FILE")]
+    client_ca: Option<PathBuf>,
+    /// Whether clients must have a certificate: required or optional [default: required]
+    #[arg(long, value_name = "MODE")]
+    client_auth: Option<ClientAuth>,
+    /// Revoked client certificates, PEM
+    #[arg(long, value_name = "FILE")]
+    client_crl: Option<PathBuf>,
     /// Folder of the store, created when it is missing [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -210,7 +227,14 @@ fn print(text: &str) -> Result<()> {
 impl ServeArgs {
     fn into_config(self) -> Result<Config> {
         let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
-        config.listen = self.listen.unwrap_or(config.listen);
+        if !self.listen.is_empty() {
+            config.listen = self.listen;
+        }
+        config.tls.certificate = self.tls_cert.or(config.tls.certificate);
+        config.tls.key = self.tls_key.or(config.tls.key);
+        config.tls.client_ca = self.client_ca.or(config.tls.client_ca);
+        config.tls.client_crl = self.client_crl.or(config.tls.client_crl);
+        config.tls.client_auth = self.client_auth.unwrap_or(config.tls.client_auth);
         config.data = self.data.unwrap_or(config.data);
         config.database.url = self.database.or(config.database.url);
         config.database.password_file = self.database_password_file.or(config.database.password_file);
@@ -253,13 +277,22 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     options.token_secret = secret;
     let place = store.to_string();
     let registry = Registry::new(store, options)?;
-    let listener = config.listen.bind().await?;
-    let address = listener.local_addr()?;
+    let tls = config.tls.options().map(Tls::open).transpose()?;
+    for warning in tls.iter().flat_map(Tls::warnings) {
+        tracing::warn!("{warning}");
+    }
+    let mut listeners = Vec::new();
+    for listen in &config.listen {
+        listeners.push(listen.bind(tls.as_ref(), config.socket_mode.0).await?);
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_ups = HangUps::listen()?;
-    print(&format!("hyperregistry listens on http://{address}\n"))?;
-    tracing::info!(%address, store = %place, read_only = config.read_only, "started");
+    let addresses: Vec<String> = listeners.iter().map(Listener::url).collect::<Result<_>>()?;
+    for address in &addresses {
+        print(&format!("hyperregistry listens on {address}\n"))?;
+    }
+    tracing::info!(address = addresses.join(" "), store = %place, read_only = config.read_only, "started");
     let shutdown = async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -269,7 +302,7 @@ async fn serve_until_signal(config: Config) -> Result<()> {
         tracing::info!("stopping: requests in flight are answered first");
     };
     let server = ServerOptions { connections: registry.connections().clone(), ..config.server() };
-    serve(listener, registry, server, shutdown).await?;
+    serve(listeners, registry, server, shutdown).await?;
     tracing::info!("stopped");
     Ok(())
 }
@@ -333,7 +366,8 @@ fn check(args: &CheckArgs) -> Result<()> {
     if let Some(path) = &config.auth.htpasswd {
         crate::auth::check_htpasswd(path)?;
     }
-    for warning in config.warnings() {
+    let tls = config.tls.options().map(Tls::open).transpose()?;
+    for warning in config.warnings().into_iter().chain(tls.iter().flat_map(Tls::warnings)) {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
     print("the configuration is valid\n")
@@ -405,7 +439,7 @@ mod tests {
         let cli = Cli::parse_from(["x", "serve", "--config", file, "--data", "b", "--read-only"]);
         let Command::Serve(args) = cli.command else { panic!() };
         let config = args.into_config().unwrap();
-        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.listen[0].to_string(), "127.0.0.1:1");
         assert_eq!(config.data, PathBuf::from("b"));
         assert_eq!(config.auth.anonymous, Some(AnonymousAccess::Pull));
         assert!(config.read_only);

@@ -6,12 +6,14 @@
 use crate::auth::AnonymousAccess;
 use crate::blob_place::BlobPlace;
 use crate::database::DatabaseConfig;
-use crate::units::{Size, TimeSpan, text};
-use crate::{CacheOptions, GarbageCollection, Limits, ListenAddress, RegistryOptions, ServerOptions};
+use crate::listen_on::{ListenOn, one_or_more};
+use crate::tls_config::TlsConfig;
+use crate::units::{Size, SocketMode, TimeSpan, optional_text, text};
+use crate::{CacheOptions, GarbageCollection, Limits, RegistryOptions, ServerOptions};
 use hyper_sdk::clock::SystemClock;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, Result, ResultExt};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -20,7 +22,9 @@ use std::time::Duration;
 
 /// A configuration file with every key at its default. A key without a default is commented out.
 pub(crate) const REFERENCE: &str = r#"# hyperregistry configuration; every key may be left out.
-listen = "127.0.0.1:5000"       # address and port; `:5000` is every address, port 0 lets the system choose
+listen = "127.0.0.1:5000"       # address and port; `:5000` is every address, port 0 lets the system choose; or a list
+                                # `http://`, `https://` before it: without and with TLS; `unix:PATH`: a socket
+socket-mode = "0600"            # who may connect to `unix:PATH`
 # public-url = "https://registry.example.com"   # how clients reach it; default: from each request
 data = "hyperregistry-data"     # the folder of the store
 # blobs = "s3://bucket/prefix?region=eu-west-1"   # keep the blobs in a bucket; default: in the folder
@@ -37,12 +41,21 @@ connections = 16                # open at once
 # anonymous = "pull"            # none, pull or full; without it: full, or none when there are users
 realm = "hyperregistry"         # what clients show when they ask for a password
 
+[tls]
+# certificate = "/etc/hyperregistry/tls.crt"   # PEM, with those of its authorities; read again when it changes, as all here
+# key = "/etc/hyperregistry/tls.key"           # PEM, without a password
+# client-ca = "/etc/hyperregistry/clients.crt" # authorities of client certificates, which then stand for users
+# client-crl = "/etc/hyperregistry/clients.crl"   # revoked client certificates, of every authority
+client-auth = "required"        # required, or optional beside other ways to log in
+client-name = "cn"              # the user in a client certificate: cn, or dns, email or uri of its alternative names
+
 [limits]
 manifest = "4224KiB"            # largest manifest
 # blob = "20GiB"                # largest blob
 tags-per-request = 100          # most `tag` parameters of one push, at most 2400
 page = 10000                    # most entries of a list in one response
 connections = 4096              # open at once; others wait
+handshake-timeout = "10s"       # a handshake of TLS
 header-timeout = "60s"          # head of a request, idle time included
 body-timeout = "60s"            # longest pause of a request body
 write-timeout = "60s"           # longest pause of a response
@@ -72,7 +85,11 @@ users-only = false              # ask for the password of a user; the metrics na
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Config {
     /// Where to listen.
-    pub(crate) listen: ListenAddress,
+    #[serde(deserialize_with = "one_or_more")]
+    pub(crate) listen: Vec<ListenOn>,
+    /// The mode of sockets of the file system.
+    #[serde(deserialize_with = "text")]
+    pub(crate) socket_mode: SocketMode,
     /// The URL at which clients reach the server.
     pub(crate) public_url: Option<String>,
     /// The folder of the store.
@@ -88,6 +105,8 @@ pub(crate) struct Config {
     pub(crate) database: DatabaseConfig,
     /// Users and rights.
     pub(crate) auth: AuthConfig,
+    /// TLS.
+    pub(crate) tls: TlsConfig,
     /// Limits.
     pub(crate) limits: LimitsConfig,
     /// Garbage collection.
@@ -127,6 +146,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) page: usize,
     /// The most connections.
     pub(crate) connections: usize,
+    /// The time for a handshake of TLS.
+    pub(crate) handshake_timeout: TimeSpan,
     /// The time for the head of a request.
     pub(crate) header_timeout: TimeSpan,
     /// The longest time without bytes of a request body.
@@ -207,7 +228,11 @@ impl FromStr for LogFormat {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 5000)).into(),
+            listen: vec![ListenOn::Address {
+                tls: None,
+                address: SocketAddr::from(([127, 0, 0, 1], 5000)).into(),
+            }],
+            socket_mode: SocketMode(0o600),
             public_url: None,
             data: PathBuf::from("hyperregistry-data"),
             blobs: None,
@@ -215,6 +240,7 @@ impl Default for Config {
             sparse: false,
             database: DatabaseConfig::default(),
             auth: AuthConfig::default(),
+            tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
             gc: GcConfig::default(),
             cache: CacheConfig::default(),
@@ -239,6 +265,7 @@ impl Default for LimitsConfig {
             tags_per_request: limits.tags_per_request,
             page: limits.page_entries,
             connections: server.max_connections,
+            handshake_timeout: TimeSpan(server.handshake_timeout),
             header_timeout: TimeSpan(server.header_timeout),
             body_timeout: TimeSpan(limits.body_idle),
             write_timeout: TimeSpan(server.write_timeout),
@@ -317,11 +344,15 @@ impl Config {
             return Err(Error::invalid("the configuration key `data` must name a folder"));
         }
         self.database.check()?;
-        if self.metrics.users_only && self.auth.htpasswd.is_none() {
+        if self.metrics.users_only && !self.has_users() {
             return Err(Error::invalid(
-                "the configuration key `metrics.users-only` needs users: set `auth.htpasswd` too",
+                "the configuration key `metrics.users-only` needs users: set `auth.htpasswd` or `tls.client-ca` too",
             ));
         }
+        if self.listen.is_empty() {
+            return Err(Error::invalid("the configuration key `listen` must have an address"));
+        }
+        self.tls.check(&self.listen)?;
         if let Some(url) = &self.public_url
             && !is_root(url)
         {
@@ -333,6 +364,7 @@ impl Config {
             ("limits.manifest", limits.manifest.0 == 0),
             ("limits.page", limits.page == 0),
             ("limits.connections", limits.connections == 0),
+            ("limits.handshake-timeout", limits.handshake_timeout.0.is_zero()),
             ("limits.header-timeout", limits.header_timeout.0.is_zero()),
             ("limits.body-timeout", limits.body_timeout.0.is_zero()),
             ("limits.write-timeout", limits.write_timeout.0.is_zero()),
@@ -347,6 +379,11 @@ impl Config {
         Ok(())
     }
 
+    /// Whether anybody can log in.
+    fn has_users(&self) -> bool {
+        self.auth.htpasswd.is_some() || self.tls.client_ca.is_some()
+    }
+
     /// Warnings about settings that are valid and probably a mistake.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let nobody = |may: &str| {
@@ -355,7 +392,7 @@ impl Config {
             )
         };
         let mut warnings = Vec::new();
-        match self.auth.anonymous.filter(|_| self.auth.htpasswd.is_none()) {
+        match self.auth.anonymous.filter(|_| !self.has_users()) {
             Some(AnonymousAccess::None) => warnings.push(nobody("pull or push")),
             Some(AnonymousAccess::Pull) if !self.read_only => warnings.push(nobody("push")),
             _ => {}
@@ -382,6 +419,7 @@ impl Config {
             htpasswd: self.auth.htpasswd.clone(),
             anonymous: self.auth.anonymous,
             authenticator: None,
+            client_certificates: self.tls.client_ca.is_some(),
             authorizer: None,
             realm: self.auth.realm.clone(),
             token_key: None,
@@ -411,6 +449,7 @@ impl Config {
     pub(crate) fn server(&self) -> ServerOptions {
         ServerOptions {
             max_connections: self.limits.connections,
+            handshake_timeout: self.limits.handshake_timeout.0,
             header_timeout: self.limits.header_timeout.0,
             write_timeout: self.limits.write_timeout.0,
             drain_timeout: self.limits.drain_timeout.0,
@@ -426,16 +465,6 @@ fn is_root(url: &str) -> bool {
     host.is_some_and(|host| {
         !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b))
     })
-}
-
-impl<'de> Deserialize<'de> for ListenAddress {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        text(d)
-    }
-}
-
-fn optional_text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> Result<Option<T>, D::Error> {
-    text(d).map(Some)
 }
 
 #[cfg(test)]
@@ -472,6 +501,18 @@ mod tests {
             ("data = \"\"", vec!["`data`", "folder"]),
             ("public-url = \"registry.example.com\"", vec!["public-url", "https://"]),
             ("public-url = \"https://a/b\"", vec!["public-url", "path"]),
+            ("listen = []", vec!["`listen`"]),
+            ("socket-mode = \"888\"", vec!["line 1", "0660"]),
+            ("listen = \"https://:1\"", vec!["https://:1", "--tls-cert"]),
+            ("[tls]\nkey = \"x\"", vec!["tls.certificate"]),
+            ("[tls]\ncertificate = \"x\"", vec!["tls.key"]),
+            ("[tls]\nclient-ca = \"x\"", vec!["client certificates need TLS"]),
+            ("[tls]\nclient-auth = \"maybe\"", vec!["line 2", "required or optional"]),
+            ("[tls]\nclient-name = \"o\"", vec!["line 2", "cn, dns, email or uri"]),
+            (
+                "listen = \"http://:1\"\n[tls]\ncertificate = \"x\"\nkey = \"y\"",
+                vec!["no listener speaks TLS"],
+            ),
             ("[metrics]\nusers-only = true", vec!["metrics.users-only", "auth.htpasswd"]),
             ("read-only = false\nlisten-on = \"127.0.0.1:1\"", vec!["line 2", "listen-on"]),
             ("[auth]\nhtpaswd = \"x\"", vec!["line 2", "htpaswd"]),
@@ -502,8 +543,13 @@ mod tests {
     fn a_listen_address_may_be_a_name_or_a_port() {
         for listen in ["127.0.0.1:5000", "localhost:5000", ":5000", "[::1]:5000"] {
             let config = Config::parse(&format!("listen = \"{listen}\"")).unwrap();
-            assert_eq!(config.listen.to_string(), listen);
+            assert_eq!(config.listen[0].to_string(), listen);
         }
+        let both = Config::parse("listen = [\"http://:1\", \"unix:/run/x\"]").unwrap();
+        assert_eq!(
+            both.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["http://:1", "unix:/run/x"]
+        );
         let ages = |text: &str| Config::parse(text).unwrap().upload_max_age();
         assert_eq!(ages(""), Some(Duration::from_secs(86_400)));
         assert_eq!(ages("[limits]\nupload-max-age = \"90s\""), Some(Duration::from_secs(90)));
@@ -514,8 +560,6 @@ mod tests {
         #[test]
         fn any_text_is_parsed_without_a_panic(text: String) {
             let _ = Config::parse(&text);
-            let _ = text.parse::<Size>();
-            let _ = text.parse::<TimeSpan>();
         }
     }
 }

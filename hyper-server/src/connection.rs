@@ -8,16 +8,29 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// The address of the client or of a proxy.
-    pub peer: SocketAddr,
-    /// The address that the client connected to.
-    pub local: SocketAddr,
+    /// The address of the client or of a proxy; `None` for a socket of the file system.
+    pub peer: Option<SocketAddr>,
+    /// The address that the client connected to; `None` for a socket of the file system.
+    pub local: Option<SocketAddr>,
+    /// Whether this server speaks TLS with the peer.
+    pub tls: bool,
 }
 
 impl ConnectionInfo {
     /// A connection from `peer` to `local`, for programs with an accept loop of their own.
     pub fn new(peer: SocketAddr, local: SocketAddr) -> Self {
-        Self { peer, local }
+        Self { peer: Some(peer), local: Some(local), tls: false }
+    }
+
+    /// A connection of a socket of the file system.
+    pub fn unix() -> Self {
+        Self { peer: None, local: None, tls: false }
+    }
+
+    /// The same connection, with TLS.
+    #[must_use]
+    pub fn with_tls(self) -> Self {
+        Self { tls: true, ..self }
     }
 }
 

@@ -18,6 +18,7 @@ mod blob_place;
 mod body;
 mod call;
 pub mod cli;
+mod client_certificate;
 pub mod command_docs;
 mod config;
 mod connection;
@@ -26,6 +27,8 @@ mod error;
 mod handlers;
 mod hang_up;
 mod listen;
+mod listen_on;
+mod listener;
 mod log;
 mod maintenance;
 mod metrics;
@@ -41,18 +44,25 @@ mod server;
 mod session;
 mod socket;
 mod state;
+mod tls;
+mod tls_config;
 mod units;
+mod unix_socket;
 
+pub use client_certificate::{ClientCertificate, NameRule};
 pub use connection::{ConnectionInfo, Connections};
 pub use hang_up::HangUps;
 pub use hyper_sdk::store::wrap::CacheOptions;
 pub use listen::ListenAddress;
+pub use listener::{Listener, Listeners};
 pub use options::{GarbageCollection, Limits, RegistryOptions};
 pub use registry::{Registry, router};
 pub use serve::{ServerOptions, serve};
 pub use server::{RunningServer, Server};
 #[cfg(feature = "session")]
 pub use session::ServeSession;
+pub use tls::{ClientAuth, Tls, TlsOptions};
+pub use unix_socket::UnixSocket;
 
 /// The examples of the manual compile.
 #[cfg(doctest)]

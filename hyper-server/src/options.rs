@@ -83,6 +83,8 @@ pub struct RegistryOptions {
     pub htpasswd: Option<PathBuf>,
     /// Authenticates requests, instead of `htpasswd`.
     pub authenticator: Option<Arc<dyn Authenticator>>,
+    /// Takes users from the certificates of clients ([`crate::ClientCertificate`]), beside `htpasswd` or `authenticator`.
+    pub client_certificates: bool,
     /// What callers without credentials may do; `None` means nothing when there are users or an authenticator, else
     /// everything.
     pub anonymous: Option<AnonymousAccess>,
@@ -123,6 +125,7 @@ impl Default for RegistryOptions {
             sparse: false,
             htpasswd: None,
             authenticator: None,
+            client_certificates: false,
             anonymous: None,
             authorizer: None,
             realm: "hyperregistry".to_owned(),
@@ -144,7 +147,7 @@ impl Default for RegistryOptions {
 impl RegistryOptions {
     /// What decides who may do what.
     pub(crate) fn effective_authorizer(&self) -> Arc<dyn Authorizer> {
-        let is_closed = self.htpasswd.is_some() || self.authenticator.is_some();
+        let is_closed = self.htpasswd.is_some() || self.authenticator.is_some() || self.client_certificates;
         let anonymous = self.anonymous.unwrap_or(match is_closed {
             true => AnonymousAccess::None,
             false => AnonymousAccess::Full,

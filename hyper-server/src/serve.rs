@@ -1,11 +1,12 @@
 //! The accept loop: a service on a socket, its limits and its shutdown.
 //!
-//! HTTP/1.1 and HTTP/2 with prior knowledge on one port. The loop is our own, over hyper-util's automatic builder,
+//! HTTP/1.1 and HTTP/2 on one port: with TLS the client chooses by ALPN, without it by prior knowledge. The loop is our own, over hyper-util's automatic builder,
 //! because the limits against slow and greedy clients have to be set there:
 //!
 //! | limit | against |
 //! |---|---|
 //! | `max_connections` | floods; further clients wait in the backlog |
+//! | `handshake_timeout` | a TLS handshake that never ends |
 //! | `header_timeout` | a request head that never ends; also the idle time of a connection |
 //! | `write_timeout` | a client that requests a blob and does not read it |
 //! | [`crate::Limits::body_idle`] | a request body that stalls |
@@ -13,14 +14,18 @@
 //!
 //! # Invariants
 //! - `TCP_NODELAY` is set: a small response would otherwise wait 40 ms for the client's delayed acknowledgement.
+//! - The write timeout and the slow close lie below TLS: they see the bytes of the socket.
 //! - After a response to an unread body, the connection is closed slowly: the server reads for a while what the client
 //!   still sends. Otherwise the system would reset the connection, and the client would lose the response.
 //! - When the shutdown future completes, no further connection is accepted, idle connections are closed, and requests
 //!   in flight are answered. Connections that are open after `drain_timeout` are aborted.
 
+use crate::client_certificate::ClientCertificate;
 use crate::connection::{ConnectionInfo, Connections};
 use crate::error::{API_VERSION, ApiError};
+use crate::listener::{Accepted, Listeners};
 use crate::socket::IdleTimeout;
+use crate::tls::Tls;
 use axum::BoxError;
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
@@ -33,12 +38,13 @@ use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
 
@@ -47,6 +53,8 @@ use tower::{Service, ServiceExt};
 pub struct ServerOptions {
     /// How many connections may be open at once.
     pub max_connections: usize,
+    /// How long a client may take for the handshake of TLS.
+    pub handshake_timeout: Duration,
     /// How long a client may take to send the head of a request, the idle time before it included.
     pub header_timeout: Duration,
     /// How long a client may leave a response unread.
@@ -61,6 +69,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             max_connections: 4096,
+            handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
@@ -69,13 +78,15 @@ impl Default for ServerOptions {
     }
 }
 
-/// Serves the connections of `listener` until `shutdown` completes and the requests in flight have ended.
+/// Serves the connections of listeners until `shutdown` completes and the requests in flight have ended: of a
+/// [`tokio::net::TcpListener`], a [`Listener`](crate::Listener) or a `Vec` of them.
 ///
 /// The service is a [`Registry`](crate::Registry), the [`router`](crate::router) of one with routes and layers of the
-/// program's own, or any other: it is cloned for each request. [`ConnectionInfo`] is in the extensions of each request.
+/// program's own, or any other: it is cloned for each request. [`ConnectionInfo`] is in the extensions of each request, and
+/// [`ClientCertificate`] when the client has shown one. Files of TLS are read again when they change.
 /// When the service fails, the connection is closed.
 ///
-/// Dropping the future closes the listener and every connection immediately.
+/// Dropping the future closes the listeners and every connection immediately.
 ///
 /// ```no_run
 /// use hyper_sdk::store::DiskStore;
@@ -91,9 +102,9 @@ impl Default for ServerOptions {
 /// ```
 ///
 /// # Errors
-/// [`hyper_sdk::ErrorKind::Io`] when the listener fails permanently; failures of single connections are logged.
+/// [`hyper_sdk::ErrorKind::Io`] when a listener fails permanently; failures of single connections are logged.
 pub async fn serve<S, B>(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     service: S,
     options: ServerOptions,
     shutdown: impl Future<Output = ()> + Send,
@@ -105,21 +116,26 @@ where
     B: HttpBody<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
+    let listeners = listeners.into();
     let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
     let graceful = GracefulShutdown::new();
     let cut = CancellationToken::new();
     let _cut_at_the_end = cut.clone().drop_guard();
-    let connections = Arc::new(ConnectionServer { builder: builder(&options), options });
+    let stopping = cut.child_token();
+    for tls in listeners.iter().filter_map(|listener| listener.tls_of().cloned()) {
+        tokio::spawn(stopping.clone().run_until_cancelled_owned(tls.watch()));
+    }
+    let connections = Arc::new(ConnectionServer { builder: builder(&options), options, stopping });
     let mut shutdown = std::pin::pin!(shutdown);
+    let mut first = 0;
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listeners, &mut first, &slots) => accepted,
         };
         match accepted {
-            Ok((stream, peer, slot)) => {
-                let connection =
-                    connections.clone().run(service.clone(), stream, peer, slot, graceful.watcher());
+            Ok((accepted, slot)) => {
+                let connection = connections.clone().run(service.clone(), accepted, slot, graceful.watcher());
                 let cut = cut.clone();
                 tokio::spawn(async move { cut.run_until_cancelled(connection).await });
             }
@@ -131,8 +147,9 @@ where
             Err(e) => return Err(Error::from(e).with_op("accept a connection")),
         }
     }
-    drop(listener);
-    // Connections without a first byte have no request in flight.
+    drop(listeners);
+    // Connections without a first byte, or in their handshake, have no request in flight.
+    connections.stopping.cancel();
     if tokio::time::timeout(connections.options.drain_timeout, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were aborted: they did not end within the drain time");
     }
@@ -140,12 +157,12 @@ where
 }
 
 async fn accept(
-    listener: &TcpListener,
+    listeners: &Listeners,
+    first: &mut usize,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+) -> io::Result<(Accepted, OwnedSemaphorePermit)> {
     let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, slot))
+    Ok((listeners.accept(first).await?, slot))
 }
 
 /// Whether a failure of `accept` is temporary, so that the listener can still be used (accept(2)).
@@ -166,6 +183,15 @@ fn is_temporary(e: &io::Error) -> bool {
 struct ConnectionServer {
     builder: auto::Builder<TokioExecutor>,
     options: ServerOptions,
+    /// Cancelled when the shutdown begins.
+    stopping: CancellationToken,
+}
+
+/// What is known of a connection, for the extensions of its requests.
+#[derive(Clone)]
+struct Known {
+    info: ConnectionInfo,
+    certificate: Option<ClientCertificate>,
 }
 
 impl ConnectionServer {
@@ -173,8 +199,7 @@ impl ConnectionServer {
     async fn run<S, B>(
         self: Arc<Self>,
         service: S,
-        stream: TcpStream,
-        peer: SocketAddr,
+        accepted: Accepted,
         _slot: OwnedSemaphorePermit,
         watcher: Watcher,
     ) where
@@ -185,24 +210,92 @@ impl ConnectionServer {
         B::Error: Into<BoxError>,
     {
         let _open = self.options.connections.accept();
+        let unread = Arc::new(AtomicBool::new(false));
+        let (stream, peer, tls) = match accepted {
+            Accepted::Tcp { stream, peer, tls } => (stream, peer, tls),
+            Accepted::Unix(stream) => {
+                let io = IdleTimeout::new(stream, self.options.write_timeout, unread.clone());
+                let known = Known { info: ConnectionInfo::unix(), certificate: None };
+                return self.answer(service, io, known, unread, watcher).await;
+            }
+        };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let Ok(local) = stream.local_addr() else { return };
         let info = ConnectionInfo::new(peer, local);
-        let (started, unread) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let io = TokioIo::new(IdleTimeout::new(stream, self.options.write_timeout, unread.clone()));
+        let Some(tls) = tls else {
+            let io = IdleTimeout::new(stream, self.options.write_timeout, unread.clone());
+            return self.answer(service, io, Known { info, certificate: None }, unread, watcher).await;
+        };
+        let handshake = self.handshake(stream, &tls, unread.clone());
+        let handshake = tokio::time::timeout(self.options.handshake_timeout, handshake);
+        match self.stopping.run_until_cancelled(handshake).await {
+            Some(Ok(Ok(Some(stream)))) => {
+                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                let certificate =
+                    shown.map(|der| ClientCertificate::new(der.clone().into_owned(), tls.name_rule()));
+                let known = Known { info: info.with_tls(), certificate };
+                self.answer(service, stream, known, unread, watcher).await;
+            }
+            Some(Ok(Err(error))) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+            Some(Err(_)) => tracing::debug!(%peer, "a TLS handshake took too long"),
+            Some(Ok(Ok(None))) | None => {}
+        }
+    }
+
+    /// Begins TLS. A client that speaks plain HTTP is told, and has no stream.
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        tls: &Tls,
+        unread: Arc<AtomicBool>,
+    ) -> io::Result<Option<TlsStream<IdleTimeout<TcpStream>>>> {
+        let mut first = [0];
+        let is_http = stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase();
+        let mut io = IdleTimeout::new(stream, self.options.write_timeout, unread.clone());
+        if is_http {
+            self.options.connections.refuse_request();
+            unread.store(true, Ordering::Relaxed);
+            io.write_all(SPEAKS_TLS.as_bytes()).await?;
+            io.shutdown().await?;
+            return Ok(None);
+        }
+        tls.acceptor().accept(io).await.map(Some)
+    }
+
+    /// Answers the requests of a connection.
+    async fn answer<S, B, I>(
+        &self,
+        service: S,
+        io: I,
+        known: Known,
+        unread: Arc<AtomicBool>,
+        watcher: Watcher,
+    ) where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let started = Arc::new(AtomicBool::new(false));
+        let io = TokioIo::new(io);
         let counts = self.options.connections.clone();
         let first = started.clone();
         let respond = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             first.store(true, Ordering::Relaxed);
             let (service, counts, unread) = (service.clone(), counts.clone(), unread.clone());
+            request.extensions_mut().insert(known.info);
+            if let Some(certificate) = &known.certificate {
+                request.extensions_mut().insert(certificate.clone());
+            }
             async move {
                 let response = if lacks_host(&request) {
                     counts.refuse_request();
                     without_host()
                 } else {
-                    request.extensions_mut().insert(info);
                     service.oneshot(request).await.map_err(axum::Error::new)?.map(Body::new)
                 };
                 if response.headers().get(header::CONNECTION).is_some_and(|value| value == "close") {
@@ -224,6 +317,12 @@ impl ConnectionServer {
         }
     }
 }
+
+/// The answer to plain HTTP where TLS is spoken.
+const SPEAKS_TLS: &str = concat!(
+    "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 105\r\n\r\n",
+    r#"{"errors":[{"code":"REQUEST_INVALID","message":"this port speaks TLS: use https:// instead of http://"}]}"#
+);
 
 /// Whether a request lacks the one `Host` header that HTTP/1.1 requires (RFC 9112, section 3.2).
 fn lacks_host(request: &Request<Incoming>) -> bool {

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 /// How much of an unread body is read and discarded before its connection is closed, and for how long.
@@ -17,8 +16,8 @@ const LINGER_BYTES: usize = 64 << 20;
 const LINGER: Duration = Duration::from_secs(3);
 
 /// A socket with a write timeout and a lingering close.
-pub(crate) struct IdleTimeout {
-    stream: TcpStream,
+pub(crate) struct IdleTimeout<S> {
+    stream: S,
     timeout: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
     /// Whether the last response was sent before the body of its request was read.
@@ -32,8 +31,8 @@ struct Ending {
     left: usize,
 }
 
-impl IdleTimeout {
-    pub(crate) fn new(stream: TcpStream, timeout: Duration, unread: Arc<AtomicBool>) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> IdleTimeout<S> {
+    pub(crate) fn new(stream: S, timeout: Duration, unread: Arc<AtomicBool>) -> Self {
         Self { stream, timeout, stalled: None, unread, ending: None }
     }
 
@@ -70,7 +69,7 @@ impl IdleTimeout {
     }
 }
 
-impl AsyncRead for IdleTimeout {
+impl<S: AsyncRead + Unpin> AsyncRead for IdleTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -80,7 +79,7 @@ impl AsyncRead for IdleTimeout {
     }
 }
 
-impl AsyncWrite for IdleTimeout {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for IdleTimeout<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch(cx, polled)

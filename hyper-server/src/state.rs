@@ -1,6 +1,9 @@
 //! The state that all requests of a registry share.
 
-use crate::auth::{Action, AnonymousOnly, Authenticator, Authorizer, PasswordOptions, Passwords, Principal};
+use crate::auth::{
+    Action, AnonymousOnly, Authenticator, Authorizer, ClientCertificates, PasswordOptions, Passwords,
+    Principal,
+};
 use crate::connection::Connections;
 use crate::metrics::Metrics;
 use crate::options::RegistryOptions;
@@ -61,6 +64,13 @@ impl State {
             (Some(own), _) => own.clone(),
             (None, Some(passwords)) => passwords.clone(),
             (None, None) => Arc::new(AnonymousOnly),
+        };
+        let authenticator = match options.client_certificates {
+            true => {
+                let others_know_users = options.authenticator.is_some() || tokens.is_some();
+                Arc::new(ClientCertificates { others: authenticator, others_know_users })
+            }
+            false => authenticator,
         };
         Ok(Self {
             authenticator,

@@ -64,6 +64,20 @@ impl FromStr for TimeSpan {
     }
 }
 
+/// The mode of a socket, in octal: `"0660"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SocketMode(pub(crate) u32);
+
+impl FromStr for SocketMode {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let mode = u32::from_str_radix(s, 8).ok().filter(|mode| *mode <= 0o777);
+        mode.map(Self)
+            .ok_or_else(|| Error::invalid(format!("invalid mode `{}`: write 0660", s.escape_debug())))
+    }
+}
+
 fn split_unit(s: &str) -> (&str, &str) {
     let s = s.trim();
     let at = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
@@ -105,4 +119,25 @@ impl<'de> Deserialize<'de> for Size {
 /// Reads a value from its text.
 pub(crate) fn text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(d: D) -> Result<T, D::Error> {
     String::deserialize(d)?.parse().map_err(|e: Error| de::Error::custom(e.message()))
+}
+
+/// Reads an optional value from its text.
+pub(crate) fn optional_text<'de, D: Deserializer<'de>, T: FromStr<Err = Error>>(
+    d: D,
+) -> Result<Option<T>, D::Error> {
+    text(d).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_without_a_panic(text: String) {
+            let _ = text.parse::<Size>();
+            let _ = text.parse::<TimeSpan>();
+        }
+    }
 }

@@ -24,6 +24,7 @@ mod suite {
     mod sockets;
     mod storage;
     mod support;
+    mod tls;
     mod tokens;
     mod unread;
     mod uploads;

@@ -17,6 +17,7 @@
 //! - An action needs both the scopes of the credentials ([`Principal::scopes`]) and the permission of the
 //!   [`Authorizer`].
 
+mod certificates;
 mod challenge;
 mod htpasswd;
 mod passwords;
@@ -26,6 +27,7 @@ mod request;
 mod scope;
 mod token;
 
+pub(crate) use certificates::ClientCertificates;
 pub use challenge::Challenge;
 pub use htpasswd::{check as check_htpasswd, entry as htpasswd_entry};
 pub(crate) use passwords::{PasswordOptions, Passwords};

@@ -175,7 +175,7 @@ impl Passwords {
     }
 
     fn bearer(&self, request: &AuthRequest<'_>) -> Challenge {
-        let root = public_url::root(self.public_url.as_deref(), request.headers(), request.uri());
+        let root = public_url::root(self.public_url.as_deref(), request);
         let challenge = Challenge::bearer(&format!("{root}/v2/token"), &self.service);
         match request.scope() {
             Some(scope) => challenge.with("scope", &scope.to_string()),

@@ -1,17 +1,20 @@
 //! The URL at which clients reach this server. The challenge needs it, because it names the token endpoint by an
 //! absolute URL.
 //!
-//! A configured URL takes precedence. Otherwise the URL comes from the request: a proxy that terminates TLS sends the
+//! Where this server speaks TLS itself, the scheme is `https`. A configured URL takes precedence. Otherwise the URL comes from the request: a proxy that terminates TLS sends the
 //! scheme and the host in `X-Forwarded-Proto` and `X-Forwarded-Host` (or `Forwarded`, RFC 7239). A client that forges
 //! these headers affects only its own response, because these responses are never cached.
 
-use http::{HeaderMap, Uri, header};
+use super::AuthRequest;
+use http::header;
 
 /// The URL of the root of the server, without a slash at its end.
-pub(crate) fn root(configured: Option<&str>, headers: &HeaderMap, uri: &Uri) -> String {
+pub(crate) fn root(configured: Option<&str>, request: &AuthRequest<'_>) -> String {
     if let Some(url) = configured {
         return url.trim_end_matches('/').to_owned();
     }
+    let (headers, uri) = (request.headers(), request.uri());
+    let has_tls = request.connection().is_some_and(|connection| connection.tls);
     let first = |name: &str| {
         let value = headers.get(name)?.to_str().ok()?;
         Some(value.split(',').next().unwrap_or_default().trim().to_owned())
@@ -19,6 +22,7 @@ pub(crate) fn root(configured: Option<&str>, headers: &HeaderMap, uri: &Uri) -> 
     let forwarded = first("forwarded").unwrap_or_default();
     let scheme = first("x-forwarded-proto").or_else(|| parameter(&forwarded, "proto"));
     let scheme = match scheme.map(|s| s.to_ascii_lowercase()).as_deref() {
+        _ if has_tls => "https",
         Some("https" | "wss") => "https",
         _ => "http",
     };
@@ -50,6 +54,20 @@ fn is_host(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{Action, Resource};
+    use crate::connection::ConnectionInfo;
+    use http::request::Parts;
+    use http::{HeaderMap, Uri};
+
+    fn root_of(configured: Option<&str>, headers: HeaderMap, uri: &Uri, tls: bool) -> String {
+        let mut parts: Parts = http::Request::get(uri.clone()).body(()).unwrap().into_parts().0;
+        parts.headers = headers;
+        if tls {
+            let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+            parts.extensions.insert(ConnectionInfo::new(address, address).with_tls());
+        }
+        root(configured, &AuthRequest::new(&parts, Resource::Registry, Action::Probe))
+    }
 
     #[test]
     fn the_root_url_follows_the_request() {
@@ -76,8 +94,10 @@ mod tests {
             for (name, value) in headers {
                 map.insert(*name, value.parse().unwrap());
             }
-            assert_eq!(root(None, &map, &uri), expected, "{headers:?}");
+            assert_eq!(root_of(None, map.clone(), &uri, false), expected, "{headers:?}");
+            let secure = expected.replace("http://", "https://");
+            assert_eq!(root_of(None, map, &uri, true), secure, "{headers:?}");
         }
-        assert_eq!(root(Some("https://r.example/"), &HeaderMap::new(), &uri), "https://r.example");
+        assert_eq!(root_of(Some("https://r.example/"), HeaderMap::new(), &uri, false), "https://r.example");
     }
 }

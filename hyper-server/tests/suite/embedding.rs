@@ -205,7 +205,7 @@ struct CommonName(String);
 impl Authenticator for Certificates {
     async fn authenticate(&self, request: &AuthRequest<'_>) -> Result<Principal, AuthError> {
         let name = request.extensions().get::<CommonName>();
-        let peer = request.connection().map(|connection| connection.peer.ip());
+        let peer = request.connection().map(|connection| connection.peer.unwrap().ip());
         assert!(peer.is_some_and(|peer| peer.is_loopback()), "the connection is not known");
         name.map(|name| Principal::user(&name.0)).ok_or_else(|| Challenge::new("Mutual").into())
     }
@@ -283,7 +283,7 @@ async fn an_outer_layer_passes_a_certificate_to_the_authenticator() {
 }
 
 async fn peer(axum::Extension(connection): axum::Extension<ConnectionInfo>) -> String {
-    format!("{} to {}", connection.peer.ip(), connection.local)
+    format!("{} to {}", connection.peer.unwrap().ip(), connection.local.unwrap())
 }
 
 fn beside(registry: &Registry) -> axum::Router {
