@@ -294,10 +294,15 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     }
     tracing::info!(address = addresses.join(" "), store = %place, read_only = config.read_only, "started");
     let shutdown = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            () = hang_ups.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                () = hang_ups.recv() => {}
+            }
+            // The files are read again anyway, a moment later: a signal is how other programs are asked to do it now.
+            let Some(tls) = tls.clone() else { break };
+            let _ = tokio::task::spawn_blocking(move || tls.reload_and_log()).await;
         }
         tracing::info!("stopping: requests in flight are answered first");
     };

@@ -10,6 +10,7 @@ use rcgen::{
     KeyPair, KeyUsagePurpose, RevocationReason, RevokedCertParams, SerialNumber, date_time_ymd,
 };
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -227,6 +228,44 @@ impl Files {
     fn read(&self, name: &str) -> String {
         fs::read_to_string(self.dir.path().join(name)).unwrap()
     }
+}
+
+#[tokio::test]
+async fn a_hang_up_reads_the_files_again_and_the_server_goes_on() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let files = Files::new(old.issue("server", 1, 2090));
+    let data = files.dir.path().join("data");
+    let mut child = std::process::Command::new(super::program::PROGRAM)
+        .args(["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--data"])
+        .arg(&data)
+        .arg("--tls-cert")
+        .arg(&files.options.certificate)
+        .arg("--tls-key")
+        .arg(&files.options.key)
+        .env_clear()
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let server = super::program::Process { child, url: line.trim().rsplit(' ').next().unwrap().to_owned() };
+    let url = format!("{}/v2/", server.url);
+    assert!(url.starts_with("https://127.0.0.1:"), "{line}");
+    let get = async |root: &Authority| client(&[root], None, true).get(&url).send().await;
+    assert_eq!(get(&old).await.unwrap().status(), 200);
+    let (certificate, key) = new.issue("server", 2, 2090);
+    files.put(&certificate, &key);
+    server.signal("-HUP");
+    let mut tries = 0;
+    while get(&new).await.is_err() {
+        tries += 1;
+        assert!(tries < 100, "the new certificate is not used");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // Twice, so that the handler is not for one signal alone.
+    server.signal("-HUP");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(get(&new).await.unwrap().status(), 200);
 }
 
 #[test]
