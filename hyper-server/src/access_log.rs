@@ -7,12 +7,15 @@ use crate::auth::Principal;
 use crate::error::ApiError;
 use crate::route::Endpoint;
 use http::{HeaderValue, Method, StatusCode, Uri};
+use std::net::IpAddr;
 use std::time::Instant;
 
 /// The fields of a line.
 #[derive(Debug)]
 pub(crate) struct Record {
     pub(crate) request_id: HeaderValue,
+    /// The address of the client; `None` when it is not known.
+    pub(crate) client: Option<IpAddr>,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     /// An index into [`Endpoint::NAMES`].
@@ -54,6 +57,7 @@ impl Record {
         tracing::info!(
             target: "hyperregistry::access",
             request_id = self.request_id(),
+            client = self.client.map(tracing::field::display),
             method = self.method.as_str(),
             path = self.uri.path(),
             route,

@@ -12,7 +12,7 @@ use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
 use crate::open_store::{self, Opened};
 use crate::units::TimeSpan;
-use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, serve};
+use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, TrustedProxy, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::clock::{Clock as _, SystemClock};
 use hyper_sdk::store::{CollectOptions, Collected, RemovalObserver};
@@ -77,6 +77,10 @@ struct ServeArgs {
     /// Revoked client certificates, PEM
     #[arg(long, value_name = "FILE")]
     client_crl: Option<PathBuf>,
+    /// Proxy whose `X-Forwarded-For`, `-Proto` and `-Host` are believed: an address, a network such as 10.0.0.0/8, or `unix` for
+    /// the sockets. Repeatable [default: none for addresses of clients, all for scheme and host]
+    #[arg(long, value_name = "PROXY")]
+    trusted_proxy: Vec<TrustedProxy>,
     /// Folder of the store, created when it is missing [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -229,6 +233,9 @@ impl ServeArgs {
         let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
         if !self.listen.is_empty() {
             config.listen = self.listen;
+        }
+        if !self.trusted_proxy.is_empty() {
+            config.trusted_proxies = Some(self.trusted_proxy);
         }
         config.tls.certificate = self.tls_cert.or(config.tls.certificate);
         config.tls.key = self.tls_key.or(config.tls.key);

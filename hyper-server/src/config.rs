@@ -7,6 +7,7 @@ use crate::auth::AnonymousAccess;
 use crate::blob_place::BlobPlace;
 use crate::database::DatabaseConfig;
 use crate::listen_on::{ListenOn, one_or_more};
+use crate::proxies::TrustedProxy;
 use crate::tls_config::TlsConfig;
 use crate::units::{Size, SocketMode, TimeSpan, optional_text, text};
 use crate::{CacheOptions, GarbageCollection, Limits, RegistryOptions, ServerOptions};
@@ -26,6 +27,7 @@ listen = "127.0.0.1:5000"       # address and port; `:5000` is every address, po
                                 # `http://`, `https://` before it: without and with TLS; `unix:PATH`: a socket
 socket-mode = "0600"            # who may connect to `unix:PATH`
 # public-url = "https://registry.example.com"   # how clients reach it; default: from each request
+# trusted-proxies = ["10.0.0.0/8", "unix"]   # believe their X-Forwarded headers; default: scheme and host of everybody
 data = "hyperregistry-data"     # the folder of the store
 # blobs = "s3://bucket/prefix?region=eu-west-1"   # keep the blobs in a bucket; default: in the folder
 read-only = false               # refuse everything that writes
@@ -92,6 +94,8 @@ pub(crate) struct Config {
     pub(crate) socket_mode: SocketMode,
     /// The URL at which clients reach the server.
     pub(crate) public_url: Option<String>,
+    /// The proxies whose headers are believed.
+    pub(crate) trusted_proxies: Option<Vec<TrustedProxy>>,
     /// The folder of the store.
     pub(crate) data: PathBuf,
     /// The bucket of the blobs, when they are not in the folder.
@@ -234,6 +238,7 @@ impl Default for Config {
             }],
             socket_mode: SocketMode(0o600),
             public_url: None,
+            trusted_proxies: None,
             data: PathBuf::from("hyperregistry-data"),
             blobs: None,
             read_only: false,
@@ -425,6 +430,7 @@ impl Config {
             token_key: None,
             token_secret: None,
             public_url: self.public_url.clone(),
+            trusted_proxies: self.trusted_proxies.clone(),
             upload_max_age: self.upload_max_age(),
             garbage_collection: Some(self.collection()).filter(|gc| !gc.every.is_zero()),
             limits: Limits {
@@ -478,10 +484,12 @@ mod tests {
         assert_eq!(format!("{read:?}"), format!("{:?}", Config::default()));
         let everything = REFERENCE.replace("# htpasswd", "htpasswd").replace("# anonymous", "anonymous");
         let everything = everything.replace("# public-url", "public-url").replace("# untagged", "untagged");
+        let everything = everything.replace("# trusted", "trusted");
         let everything = Config::parse(&everything.replace("# blob", "blob")).unwrap();
         assert_eq!(everything.auth.anonymous, Some(AnonymousAccess::Pull));
         assert_eq!(everything.limits.blob, Some(Size(20 << 30)));
         assert!(everything.auth.htpasswd.is_some());
+        assert_eq!(everything.registry().trusted_proxies.unwrap().len(), 2);
         let everything = REFERENCE.replace("# url", "url").replace("# password-file", "password-file");
         let everything = Config::parse(&everything.replace("# untagged", "untagged")).unwrap();
         assert!(everything.database.password_file.is_some());
@@ -499,6 +507,7 @@ mod tests {
             ("listen = \"x\"", vec!["line 1", "`listen`", "HOST:PORT"]),
             ("read-only = \"x\"", vec!["line 1", "`read-only`"]),
             ("data = \"\"", vec!["`data`", "folder"]),
+            ("trusted-proxies = [\"proxy\"]", vec!["trusted-proxies", "`proxy`", "10.0.0.0/8"]),
             ("public-url = \"registry.example.com\"", vec!["public-url", "https://"]),
             ("public-url = \"https://a/b\"", vec!["public-url", "path"]),
             ("listen = []", vec!["`listen`"]),

@@ -1,6 +1,7 @@
 //! The options of a registry.
 
 use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
+use crate::proxies::TrustedProxy;
 use hyper_sdk::Secret;
 use hyper_sdk::clock::{SharedClock, SystemClock};
 use hyper_sdk::store::CollectOptions;
@@ -98,6 +99,10 @@ pub struct RegistryOptions {
     pub token_secret: Option<Secret>,
     /// The URL at which clients reach the server; `None` takes it from each request.
     pub public_url: Option<String>,
+    /// The proxies whose headers are believed: the address of the client in the log (`X-Forwarded-For`), and the scheme and
+    /// the host where `public_url` does not say them. `None` believes nobody about the address, and everybody about scheme
+    /// and host, which affects only the sender's own response.
+    pub trusted_proxies: Option<Vec<TrustedProxy>>,
     /// The age at which an idle upload is removed; `None` keeps all. The registry removes such uploads regularly, from
     /// its first request on, or from [`crate::Registry::new`] on when that is called on a tokio runtime.
     pub upload_max_age: Option<Duration>,
@@ -132,6 +137,7 @@ impl Default for RegistryOptions {
             token_key: None,
             token_secret: None,
             public_url: None,
+            trusted_proxies: None,
             upload_max_age: Some(Duration::from_secs(24 * 60 * 60)),
             garbage_collection: None,
             limits: Limits::default(),

@@ -20,6 +20,7 @@ use crate::error::{API_VERSION, ApiError};
 use crate::handlers;
 use crate::maintenance;
 use crate::options::RegistryOptions;
+use crate::proxies;
 use crate::request_id::REQUEST_ID;
 use crate::route::{self, Endpoint, Rejection};
 use crate::state::State;
@@ -96,6 +97,8 @@ impl Registry {
         let request_id = state.request_ids.choose(&parts.headers);
         let parsed = route::parse(&parts.method, parts.uri.path(), parts.uri.query());
         let route = parsed.as_ref().ok().map(Endpoint::index);
+        let trusted = state.options.trusted_proxies.as_deref().unwrap_or_default();
+        let client = proxies::client(trusted, parts.extensions.get(), &parts.headers);
         let mut principal = Principal::anonymous();
         let outcome = answer(state, parsed, &parts, &mut body, &mut principal).await;
         // A short rest of an unread body is read now, so that the connection can be reused.
@@ -103,6 +106,7 @@ impl Registry {
         let version = parts.version;
         let mut record = Record {
             request_id,
+            client,
             method: parts.method,
             uri: parts.uri,
             route,

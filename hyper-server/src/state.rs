@@ -55,6 +55,7 @@ impl State {
                 token_key: options.token_key.as_deref(),
                 token_secret: options.token_secret.as_ref(),
                 public_url: options.public_url.as_deref(),
+                trusted_proxies: options.trusted_proxies.as_deref(),
                 open: authorizer.allows(&Principal::anonymous(), None, Action::Probe),
                 clock: options.clock.clone(),
             })?)),

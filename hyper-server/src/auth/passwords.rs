@@ -8,6 +8,7 @@ use super::token::{Issued, Issuer};
 use super::{
     Action, AuthError, AuthRequest, Authenticator, Challenge, Denial, Principal, Resource, Scope, public_url,
 };
+use crate::proxies::TrustedProxy;
 use async_trait::async_trait;
 use hyper_sdk::clock::SharedClock;
 use hyper_sdk::{RepositoryName, Result, Secret};
@@ -26,6 +27,8 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) token_secret: Option<&'a Secret>,
     /// The URL at which clients reach the server.
     pub(crate) public_url: Option<&'a str>,
+    /// The proxies that are believed.
+    pub(crate) trusted_proxies: Option<&'a [TrustedProxy]>,
     /// Whether anonymous callers may do anything at all.
     pub(crate) open: bool,
     /// The time by which tokens expire.
@@ -39,6 +42,7 @@ pub(crate) struct Passwords {
     issuer: Issuer,
     service: String,
     public_url: Option<String>,
+    trusted_proxies: Option<Vec<TrustedProxy>>,
     open: bool,
     clock: SharedClock,
 }
@@ -103,6 +107,7 @@ impl Passwords {
             },
             service,
             public_url: options.public_url.map(str::to_owned),
+            trusted_proxies: options.trusted_proxies.map(<[_]>::to_vec),
             open: options.open,
             clock: options.clock.clone(),
         })
@@ -175,7 +180,7 @@ impl Passwords {
     }
 
     fn bearer(&self, request: &AuthRequest<'_>) -> Challenge {
-        let root = public_url::root(self.public_url.as_deref(), request);
+        let root = public_url::root(self.public_url.as_deref(), self.trusted_proxies.as_deref(), request);
         let challenge = Challenge::bearer(&format!("{root}/v2/token"), &self.service);
         match request.scope() {
             Some(scope) => challenge.with("scope", &scope.to_string()),

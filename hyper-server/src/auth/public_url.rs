@@ -1,21 +1,31 @@
 //! The URL at which clients reach this server. The challenge needs it, because it names the token endpoint by an
 //! absolute URL.
 //!
-//! Where this server speaks TLS itself, the scheme is `https`. A configured URL takes precedence. Otherwise the URL comes from the request: a proxy that terminates TLS sends the
-//! scheme and the host in `X-Forwarded-Proto` and `X-Forwarded-Host` (or `Forwarded`, RFC 7239). A client that forges
-//! these headers affects only its own response, because these responses are never cached.
+//! A configured URL takes precedence. Otherwise the URL comes from the request: a proxy that terminates TLS sends the
+//! scheme and the host in `X-Forwarded-Proto` and `X-Forwarded-Host` (or `Forwarded`, RFC 7239). Where the trusted proxies
+//! are known, only they are believed. Where they are not, a client that forges these headers affects only its own
+//! response, because these responses are never cached. Where this server speaks TLS itself, the scheme is `https`.
 
 use super::AuthRequest;
+use crate::proxies::{TrustedProxy, is_trusted};
 use http::header;
 
 /// The URL of the root of the server, without a slash at its end.
-pub(crate) fn root(configured: Option<&str>, request: &AuthRequest<'_>) -> String {
+pub(crate) fn root(
+    configured: Option<&str>,
+    proxies: Option<&[TrustedProxy]>,
+    request: &AuthRequest<'_>,
+) -> String {
     if let Some(url) = configured {
         return url.trim_end_matches('/').to_owned();
     }
     let (headers, uri) = (request.headers(), request.uri());
     let has_tls = request.connection().is_some_and(|connection| connection.tls);
+    let is_believed = proxies.is_none_or(|proxies| is_trusted(proxies, request.connection()));
     let first = |name: &str| {
+        if !is_believed {
+            return None;
+        }
         let value = headers.get(name)?.to_str().ok()?;
         Some(value.split(',').next().unwrap_or_default().trim().to_owned())
     };
@@ -59,14 +69,19 @@ mod tests {
     use http::request::Parts;
     use http::{HeaderMap, Uri};
 
-    fn root_of(configured: Option<&str>, headers: HeaderMap, uri: &Uri, tls: bool) -> String {
+    fn root_of(
+        configured: Option<&str>,
+        proxies: Option<&[TrustedProxy]>,
+        headers: HeaderMap,
+        uri: &Uri,
+        tls: bool,
+    ) -> String {
         let mut parts: Parts = http::Request::get(uri.clone()).body(()).unwrap().into_parts().0;
         parts.headers = headers;
-        if tls {
-            let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-            parts.extensions.insert(ConnectionInfo::new(address, address).with_tls());
-        }
-        root(configured, &AuthRequest::new(&parts, Resource::Registry, Action::Probe))
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let connection = ConnectionInfo::new(address, address);
+        parts.extensions.insert(if tls { connection.with_tls() } else { connection });
+        root(configured, proxies, &AuthRequest::new(&parts, Resource::Registry, Action::Probe))
     }
 
     #[test]
@@ -94,10 +109,32 @@ mod tests {
             for (name, value) in headers {
                 map.insert(*name, value.parse().unwrap());
             }
-            assert_eq!(root_of(None, map.clone(), &uri, false), expected, "{headers:?}");
+            assert_eq!(root_of(None, None, map.clone(), &uri, false), expected, "{headers:?}");
             let secure = expected.replace("http://", "https://");
-            assert_eq!(root_of(None, map, &uri, true), secure, "{headers:?}");
+            assert_eq!(root_of(None, None, map, &uri, true), secure, "{headers:?}");
         }
-        assert_eq!(root_of(Some("https://r.example/"), HeaderMap::new(), &uri, false), "https://r.example");
+        assert_eq!(
+            root_of(Some("https://r.example/"), None, HeaderMap::new(), &uri, false),
+            "https://r.example"
+        );
+    }
+
+    #[test]
+    fn only_the_named_proxies_are_believed() {
+        let uri: Uri = "/v2/".parse().unwrap();
+        let mut headers = HeaderMap::new();
+        for (name, value) in
+            [("host", "in"), ("x-forwarded-proto", "https"), ("forwarded", "host=out;proto=https")]
+        {
+            headers.insert(name, value.parse().unwrap());
+        }
+        for (proxies, expected) in [
+            (&[][..], "http://in"),
+            (&["10.0.0.0/8", "unix"], "http://in"),
+            (&["10.0.0.0/8", "127.0.0.1"], "https://out"),
+        ] {
+            let proxies: Vec<TrustedProxy> = proxies.iter().map(|text| text.parse().unwrap()).collect();
+            assert_eq!(root_of(None, Some(&proxies), headers.clone(), &uri, false), expected);
+        }
     }
 }

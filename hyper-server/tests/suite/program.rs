@@ -176,12 +176,16 @@ async fn a_user_logs_in_with_an_entry_made_by_the_program() {
     assert_eq!(client.get(&url).basic_auth("alice", Some("other")).send().await.unwrap().status(), 401);
 }
 
-#[tokio::test]
-async fn the_log_is_json_and_holds_no_secret() {
+/// The log, in JSON, of a program that gets one request, with the id `find-me`; and the line of that request.
+async fn logged(
+    flags: &[&str],
+    request: impl FnOnce(reqwest::Client, &str) -> reqwest::RequestBuilder,
+) -> (String, serde_json::Value) {
     let dir = tempfile::tempdir().unwrap();
     let mut child = Command::new(PROGRAM)
         .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json", "--log-level", "trace", "--data"])
         .arg(dir.path())
+        .args(flags)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -197,28 +201,49 @@ async fn the_log_is_json_and_holds_no_secret() {
             text
         }
     });
-    let response = reqwest::Client::new()
-        .get(format!("{url}/v2/some/name/tags/list?token=hunter2"))
-        .basic_auth("alice", Some("hunter2"))
-        .header("x-request-id", "find-me")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(response.status(), 404);
-    let process = Process { child, url };
+    let request = request(reqwest::Client::new(), &url).header("x-request-id", "find-me");
+    assert_eq!(request.send().await.unwrap().status(), 404);
+    let mut process = Process { child, url };
     process.signal("-TERM");
-    let mut process = process;
     assert!(process.child.wait().unwrap().success());
     let log = reader.join().unwrap();
-    let entries: Vec<serde_json::Value> =
-        log.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect();
-    let entry = entries.iter().find(|e| e["request_id"] == "find-me").expect("the request is in the log");
+    let mut entries = log.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}")));
+    let entry = entries.find(|e: &serde_json::Value| e["request_id"] == "find-me");
+    let entry = entry.expect("the request is in the log");
+    (log, entry)
+}
+
+#[tokio::test]
+async fn the_log_is_json_and_holds_no_secret() {
+    let (log, entry) = logged(&[], |client, url| {
+        let url = format!("{url}/v2/some/name/tags/list?token=hunter2");
+        client.get(url).basic_auth("alice", Some("hunter2"))
+    })
+    .await;
     assert_eq!(entry["status"], 404);
     assert_eq!(entry["path"], "/v2/some/name/tags/list");
     assert_eq!(entry["route"], "tags");
     assert_eq!(entry["code"], "NAME_UNKNOWN");
+    assert_eq!(entry["client"], "127.0.0.1");
     assert!(entry["micros"].is_u64());
     assert!(!log.contains("hunter2") && !log.contains("YWxpY2U6"), "a secret is in the log");
+}
+
+/// Only a proxy that is named says who the client is.
+#[tokio::test]
+async fn the_log_has_the_client_that_a_trusted_proxy_names() {
+    for (flags, client) in [
+        (&[][..], "127.0.0.1"),
+        (&["--trusted-proxy", "10.0.0.0/8"], "127.0.0.1"),
+        (&["--trusted-proxy", "10.0.0.0/8", "--trusted-proxy", "127.0.0.1"], "192.0.2.7"),
+    ] {
+        let (_, entry) = logged(flags, |client, url| {
+            let forwarded = "203.0.113.9, 192.0.2.7, 10.0.0.3";
+            client.get(format!("{url}/v2/a/tags/list")).header("x-forwarded-for", forwarded)
+        })
+        .await;
+        assert_eq!(entry["client"], client, "{flags:?}");
+    }
 }
 
 #[tokio::test]
