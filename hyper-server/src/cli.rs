@@ -4,7 +4,7 @@
 //! `serve` prints one line to standard output when it listens, and nothing else.
 
 use crate::auth::{AnonymousAccess, htpasswd_entry};
-use crate::blob_place::BlobPlace;
+use crate::blob_place::BlobText;
 use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
 use crate::database::DatabaseUrl;
@@ -92,7 +92,7 @@ struct ServeArgs {
     database_password_file: Option<PathBuf>,
     /// Bucket of the blobs, such as `s3://BUCKET/PREFIX?region=NAME`; keys: `endpoint`, `region`, `path_style`, `allow_http` [default: the folder of the store has them]
     #[arg(long, value_name = "URL")]
-    blobs: Option<BlobPlace>,
+    blobs: Option<BlobText>,
     /// File of users, with bcrypt hashes
     #[arg(long, value_name = "FILE")]
     htpasswd: Option<PathBuf>,
@@ -144,7 +144,7 @@ struct GcArgs {
     database_password_file: Option<PathBuf>,
     /// Bucket of the blobs, as for `serve`
     #[arg(long, value_name = "URL")]
-    blobs: Option<BlobPlace>,
+    blobs: Option<BlobText>,
     /// Remove manifests without a tag too that were pushed at least this long ago, such as `720h` [default: they stay]
     #[arg(long, value_name = "TIME")]
     untagged_after: Option<TimeSpan>,
@@ -245,7 +245,9 @@ impl ServeArgs {
         config.data = self.data.unwrap_or(config.data);
         config.database.url = self.database.or(config.database.url);
         config.database.password_file = self.database_password_file.or(config.database.password_file);
-        config.blobs = self.blobs.or(config.blobs);
+        if let Some(text) = &self.blobs {
+            config.blobs = Some(text.place()?);
+        }
         config.auth.htpasswd = self.htpasswd.or(config.auth.htpasswd);
         config.auth.anonymous = self.anonymous.or(config.auth.anonymous);
         config.read_only |= self.read_only;
@@ -325,9 +327,16 @@ fn gc(args: GcArgs) -> Result<()> {
     config.data = args.data.unwrap_or(config.data);
     config.database.url = args.database.or(config.database.url);
     config.database.password_file = args.database_password_file.or(config.database.password_file);
-    config.blobs = args.blobs.or(config.blobs);
+    if let Some(text) = &args.blobs {
+        config.blobs = Some(text.place()?);
+    }
     config.gc.untagged_after = args.untagged_after.or(config.gc.untagged_after);
     config.check()?;
+    if config.read_only {
+        return Err(Error::invalid(
+            "the configuration key `read-only` forbids a collection: use a file without it",
+        ));
+    }
     // A collection makes no store.
     let evidence = if config.database.url.is_some() { "registry-id" } else { "hyper.db" };
     let needs_folder = config.database.url.is_none() || config.blobs.is_none();

@@ -104,8 +104,11 @@ async fn of_folder(config: &Config, blobs: &hyper_sdk::store::blob::S3Blobs) -> 
         tracing::warn!("{warning}");
     }
     let meta = SqlMeta::open(folder.path.join("hyper.db")).await?;
-    if !config.read_only {
-        blobs.take(&id(&folder.path.join(ID_FILE))?).await?;
+    let file = folder.path.join(ID_FILE);
+    if config.read_only || file.exists() && has_content(&meta).await? {
+        blobs.confirm(&id(&file)?).await?;
+    } else {
+        blobs.take(&id(&file)?).await?;
     }
     Ok(meta)
 }
@@ -118,12 +121,24 @@ async fn of_database(
     blobs: &hyper_sdk::store::blob::S3Blobs,
 ) -> Result<SqlMeta> {
     let meta = SqlMeta::connect(database).await?;
-    if let Some(id) = meta.registry_id().filter(|_| !config.read_only) {
+    let Some(id) = meta.registry_id() else { return Ok(meta) };
+    if config.read_only || meta.blobs_kept_at().await?.is_some() {
+        blobs.confirm(id).await?;
+    } else {
         // First the bucket: the database remembers one that it can have.
         blobs.take(id).await?;
+    }
+    if !config.read_only {
         meta.keep_blobs_at(&blobs.to_string()).await?;
     }
     Ok(meta)
+}
+
+/// Whether the registry has a repository.
+#[cfg(feature = "store-s3")]
+async fn has_content(meta: &SqlMeta) -> Result<bool> {
+    use hyper_sdk::store::meta::MetaBackend as _;
+    Ok(!meta.repositories(None, 1).await?.items.is_empty())
 }
 
 /// How the bucket is reached, as the environment says.

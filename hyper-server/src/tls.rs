@@ -83,8 +83,15 @@ pub struct Tls(Arc<Shared>);
 struct Shared {
     options: TlsOptions,
     current: RwLock<Arc<ServerConfig>>,
-    /// The content of the files when they were last looked at, so that a fault is logged once.
-    seen: Mutex<Digest>,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen of the files.
+struct Seen {
+    /// Their content, or their fault, when they were last looked at, so that a fault is logged once.
+    files: Digest,
+    /// The certificate that is in use.
+    certificate: Digest,
 }
 
 impl fmt::Debug for Tls {
@@ -116,7 +123,8 @@ impl Tls {
         }
         let files = Files::read(&options)?;
         let config = files.config(&options)?;
-        let (current, seen) = (RwLock::new(Arc::new(config)), Mutex::new(files.digest()));
+        let seen = Seen { files: files.digest(), certificate: Digest::sha256(&files.certificate) };
+        let (current, seen) = (RwLock::new(Arc::new(config)), Mutex::new(seen));
         Ok(Self(Arc::new(Shared { options, current, seen })))
     }
 
@@ -149,20 +157,30 @@ impl Tls {
             // A file is missing while it is being replaced, or for good: said once.
             Err(e) => {
                 let now = Digest::sha256(e.to_string());
-                return if std::mem::replace(&mut *seen, now.clone()) == now { Ok(false) } else { Err(e) };
+                return if std::mem::replace(&mut seen.files, now.clone()) == now {
+                    Ok(false)
+                } else {
+                    Err(e)
+                };
             }
         };
         let digest = files.digest();
-        if *seen == digest {
+        if seen.files == digest {
             return Ok(false);
         }
-        *seen = digest;
-        for one in CertificateDer::pem_slice_iter(&files.certificate).flatten() {
-            if let Some(why) = outside_of_validity(&options.certificate, &one) {
-                return Err(Error::invalid(why));
-            }
+        // The other files count as soon as they are there, whatever has become of a certificate that is in use.
+        let certificate = Digest::sha256(&files.certificate);
+        let new = CertificateDer::pem_slice_iter(&files.certificate).flatten().next();
+        let new = new.filter(|_| seen.certificate != certificate);
+        if let Some(why) = new.and_then(|new| outside_of_validity(&options.certificate, &new)) {
+            // It may become valid.
+            let fault = Digest::sha256(format!("{digest} {why}"));
+            let is_known = std::mem::replace(&mut seen.files, fault.clone()) == fault;
+            return if is_known { Ok(false) } else { Err(Error::invalid(why)) };
         }
+        seen.files = digest;
         let config = Arc::new(files.config(options)?);
+        seen.certificate = certificate;
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(true)
     }
@@ -297,7 +315,7 @@ impl Files {
             if lists.is_empty() {
                 return Err(bad());
             }
-            verifier = verifier.with_crls(lists);
+            verifier = verifier.with_crls(lists).enforce_revocation_expiration();
         }
         if options.client_auth == ClientAuth::Optional {
             verifier = verifier.allow_unauthenticated();

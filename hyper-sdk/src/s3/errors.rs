@@ -100,6 +100,12 @@ impl fmt::Display for NoCredentials {
 
 impl StdError for NoCredentials {}
 
+/// The code of the refusal of a server, if it is one.
+#[cfg(feature = "store-s3")]
+pub(crate) fn code<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
+    links(error).find_map(|link| link.downcast_ref::<Refusal>()).map(|refusal| refusal.code.as_str())
+}
+
 /// An error and its causes.
 fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |link| (*link).source())

@@ -74,6 +74,20 @@ async fn an_upload_outlives_kill_9_and_its_blob_is_in_the_bucket() {
     let other = other.to_str().unwrap();
     let error = refused(&["serve", "--listen", "127.0.0.1:0", "--data", other, "--blobs", &blobs]);
     assert!(error.contains("another registry has its blobs at this place"), "{error}");
+    // An empty place is not that of this registry, which has blobs elsewhere; nor is one for which it may not ask to write.
+    let empty = blobs.replace('?', "/empty?");
+    for flags in [
+        &["serve", "--listen", "127.0.0.1:0"][..],
+        &["serve", "--listen", "127.0.0.1:0", "--read-only"],
+        &["gc"],
+    ] {
+        let error = refused(&[flags, &["--data", data, "--blobs", &empty]].concat());
+        assert!(error.contains("this registry has no blobs at this place"), "{error}");
+    }
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "read-only = true\n").unwrap();
+    let error = refused(&["gc", "--config", config.to_str().unwrap(), "--data", data, "--blobs", &empty]);
+    assert!(error.contains("`read-only` forbids a collection"), "{error}");
     let gc = Command::new(PROGRAM)
         .args(["gc", "--data", data, "--blobs", &blobs])
         .env_clear()
@@ -128,12 +142,17 @@ fn what_is_wrong_with_the_place_of_blobs_is_named() {
         let error = refused(&["serve", "--listen", "127.0.0.1:0", "--data", data, "--blobs", blobs]);
         assert!(error.contains(why), "{error}");
     }
-    for (blobs, why) in
-        [("s3://b?secret=x", "`secret` is not a key"), ("/tmp/x", "is not a text such as s3://")]
-    {
-        let output = run(&["serve", "--data", data, "--blobs", blobs], "");
-        assert_eq!(output.status.code(), Some(2));
-        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+    for (blobs, why) in [
+        ("s3://b?secret_access_key=hunter2", "`secret_access_key` is not a key"),
+        ("s3://me:hunter2@b", "has credentials"),
+        ("/hunter2", "is not a text such as s3://"),
+    ] {
+        for command in ["serve", "gc"] {
+            let output = run(&[command, "--data", data, "--blobs", blobs], "");
+            assert_eq!(output.status.code(), Some(1));
+            let error = stderr(&output);
+            assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
+        }
     }
     std::fs::create_dir(folder.path().join("blobs")).unwrap();
     let error = refused(&["serve", "--data", data, "--blobs", "s3://b?region=r"]);

@@ -46,6 +46,11 @@ impl Authority {
     }
 
     fn revoke(&self, serial: u64) -> String {
+        self.revoke_until(serial, 2090)
+    }
+
+    /// A list of revoked certificates that counts until the beginning of a year.
+    fn revoke_until(&self, serial: u64, end: i32) -> String {
         let revoked = RevokedCertParams {
             serial_number: SerialNumber::from(serial),
             revocation_time: date_time_ymd(2026, 1, 1),
@@ -53,8 +58,8 @@ impl Authority {
             invalidity_date: None,
         };
         let params = CertificateRevocationListParams {
-            this_update: date_time_ymd(2026, 1, 1),
-            next_update: date_time_ymd(2090, 1, 1),
+            this_update: date_time_ymd(2025, 1, 1),
+            next_update: date_time_ymd(end, 1, 1),
             crl_number: SerialNumber::from(1u64),
             issuing_distribution_point: None,
             revoked_certs: vec![revoked],
@@ -224,6 +229,30 @@ async fn a_renewed_certificate_is_used_and_no_request_is_lost() {
     load.await.unwrap();
 }
 
+/// An old certificate, in use or new, stops nothing but itself.
+#[tokio::test]
+async fn what_time_does_to_a_certificate_is_no_fault_of_the_other_files() {
+    let (root, clients) = (Authority::new("root"), Authority::new("clients"));
+    // The certificate in use has expired, and a client certificate is revoked.
+    let mut files = Files::new(root.issue("server", 1, 2020));
+    files.options.client_ca = Some(files.write("ca", &clients.pem));
+    files.options.client_crl = Some(files.write("crl", &clients.revoke(10)));
+    let tls = Tls::open(files.options.clone()).unwrap();
+    files.write("crl", &clients.revoke(11));
+    assert!(tls.reload().unwrap());
+    // A new one that is valid only in two seconds: it is used then, without another change.
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    params.not_before = (std::time::SystemTime::now() + Duration::from_secs(2)).into();
+    params.not_after = date_time_ymd(2090, 1, 1);
+    let key = KeyPair::generate().unwrap();
+    let (expired, _) = root.issue("old authority", 4, 2020);
+    files.put(&(params.signed_by(&key, &root.issuer).unwrap().pem() + &expired), &key.serialize_pem());
+    assert!(tls.reload().unwrap_err().to_string().contains("is not valid before"));
+    assert!(!tls.reload().unwrap(), "a fault is reported once");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(tls.reload().unwrap());
+}
+
 impl Files {
     fn read(&self, name: &str) -> String {
         fs::read_to_string(self.dir.path().join(name)).unwrap()
@@ -333,6 +362,13 @@ async fn a_client_certificate_stands_for_its_user() {
             assert_eq!(status(Some(bad)).await, None, "{mode:?}");
         }
     }
+    // A list of revoked certificates that is out of date says nothing of anybody.
+    let list = files.options.client_crl.clone();
+    files.options.client_crl = Some(files.write("old-crl", &clients.revoke_until(11, 2026)));
+    let server = start(&Tls::open(files.options.clone()).unwrap(), RegistryOptions::default()).await;
+    let url = format!("{}/v2/", server.url);
+    assert!(client(&[&root], Some(&alice), true).get(&url).send().await.is_err());
+    files.options.client_crl = list;
     // No one name of mail is in the certificate: nobody is logged in.
     files.options.client_name = NameRule::Email;
     let server = start(&Tls::open(files.options.clone()).unwrap(), RegistryOptions::default()).await;

@@ -260,6 +260,7 @@ pub trait BlobStaging: Debug + Send + Sync + 'static {
     /// [`crate::ErrorKind::Internal`] when the content was not verified after the last change.
     async fn commit(&mut self, digest: &Digest) -> Result<()>;
 
-    /// Removes the staged bytes.
+    /// Removes the staged bytes. Those that were committed stay; what else the area keeps goes. A store calls this when the
+    /// metadata name the bytes: until then, a backend with keys of its own may keep what it takes to end the upload again.
     async fn discard(&mut self) -> Result<()>;
 }

@@ -31,7 +31,13 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             staging.commit(digest).await.map(|()| verified)
         };
         match stored.await {
-            Ok(verified) => self.link_committed(repository, digest, verified, None).await,
+            Ok(verified) => {
+                let descriptor = self.link_committed(repository, digest, verified, None).await?;
+                if let Err(error) = staging.discard().await {
+                    tracing::debug!(%error, %digest, "what an upload leaves is removed later");
+                }
+                Ok(descriptor)
+            }
             // Nothing was linked, so nothing names the bytes.
             Err(e) => {
                 if let Err(error) = staging.discard().await {

@@ -129,7 +129,13 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
             let committed = self.staging().await?.commit(digest).await;
             self.unless_over(committed).await?;
             let linked = self.store.link_committed(&self.record.repository, digest, verified, ended).await;
-            return self.unless_over(linked).await;
+            let descriptor = self.unless_over(linked).await?;
+            if let Some(mut staging) = self.staging.take()
+                && let Err(error) = staging.discard().await
+            {
+                tracing::debug!(%error, upload = %self.record.id, "what an upload leaves is removed later");
+            }
+            return Ok(descriptor);
         }
         let Verified { size, key } = verified;
         let linked = self.store.link(&self.record.repository, digest, size, key, ended).await;

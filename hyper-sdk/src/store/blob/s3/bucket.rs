@@ -1,7 +1,7 @@
 //! The requests of the backend, with errors that a registry can pass on.
 
 use super::place::Place;
-use crate::s3::{Object, S3BlobPlace, of_request};
+use crate::s3::{Object, S3BlobPlace, code, of_request};
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -68,9 +68,10 @@ impl Bucket {
             || self.cause(error).kind() == ErrorKind::BlobUnknown
     }
 
-    /// Whether the server refuses a request as it is, so that sending it again does not help.
-    pub(super) fn is_refused(&self, error: &object_store::Error) -> bool {
-        self.cause(error).kind() == ErrorKind::Invalid
+    /// Whether the parts that the server has are not those that were sent, so that sending the request again does not help.
+    /// Any other refusal may pass, such as one of a proxy.
+    pub(super) fn has_other_parts(&self, error: &object_store::Error) -> bool {
+        matches!(code(error), Some("InvalidPart" | "InvalidPartOrder"))
     }
 
     fn optional<T>(&self, outcome: object_store::Result<T>) -> Result<Option<T>> {
@@ -90,30 +91,32 @@ impl Bucket {
         }
     }
 
+    /// Who has the place, if anybody does. A longer name is an empty one.
+    pub(super) async fn owner(&self, most: u64) -> Result<Option<Bytes>> {
+        match self.store.get(&self.place.owner()).await {
+            Ok(found) if found.meta.size <= most => found.bytes().await.map(Some).map_err(|e| self.cause(&e)),
+            Ok(_) => Ok(Some(Bytes::new())),
+            Err(e) if self.is_missing(&e) => Ok(None),
+            Err(e) => Err(self.cause(&e)),
+        }
+    }
+
     /// Who has the place: whoever was the first to say so.
-    pub(super) async fn owner(&self, owner: &str, most: u64) -> Result<Bytes> {
-        let key = self.place.owner();
+    pub(super) async fn take(&self, owner: &str, most: u64) -> Result<Bytes> {
+        if let Some(found) = self.owner(most).await? {
+            return Ok(found);
+        }
+        let text = Bytes::copy_from_slice(owner.as_bytes());
         let first = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store.get(&key).await {
-            Err(e) if self.is_missing(&e) => {
-                let text = Bytes::copy_from_slice(owner.as_bytes());
-                match self.store.put_opts(&key, text.into(), first).await {
-                    Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-                    Err(e) => match self.cause(&e) {
-                        // Another one was first.
-                        e if e.kind() == ErrorKind::Conflict => {}
-                        e => return Err(e),
-                    },
-                }
-            }
-            Err(e) => return Err(self.cause(&e)),
-            Ok(_) => {}
+        match self.store.put_opts(&self.place.owner(), text.into(), first).await {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(e) => match self.cause(&e) {
+                // Another one was first.
+                e if e.kind() == ErrorKind::Conflict => {}
+                e => return Err(e),
+            },
         }
-        let found = self.store.get(&key).await.map_err(|e| self.cause(&e))?;
-        match found.meta.size <= most {
-            true => found.bytes().await.map_err(|e| self.cause(&e)),
-            false => Ok(Bytes::new()),
-        }
+        Ok(self.owner(most).await?.unwrap_or_default())
     }
 
     pub(super) async fn head(&self, key: &Key) -> Result<Option<ObjectMeta>> {

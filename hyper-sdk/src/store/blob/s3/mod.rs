@@ -34,6 +34,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path as Key;
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -87,7 +88,7 @@ impl S3Blobs {
         if owner.is_empty() || owner.len() as u64 > MAX_OWNER {
             return Err(crate::Error::invalid("the id of a registry has 1 to 64 bytes"));
         }
-        match self.bucket.owner(owner, MAX_OWNER).await? {
+        match self.bucket.take(owner, MAX_OWNER).await? {
             found if found == owner.as_bytes() => Ok(()),
             _ => Err(crate::Error::new(
                 ErrorKind::Conflict,
@@ -95,6 +96,24 @@ impl S3Blobs {
             )
             .with_context("blobs", self)),
         }
+    }
+
+    /// Confirms that the registry with this id has the place, and writes nothing. A registry that already has blobs must find
+    /// them here.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when another registry has it, or none, and those of [`S3Blobs::check`].
+    pub async fn confirm(&self, owner: &str) -> Result<()> {
+        let message = match self.bucket.owner(MAX_OWNER).await? {
+            Some(found) if found == owner.as_bytes() => return Ok(()),
+            Some(_) => {
+                "another registry has its blobs at this place of the bucket: name the place of this one"
+            }
+            None => {
+                "this registry has no blobs at this place: name the bucket, the prefix and the endpoint that it began with"
+            }
+        };
+        Err(crate::Error::new(ErrorKind::Conflict, message).with_context("blobs", self))
     }
 
     /// How many objects are below a folder.
@@ -114,6 +133,27 @@ impl S3Blobs {
     async fn size(&self, key: &BlobKey) -> Result<Option<u64>> {
         let Some(object) = self.bucket.place.blob(key) else { return Ok(None) };
         Ok(self.bucket.head(&object).await?.map(|meta| meta.size))
+    }
+
+    /// Says of objects that no row may name yet that they are new. The time of an object that was made of parts may be that
+    /// of its first part, days ago, and its upload keeps a note until a row names it.
+    async fn mark_new(&self, items: &mut [StoredBytes]) -> Result<()> {
+        let own = |(number, stored): (usize, &StoredBytes)| match &stored.key {
+            BlobKey::Own(name) => Some((name.clone(), number)),
+            BlobKey::Digest(_) => None,
+        };
+        let numbers: HashMap<String, usize> = items.iter().enumerate().filter_map(own).collect();
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let mut beside = self.bucket.list(&self.bucket.place.uploads(), None);
+        while let Some(meta) = beside.try_next().await? {
+            let object = meta.location.filename().and_then(|name| name.strip_prefix(place::PARTS));
+            if let Some(number) = object.and_then(|object| numbers.get(object)) {
+                items[*number].modified = SystemTime::now();
+            }
+        }
+        Ok(())
     }
 
     fn is_written(&self, id: &UploadId) -> bool {
@@ -236,14 +276,17 @@ impl BlobBackend for S3Blobs {
             });
             std::future::ready(Ok(stored))
         });
-        let mut items = Vec::new();
+        let (mut items, mut more) = (Vec::new(), false);
         while let Some(stored) = objects.try_next().await? {
             if items.len() == limit {
-                return Ok(Listing { items, more: limit > 0 });
+                more = limit > 0;
+                break;
             }
             items.push(stored);
         }
-        Ok(Listing { items, more: false })
+        drop(objects);
+        self.mark_new(&mut items).await?;
+        Ok(Listing { items, more })
     }
 
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>> {

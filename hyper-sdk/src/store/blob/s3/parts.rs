@@ -7,7 +7,7 @@
 //! - No more is in memory than one part and the bytes that were appended last.
 
 use super::bucket::Bucket;
-use super::place::{PARTS, random_name};
+use super::place::PARTS;
 use crate::store::UploadId;
 use crate::store::errors::staging_lost;
 use crate::{Error, ErrorKind, Result};
@@ -165,7 +165,7 @@ impl Parts {
             },
             // The answer to a request that did complete it may have been lost.
             Err(e) => {
-                let otherwise = match bucket.is_refused(&e) {
+                let otherwise = match bucket.has_other_parts(&e) {
                     // Another writer has sent another part in the place of one.
                     true => staging_lost(),
                     false => lost_or(bucket, &e),
@@ -208,7 +208,7 @@ fn lost_or(bucket: &Bucket, error: &object_store::Error) -> Error {
 /// Begins an upload in parts. Its name is in the bucket before its first part is, so that its parts are found when the writer
 /// dies.
 async fn begin(bucket: &Bucket, id: &UploadId, object: &str) -> Result<Sent> {
-    let note = format!("{PARTS}{}", random_name()?);
+    let note = format!("{PARTS}{object}");
     let mut sent = Sent { object: object.to_owned(), name: String::new(), note, tags: Vec::new() };
     let key = sent.key(bucket);
     sent.name = bucket.begin(&key).await?;

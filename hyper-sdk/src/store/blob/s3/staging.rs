@@ -4,7 +4,8 @@
 //!   append   ▶ parts of the object, as soon as one is whole
 //!   save     ▶ what comes after the last part, as an object beside the upload; the rest of the state is for the caller
 //!   restore  ◀ that object
-//!   commit   ▶ the parts become the object; objects beside the upload go
+//!   commit   ▶ the parts become the object
+//!   discard  ▶ objects beside the upload go: after a commit, when a row names the object
 //! ```
 //!
 //! # Invariants
@@ -250,12 +251,17 @@ impl BlobStaging for S3Staging {
         }
         self.complete().await?;
         self.progress = Progress::Committed;
-        self.tidy().await;
         Ok(())
     }
 
+    /// What a committed area keeps beside it is needed until a row names the object: a link that fails is tried again.
+    ///
     /// Also removes the object when this writer alone made it and did not commit it, and what earlier writers left.
     async fn discard(&mut self) -> Result<()> {
+        if self.progress == Progress::Committed {
+            self.tidy().await;
+            return Ok(());
+        }
         let beside = self.bucket.place.beside(&self.claim.id);
         let found: Vec<_> = self.bucket.list(&beside, None).try_collect().await?;
         // The upload in parts that has become the object has ended.

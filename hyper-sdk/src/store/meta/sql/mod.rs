@@ -124,6 +124,19 @@ impl SqlMeta {
         }
     }
 
+    /// Where the blobs of the registry are, if [`SqlMeta::keep_blobs_at`] has recorded it in a PostgreSQL database. `None` in
+    /// SQLite.
+    ///
+    /// # Errors
+    /// Those of the database.
+    #[cfg(feature = "store-postgres")]
+    pub async fn blobs_kept_at(&self) -> Result<Option<String>> {
+        match &*self.0 {
+            Database::Sqlite(_) => Ok(None),
+            Database::Postgres(database) => database.known_place_of_blobs().await,
+        }
+    }
+
     /// Records in a PostgreSQL database where the blobs of the registry are, or confirms it: a server that keeps them
     /// elsewhere would not find those that the others have stored. Does nothing in SQLite.
     ///

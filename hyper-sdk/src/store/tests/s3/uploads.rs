@@ -6,6 +6,7 @@ use crate::digest::Algorithm;
 use crate::reference::RepositoryName;
 use crate::store::UploadId;
 use crate::store::blob::{BlobBackend as _, BlobKey, StagedState};
+use crate::store::wrap::{FaultPlan, FaultyMeta};
 use crate::testing::given;
 use crate::{Digest, ErrorKind};
 use bytes::Bytes;
@@ -88,6 +89,64 @@ async fn an_upload_that_nobody_ends_is_removed_with_its_parts() {
     assert_eq!(store.blobs().objects("blobs").await, 0);
 }
 
+/// The database fails at each point of the end of an upload, after its object was made, too: what was acknowledged is still
+/// there, and the client ends the same upload again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_whose_link_fails_is_ended_again() {
+    let Some(server) = given::<&S3Server>("an_upload_whose_link_fails", S3Server::running()) else { return };
+    let plan = FaultPlan::none();
+    let meta = FaultyMeta::new(meta::MemoryMeta::default(), plan.clone());
+    let store = Composed::new(blobs_at(server.host(), &server.bucket()), meta);
+    let name = RepositoryName::parse("a").unwrap();
+    for size in [5, (9 << 20) + 1, 16 << 20] {
+        for point in 1.. {
+            let bytes = content(size + point);
+            let digest = Digest::sha256(&bytes);
+            let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+            let id = upload.id().clone();
+            upload.append(bytes.clone()).await.unwrap();
+            upload.save().await.unwrap();
+            drop(upload);
+            plan.fail_at(point as u64);
+            let ended = async { store.resume_upload(&name, &id).await?.finish(&digest).await };
+            let ended = ended.await;
+            let has_failed = plan.has_failed();
+            plan.fail_at(0);
+            if has_failed && ended.is_err() {
+                let upload = store.resume_upload(&name, &id).await.unwrap();
+                assert_eq!(upload.offset(), bytes.len() as u64);
+                upload.finish(&digest).await.unwrap_or_else(|e| panic!("{size}, {point}: {e:?}"));
+            }
+            assert!(store.read_blob(&name, &digest, 64 << 20).await.unwrap() == bytes);
+            assert_eq!(store.blobs().objects("uploads").await, 0, "{size}, {point}");
+            if !has_failed {
+                assert!(point > 2, "nothing failed");
+                break;
+            }
+        }
+    }
+}
+
+/// The time of an object that was made of parts may be that of its first part. A collector of bytes that no row names goes
+/// by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_object_is_new_until_its_upload_has_ended() {
+    let blobs = S3Blobs::over(Arc::new(InMemory::new()), "s3://memory".parse().unwrap());
+    let bytes = content(9 << 20);
+    let digest = Digest::sha256(&bytes);
+    let mut staging = blobs.stage(&UploadId::random().unwrap()).await.unwrap();
+    staging.restore(&StagedState::default(), Algorithm::Sha256).await.unwrap();
+    staging.append(bytes).await.unwrap();
+    staging.verify(&digest).await.unwrap();
+    staging.commit(&digest).await.unwrap();
+    let made = SystemTime::now();
+    let modified = async || blobs.list(None, 10).await.unwrap().items[0].modified;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(modified().await > made);
+    staging.discard().await.unwrap();
+    assert!(modified().await <= made);
+}
+
 /// A push that fails after its bytes were committed must not remove them: the row may name them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn committed_bytes_survive_the_end_of_their_area() {
@@ -117,6 +176,7 @@ async fn an_unannounced_algorithm_is_checked_and_what_fails_leaves_nothing() {
         let verified = staging.verify(&digest).await;
         if is_right {
             staging.commit(&digest).await.unwrap();
+            staging.discard().await.unwrap();
             assert_eq!(blobs.sizes(&[verified.unwrap().key]).await.unwrap(), [Some(bytes.len() as u64)]);
         } else {
             assert_eq!(verified.unwrap_err().kind(), ErrorKind::DigestInvalid);

@@ -149,6 +149,15 @@ impl Database {
             .map_err(|e| self.failed(e))
     }
 
+    /// Where the blobs are, if a server has said it.
+    pub(super) async fn known_place_of_blobs(&self) -> Result<Option<String>> {
+        let mut connection = self.readers.acquire().await.map_err(|e| self.failed(e))?;
+        sqlx::query_scalar("SELECT blobs FROM registry_state")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(|e| self.failed(e))
+    }
+
     pub(super) fn clock(&self) -> SharedClock {
         Arc::clone(&self.clock) as SharedClock
     }
