@@ -122,7 +122,11 @@ async fn of_database(
 ) -> Result<SqlMeta> {
     let meta = SqlMeta::connect(database).await?;
     let Some(id) = meta.registry_id() else { return Ok(meta) };
-    if config.read_only || meta.blobs_kept_at().await?.is_some() {
+    if meta.blobs_kept_at().await?.is_some() {
+        // It names the place that it has.
+        meta.keep_blobs_at(&blobs.to_string()).await?;
+        blobs.confirm(id).await?;
+    } else if config.read_only {
         blobs.confirm(id).await?;
     } else {
         // First the bucket: the database remembers one that it can have.
