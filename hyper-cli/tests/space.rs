@@ -1,7 +1,7 @@
 //! The space of the state folder: what is removed gives it back, and what is used stays.
 
 use crate::rootless::ordinary_user;
-use crate::support::{Place, Registry, base, busybox, is_root, skip, succeed, told};
+use crate::support::{Place, Registry, base, busybox, bytes_on_disk, is_root, skip, succeed, told};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -195,8 +195,7 @@ fn an_ordinary_user_counts_and_removes_what_steps_wrote() {
                 head -c 400000 /dev/urandom > /c/d/f; chown -R 1000:1000 /d /c; chmod 0 /c/d\n";
     place.built(text, &["-t", "app"]);
     let usage = du(&place);
-    let seen = succeed(Command::new("du").args(["-s", "-B1"]).arg(place.join("state")));
-    let seen: u64 = seen.split_whitespace().next().unwrap().parse().unwrap();
+    let seen = bytes_on_disk(&place.join("state"));
     let total = usage["total"].as_u64().unwrap();
     assert!(total.abs_diff(seen) * 100 <= seen, "{total} bytes, and du says {seen}");
     let size = |kind| of_kind(&usage, kind).iter().map(|item| item["size"].as_u64().unwrap()).sum::<u64>();

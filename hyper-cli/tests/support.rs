@@ -181,6 +181,13 @@ pub(crate) fn succeed(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// What a folder takes on the disk as `du` counts it, without the log of a database, which may stay until its next use.
+pub(crate) fn bytes_on_disk(folder: &Path) -> u64 {
+    let without = ["-wal", "-shm"].map(|end| format!("--exclude=hyper.db{end}"));
+    let seen = succeed(Command::new("du").args(["-s", "-B1"]).args(without).arg(folder));
+    seen.split_whitespace().next().unwrap().parse().unwrap()
+}
+
 /// Runs commands at the same time. They are all made before one starts, as making a build writes its Dockerfile.
 pub(crate) fn at_once<const N: usize>(commands: [Command; N]) -> [Output; N] {
     commands

@@ -9,15 +9,13 @@ use std::process::Command;
 
 /// Builds the program with a profile of cargo. It is then in `target/static`.
 pub(crate) fn run(profile: &str) -> Result<(), String> {
-    let host = host()?;
-    let flags = format!("target.{host}.rustflags=[\"-Ctarget-feature=+crt-static\"]");
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--locked", "--package", "hyper-cli", "--bin", "hyperbuild", "--profile", profile]);
-    // A target of its own: what runs during the build, such as macros, is not linked statically.
-    cargo.args(["--target", &host, "--config", &flags]).env_remove("RUSTFLAGS");
+    cargo.args(["rustc", "--locked", "--package", "hyper-cli", "--bin", "hyperbuild", "--profile", profile]);
+    // Of the program alone, as it matters only where all is linked. What it uses is compiled once for both kinds.
+    cargo.args(["--", "-Ctarget-feature=+crt-static"]);
     repository::run(&mut cargo)?;
     let folder = if profile == "dev" { "debug" } else { profile };
-    let built = repository::target().join(&host).join(folder).join("hyperbuild");
+    let built = repository::target().join(folder).join("hyperbuild");
     check(&built)?;
     let to = repository::target().join("static/hyperbuild");
     let failed = |e| format!("cannot copy {} to {}: {e}", built.display(), to.display());
@@ -27,12 +25,6 @@ pub(crate) fn run(profile: &str) -> Result<(), String> {
     std::fs::copy(&built, &to).map_err(failed)?;
     println!("{}", to.display());
     Ok(())
-}
-
-fn host() -> Result<String, String> {
-    let text = repository::output(Command::new("rustc").arg("-vV"))?;
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).ok_or_else(|| "`rustc -vV` names no host".to_owned())
 }
 
 /// Fails for a program that another file must load.

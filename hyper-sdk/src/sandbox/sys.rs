@@ -541,7 +541,7 @@ pub(crate) fn duplicate_to(file: BorrowedFd<'_>, number: i32) -> io::Result<()> 
 
 /// Makes a statically linked program find hosts and users without the modules that `/etc/nsswitch.conf` names. The C
 /// library would load them from the machine, where they belong to a C library of another version.
-#[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+#[cfg(target_env = "gnu")]
 pub(crate) fn use_own_name_services() {
     unsafe extern "C" {
         fn __nss_configure_lookup(
@@ -549,12 +549,17 @@ pub(crate) fn use_own_name_services() {
             services: *const libc::c_char,
         ) -> libc::c_int;
     }
+    // SAFETY: it only reads what the kernel has told the program: here where the loader lies, which a statically linked
+    // program does not have.
+    if unsafe { libc::getauxval(libc::AT_BASE) } != 0 {
+        return;
+    }
     for (database, services) in [(c"hosts", c"files dns"), (c"passwd", c"files"), (c"group", c"files")] {
         // SAFETY: both are strings that end with a zero and live as long as the program. A failure leaves the default.
         unsafe { __nss_configure_lookup(database.as_ptr(), services.as_ptr()) };
     }
 }
 
-/// Only a program that is linked statically needs this.
-#[cfg(not(all(target_env = "gnu", target_feature = "crt-static")))]
+/// Only the GNU C library reads modules.
+#[cfg(not(target_env = "gnu"))]
 pub(crate) fn use_own_name_services() {}
