@@ -7,7 +7,8 @@ use crate::repository;
 use std::path::Path;
 use std::process::Command;
 
-/// Builds the program with a profile of cargo. It is then in `target/static`.
+/// Builds the program with a profile of cargo. It is then in `target/static`, and in the folder of the profile until the
+/// next build there.
 pub(crate) fn run(profile: &str) -> Result<(), String> {
     let mut cargo = Command::new("cargo");
     cargo.args(["rustc", "--locked", "--package", "hyper-cli", "--bin", "hyperbuild", "--profile", profile]);
