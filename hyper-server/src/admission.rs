@@ -27,7 +27,7 @@ pub(crate) async fn admit(
     *principal = state.authenticator.authenticate(&request).await?;
     let challenge = |denial| state.authenticator.challenge(&request, principal, denial);
     if let Err(denial) = decide(&*state.authorizer, principal, resource, action) {
-        return Err(refusal(challenge(denial)));
+        return Err(refusal(challenge(denial), resource, action));
     }
     let is_probe = matches!(endpoint, Some(Endpoint::Base));
     if is_probe
@@ -104,11 +104,16 @@ fn action(endpoint: &Endpoint, method: &Method) -> Action {
     }
 }
 
-fn refusal(challenge: Option<Challenge>) -> ApiError {
-    challenge.map_or_else(
-        || ApiError::new(StatusCode::FORBIDDEN, "DENIED", "the access is denied"),
-        ApiError::from,
-    )
+/// The same whether the repository exists or not.
+pub(crate) fn refusal(challenge: Option<Challenge>, resource: Resource<'_>, action: Action) -> ApiError {
+    let message = || match (resource.repository(), action) {
+        (Some(name), Action::Probe | Action::Pull) => format!("no permission to pull from `{name}`"),
+        (Some(name), Action::Push) => format!("no permission to push to `{name}`"),
+        (Some(name), Action::Delete) => format!("no permission to delete in `{name}`"),
+        (None, _) => "the access is denied".to_owned(),
+    };
+    let denied = || ApiError::new(StatusCode::FORBIDDEN, "DENIED", message());
+    challenge.map_or_else(denied, ApiError::from)
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! An admitted request, as the handlers get it.
 
-use crate::auth::{Action, Principal, Resource, decide, lists};
+use crate::admission::refusal;
+use crate::auth::{Action, AuthRequest, Denial, Principal, Resource, decide, lists};
+use crate::error::ApiError;
 use crate::state::State;
 use http::header::AsHeaderName;
 use http::request::Parts;
-use http::{HeaderMap, Method};
-use hyper_sdk::store::SharedStore;
-use hyper_sdk::{Error, RepositoryName, Result};
+use http::{HeaderMap, Method, StatusCode};
+use hyper_sdk::store::{SharedStore, TagGuard};
+use hyper_sdk::{Error, ErrorKind, RepositoryName, Result};
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// A request that was authenticated and authorized. Dereferences to the state of the registry.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +38,51 @@ impl Call<'_> {
     /// Whether lists show a repository to the sender.
     pub(crate) fn can_list(&self, repository: &RepositoryName) -> bool {
         lists(&*self.authorizer, self.principal, repository)
+    }
+
+    /// Requires the right to an action besides that of the request.
+    pub(crate) fn require(&self, repository: &RepositoryName, action: Action) -> Result<(), ApiError> {
+        let resource = Resource::Repository(repository);
+        decide(&*self.authorizer, self.principal, resource, action).map_err(|denial| {
+            let request = AuthRequest::new(self.parts, resource, action);
+            let challenge = self.authenticator.challenge(&request, self.principal, denial);
+            refusal(challenge, resource, action)
+        })
+    }
+
+    /// The rule for the tags that the sender changes in a repository.
+    pub(crate) fn tag_rule(&self, repository: &RepositoryName) -> Result<Option<TagRule>> {
+        let Some(guard) = self.authorizer.tag_guard(self.principal, repository) else { return Ok(None) };
+        if !self.store.capabilities().tag_guards {
+            return Err(Error::unsupported("the store of this registry cannot check rules for tags"));
+        }
+        Ok(Some(TagRule::new(guard)))
+    }
+
+    /// The answer to a change that failed. When the rule for tags has refused it, that is a demand for other credentials
+    /// where they may help. Who may not pull does not read which tags exist.
+    pub(crate) fn failed_change(
+        &self,
+        repository: &RepositoryName,
+        action: Action,
+        rule: Option<&TagRule>,
+        e: Error,
+    ) -> ApiError {
+        if e.kind() != ErrorKind::Denied || !rule.is_some_and(TagRule::has_refused) {
+            return e.into();
+        }
+        let request = AuthRequest::new(self.parts, Resource::Repository(repository), action);
+        let mut answer = match self.authenticator.challenge(&request, self.principal, Denial::Forbidden) {
+            Some(challenge) => ApiError::from(challenge),
+            None if self.may(repository, Action::Pull) => return e.into(),
+            None => ApiError::new(
+                StatusCode::FORBIDDEN,
+                "DENIED",
+                format!("no permission for this change in `{repository}`: only who may pull reads why"),
+            ),
+        };
+        answer.cause = Some(e);
+        answer
     }
 
     /// The method.
@@ -70,6 +118,62 @@ impl Call<'_> {
     }
 }
 
+/// The rule for tags of one request. It remembers that it has refused: a store may deny a change for other reasons.
+#[derive(Clone, Debug)]
+pub(crate) struct TagRule {
+    pub(crate) guard: TagGuard,
+    has_refused: Arc<AtomicBool>,
+}
+
+impl TagRule {
+    fn new(inner: TagGuard) -> Self {
+        let has_refused = Arc::new(AtomicBool::new(false));
+        let (asks_about_deletions, refused) = (inner.asks_about_deletions(), has_refused.clone());
+        let guard = TagGuard::new(move |tag, change| {
+            inner.check(tag, change).inspect_err(|_| refused.store(true, Ordering::Relaxed))
+        });
+        Self { guard: if asks_about_deletions { guard } else { guard.without_deletions() }, has_refused }
+    }
+
+    fn has_refused(&self) -> bool {
+        self.has_refused.load(Ordering::Relaxed)
+    }
+}
+
 /// Marks a response whose body is a stream, so that it is counted and logged when it has been sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Streamed;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::htpasswd_entry;
+    use crate::options::RegistryOptions;
+    use hyper_sdk::Tag;
+    use hyper_sdk::store::{MemoryStore, TagChange};
+    use std::io::Write as _;
+
+    /// A bucket may deny the server, whatever the client may do. Credentials of the client do not help.
+    #[test]
+    fn only_a_refusal_of_the_rule_asks_for_other_credentials() {
+        let mut users = tempfile::NamedTempFile::new().unwrap();
+        writeln!(users, "{}", htpasswd_entry("a", "b", 4).unwrap()).unwrap();
+        let options =
+            RegistryOptions { htpasswd: Some(users.path().to_owned()), ..RegistryOptions::default() };
+        let state = Arc::new(State::new(Arc::new(MemoryStore::default()), options).unwrap());
+        let parts = http::Request::new(()).into_parts().0;
+        let principal = Principal::anonymous();
+        let call = Call { state: &state, principal: &principal, parts: &parts };
+        let name = RepositoryName::parse("a").unwrap();
+        let denied = || Error::new(ErrorKind::Denied, "the bucket denies it");
+        let rule = TagRule::new(TagGuard::new(move |_, _| Err(denied())));
+        let status = |rule: Option<&TagRule>| call.failed_change(&name, Action::Push, rule, denied()).status;
+        assert_eq!(status(None), StatusCode::FORBIDDEN);
+        assert_eq!(status(Some(&rule)), StatusCode::FORBIDDEN);
+        rule.guard.check(&Tag::latest(), TagChange::Move).unwrap_err();
+        assert_eq!(status(Some(&rule)), StatusCode::UNAUTHORIZED);
+        let answer = call.failed_change(&name, Action::Push, Some(&rule), denied());
+        assert_eq!(answer.cause.unwrap().message(), "the bucket denies it");
+        assert!(!TagRule::new(rule.guard.clone().without_deletions()).guard.asks_about_deletions());
+    }
+}

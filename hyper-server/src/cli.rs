@@ -3,7 +3,7 @@
 //! A failure is printed to standard error, with its causes, and ends with status 1; a misused command line with 2.
 //! `serve` prints one line to standard output when it listens, and nothing else.
 
-use crate::auth::{AnonymousAccess, htpasswd_entry};
+use crate::auth::{AnonymousAccess, Authorizer, PolicyFile, htpasswd_entry};
 use crate::blob_place::BlobText;
 use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
@@ -11,6 +11,7 @@ use crate::database::DatabaseUrl;
 use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
 use crate::open_store::{self, Opened};
+use crate::policy_command::{self, PolicyCommand};
 use crate::units::TimeSpan;
 use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, TrustedProxy, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -41,6 +42,9 @@ enum Command {
     /// Checks and explains configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Checks and explains policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Prints an htpasswd entry for a user, whose password is read from standard input
     Htpasswd(HtpasswdArgs),
     /// Prints a script that completes commands and options in a shell
@@ -96,6 +100,9 @@ struct ServeArgs {
     /// File of users, with bcrypt hashes
     #[arg(long, value_name = "FILE")]
     htpasswd: Option<PathBuf>,
+    /// Policy, TOML: who may do what in which repository; takes the place of --anonymous. SIGHUP reads it again
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// What clients without credentials may do: none, pull or full [default: full, none with --htpasswd]
     #[arg(long, value_name = "ACCESS")]
     anonymous: Option<AnonymousAccess>,
@@ -185,24 +192,33 @@ pub fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
         }
     };
-    let outcome = match cli.command {
-        Command::Serve(args) => run_serve(args),
-        Command::Gc(args) => gc(args),
-        Command::Config(ConfigCommand::Check(args)) => check(&args),
-        Command::Config(ConfigCommand::Reference) => print(REFERENCE),
-        Command::Htpasswd(args) => htpasswd(&args),
-        Command::Completions(args) => print(&command_docs::completions(Cli::command(), args.shell)),
-        Command::Reference => print(&reference()),
-        Command::Man(args) => command_docs::man_pages(Cli::command(), &args.folder),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(cli.command) {
+        Ok(code) => code,
         Err(e) => {
             let hint = hint(&e).map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
             let _ = write!(std::io::stderr(), "error: {}\n{hint}", chain(&e));
             ExitCode::FAILURE
         }
     }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Serve(args) => run_serve(args),
+        Command::Gc(args) => gc(args),
+        Command::Config(ConfigCommand::Check(args)) => check(&args),
+        Command::Config(ConfigCommand::Reference) => print(REFERENCE),
+        Command::Policy(command) => {
+            let answer = command.run()?;
+            print(&answer.text)?;
+            return Ok(if answer.is_yes { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Htpasswd(args) => htpasswd(&args),
+        Command::Completions(args) => print(&command_docs::completions(Cli::command(), args.shell)),
+        Command::Reference => print(&reference()),
+        Command::Man(args) => command_docs::man_pages(Cli::command(), &args.folder),
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The hint for an error that a flag can avoid.
@@ -249,6 +265,7 @@ impl ServeArgs {
             config.blobs = Some(text.place()?);
         }
         config.auth.htpasswd = self.htpasswd.or(config.auth.htpasswd);
+        config.auth.policy = self.policy.or(config.auth.policy);
         config.auth.anonymous = self.anonymous.or(config.auth.anonymous);
         config.read_only |= self.read_only;
         config.sparse |= self.sparse;
@@ -271,6 +288,7 @@ fn run_serve(args: ServeArgs) -> Result<()> {
 }
 
 async fn serve_until_signal(config: Config) -> Result<()> {
+    let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
     let Opened { store, secret } = open_store::open(&config, config.upload_max_age()).await?;
     if !config.read_only && !store.capabilities().write {
         return Err(Error::unsupported(
@@ -278,12 +296,15 @@ async fn serve_until_signal(config: Config) -> Result<()> {
         )
         .with_context("data", config.data.display()));
     }
-    for warning in config.warnings() {
+    let has_users = config.has_users();
+    let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, has_users));
+    for warning in config.warnings().into_iter().chain(of_policy) {
         tracing::warn!("{warning}");
     }
     let mut options = config.registry();
     options.token_key = Some(config.data.join("token.key"));
     options.token_secret = secret;
+    options.authorizer = policy.clone().map(|policy| Arc::new(policy) as Arc<dyn Authorizer>);
     let place = store.to_string();
     let registry = Registry::new(store, options)?;
     let tls = config.tls.options().map(Tls::open).transpose()?;
@@ -309,9 +330,16 @@ async fn serve_until_signal(config: Config) -> Result<()> {
                 _ = interrupt.recv() => break,
                 () = hang_ups.recv() => {}
             }
-            // The files are read again anyway, a moment later: a signal is how other programs are asked to do it now.
-            let Some(tls) = tls.clone() else { break };
-            let _ = tokio::task::spawn_blocking(move || tls.reload_and_log()).await;
+            // The files of TLS are read again anyway, a moment later: a signal is how other programs are asked to do it now.
+            if tls.is_none() && policy.is_none() {
+                break;
+            }
+            let (tls, policy) = (tls.clone(), policy.clone());
+            let read = tokio::task::spawn_blocking(move || {
+                policy.iter().for_each(|policy| policy_command::reload(policy, has_users));
+                tls.iter().for_each(Tls::reload_and_log);
+            });
+            let _ = read.await;
         }
         tracing::info!("stopping: requests in flight are answered first");
     };
@@ -387,8 +415,11 @@ fn check(args: &CheckArgs) -> Result<()> {
     if let Some(path) = &config.auth.htpasswd {
         crate::auth::check_htpasswd(path)?;
     }
+    let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
+    let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, config.has_users()));
     let tls = config.tls.options().map(Tls::open).transpose()?;
-    for warning in config.warnings().into_iter().chain(tls.iter().flat_map(Tls::warnings)) {
+    let of_tls = tls.iter().flat_map(Tls::warnings);
+    for warning in config.warnings().into_iter().chain(of_policy).chain(of_tls) {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
     print("the configuration is valid\n")

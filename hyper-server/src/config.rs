@@ -40,6 +40,7 @@ connections = 16                # open at once
 
 [auth]
 # htpasswd = "/etc/hyperregistry/htpasswd"   # users, bcrypt hashes; read again when it changes
+# policy = "/etc/hyperregistry/policy.toml"    # who may do what; read again at SIGHUP; takes the place of `anonymous`
 # anonymous = "pull"            # none, pull or full; without it: full, or none when there are users
 realm = "hyperregistry"         # what clients show when they ask for a password
 
@@ -129,6 +130,8 @@ pub(crate) struct Config {
 pub(crate) struct AuthConfig {
     /// The file of users.
     pub(crate) htpasswd: Option<PathBuf>,
+    /// The file of the policy.
+    pub(crate) policy: Option<PathBuf>,
     /// What callers without credentials may do.
     #[serde(deserialize_with = "optional_text")]
     pub(crate) anonymous: Option<AnonymousAccess>,
@@ -257,7 +260,7 @@ impl Default for Config {
 
 impl Default for AuthConfig {
     fn default() -> Self {
-        Self { htpasswd: None, anonymous: None, realm: RegistryOptions::default().realm }
+        Self { htpasswd: None, policy: None, anonymous: None, realm: RegistryOptions::default().realm }
     }
 }
 
@@ -354,6 +357,12 @@ impl Config {
                 "the configuration key `metrics.users-only` needs users: set `auth.htpasswd` or `tls.client-ca` too",
             ));
         }
+        if self.auth.policy.is_some() && self.auth.anonymous.is_some() {
+            return Err(Error::invalid(
+                "the configuration keys `auth.policy` and `auth.anonymous` exclude each other: the policy says what \
+                 `anonymous` may do",
+            ));
+        }
         if self.listen.is_empty() {
             return Err(Error::invalid("the configuration key `listen` must have an address"));
         }
@@ -385,7 +394,7 @@ impl Config {
     }
 
     /// Whether anybody can log in.
-    fn has_users(&self) -> bool {
+    pub(crate) fn has_users(&self) -> bool {
         self.auth.htpasswd.is_some() || self.tls.client_ca.is_some()
     }
 

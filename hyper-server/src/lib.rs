@@ -34,6 +34,8 @@ mod maintenance;
 mod metrics;
 mod open_store;
 mod options;
+pub mod policy;
+mod policy_command;
 mod proxies;
 mod readiness;
 mod registry;

@@ -5,7 +5,7 @@ use crate::options::RegistryOptions;
 use crate::serve::ServerOptions;
 use crate::server::{RunningServer, Server};
 use hyper_sdk::session::Session;
-use hyper_sdk::store::is_internal;
+use hyper_sdk::store::{TagGuard, is_internal};
 use hyper_sdk::uses::{Use, UseKind};
 use hyper_sdk::{RepositoryName, Result};
 use std::sync::Arc;
@@ -69,12 +69,40 @@ impl Authorizer for ImagesOnly {
     fn allows(&self, who: &Principal, repository: Option<&RepositoryName>, action: Action) -> bool {
         !repository.is_some_and(is_internal) && self.others.allows(who, repository, action)
     }
+
+    fn tag_guard(&self, who: &Principal, repository: &RepositoryName) -> Option<TagGuard> {
+        self.others.tag_guard(who, repository)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::auth::AnonymousAccess;
+    use hyper_sdk::store::TagChange;
+    use hyper_sdk::{Error, ErrorKind, Tag};
+
+    /// Allows everything but changes of tags.
+    #[derive(Debug)]
+    struct FixedTags;
+
+    impl Authorizer for FixedTags {
+        fn allows(&self, _: &Principal, _: Option<&RepositoryName>, _: Action) -> bool {
+            true
+        }
+
+        fn tag_guard(&self, _: &Principal, _: &RepositoryName) -> Option<TagGuard> {
+            Some(TagGuard::new(|_, _| Err(Error::new(ErrorKind::Denied, "fixed"))))
+        }
+    }
+
+    #[test]
+    fn the_rules_for_tags_of_the_other_authorizer_hold() {
+        let authorizer = ImagesOnly { others: Arc::new(FixedTags), _held: None };
+        let name = RepositoryName::parse("app").unwrap();
+        let guard = authorizer.tag_guard(&Principal::anonymous(), &name).unwrap();
+        assert!(guard.check(&Tag::latest(), TagChange::Create).is_err());
+    }
 
     #[test]
     fn repositories_of_the_builder_are_denied_and_the_options_decide_on_all_others() {

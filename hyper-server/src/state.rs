@@ -1,9 +1,6 @@
 //! The state that all requests of a registry share.
 
-use crate::auth::{
-    Action, AnonymousOnly, Authenticator, Authorizer, ClientCertificates, PasswordOptions, Passwords,
-    Principal,
-};
+use crate::auth::{AnonymousOnly, Authenticator, Authorizer, ClientCertificates, PasswordOptions, Passwords};
 use crate::connection::Connections;
 use crate::metrics::Metrics;
 use crate::options::RegistryOptions;
@@ -56,7 +53,7 @@ impl State {
                 token_secret: options.token_secret.as_ref(),
                 public_url: options.public_url.as_deref(),
                 trusted_proxies: options.trusted_proxies.as_deref(),
-                open: authorizer.allows(&Principal::anonymous(), None, Action::Probe),
+                authorizer: authorizer.clone(),
                 clock: options.clock.clone(),
             })?)),
             None => None,

@@ -20,6 +20,7 @@ mod suite {
     mod manifests;
     mod oci_client;
     mod operations;
+    mod policy;
     mod program;
     mod sockets;
     mod storage;

@@ -43,17 +43,22 @@ pub struct StoreCapabilities {
     pub resume: bool,
     /// Acknowledged content survives the end of the process and a power failure.
     pub durable: bool,
+    /// A push and a deletion ask a [`TagGuard`](super::TagGuard) in the transaction of the change. A store without this
+    /// refuses guarded changes.
+    pub tag_guards: bool,
 }
 
 impl StoreCapabilities {
     /// Everything.
-    pub const ALL: Self = Self { write: true, delete: true, resume: true, durable: true };
+    pub const ALL: Self = Self { write: true, delete: true, resume: true, durable: true, tag_guards: true };
     /// Everything but durability.
     pub const VOLATILE: Self = Self { durable: false, ..Self::ALL };
     /// Nothing, not even durability.
-    pub const NONE: Self = Self { write: false, delete: false, resume: false, durable: false };
+    pub const NONE: Self =
+        Self { write: false, delete: false, resume: false, durable: false, tag_guards: false };
     /// Reading only.
-    pub const READ_ONLY: Self = Self { write: false, delete: false, resume: false, durable: true };
+    pub const READ_ONLY: Self =
+        Self { write: false, delete: false, resume: false, durable: true, tag_guards: false };
 }
 
 impl StoreCapabilities {
@@ -62,5 +67,6 @@ impl StoreCapabilities {
         delete: with_delete, without_delete;
         resume: with_resume, without_resume;
         durable: with_durable, without_durable;
+        tag_guards: with_tag_guards, without_tag_guards;
     }
 }

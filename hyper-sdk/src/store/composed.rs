@@ -32,8 +32,8 @@ use super::errors::{
 };
 use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, UploadRecord};
 use super::{
-    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, Listing, Page, PutManifest, RegistryStore,
-    StoreCapabilities, UploadId, UploadOptions,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
+    RegistryStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::clock::SharedClock;
 use crate::digest::Algorithm;
@@ -352,6 +352,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
             manifest: put.manifest,
             tags: put.tags,
             if_match: put.if_match,
+            guard: put.guard,
         };
         self.0.meta.write(Change::PutManifest(Box::new(change))).await?;
         Ok(descriptor)
@@ -368,6 +369,16 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
             ManifestReference::Digest(digest) => Change::DeleteManifest { repository, digest },
         };
         self.0.meta.write(change).await.map(drop)
+    }
+
+    async fn delete_guarded(
+        &self,
+        repository: &RepositoryName,
+        target: DeleteTarget,
+        guard: TagGuard,
+    ) -> Result<()> {
+        let repository = repository.clone();
+        self.0.meta.write(Change::DeleteGuarded { repository, target, guard }).await.map(drop)
     }
 
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {

@@ -28,6 +28,7 @@ mod kinds;
 mod local_name;
 pub mod meta;
 mod range;
+mod tag_guard;
 mod upload;
 pub mod wrap;
 
@@ -48,6 +49,7 @@ pub(crate) use local_name::prefixes;
 pub(crate) use local_name::{base_repository, is_of_bases, is_of_records};
 pub use local_name::{find_local, is_internal, local_reference, local_repository};
 pub use range::ByteRange;
+pub use tag_guard::{DeleteTarget, TagChange, TagGuard};
 pub use upload::{BlobUpload, UploadId, UploadOptions};
 
 use crate::oci::{Descriptor, Manifest};
@@ -96,6 +98,9 @@ pub struct PutManifest {
     /// A condition: each of `tags` must name this digest (`None`: must not exist), otherwise the error is
     /// [`crate::ErrorKind::Conflict`].
     pub if_match: Option<Option<Digest>>,
+    /// Is asked about each tag that is created or moved. Its error rejects the whole push. A store without
+    /// [`StoreCapabilities::tag_guards`] refuses a push with a guard.
+    pub guard: Option<TagGuard>,
     /// Accepts a manifest with missing references, which the distribution-spec ("Pushing Manifests") leaves to the
     /// registry.
     pub sparse: bool,
@@ -104,7 +109,7 @@ pub struct PutManifest {
 impl PutManifest {
     /// A manifest with its tags, without a condition, whose references must exist.
     pub fn new(manifest: Manifest, tags: impl IntoIterator<Item = Tag>) -> Self {
-        Self { manifest, tags: tags.into_iter().collect(), if_match: None, sparse: false }
+        Self { manifest, tags: tags.into_iter().collect(), if_match: None, guard: None, sparse: false }
     }
 }
 
@@ -239,6 +244,21 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// Deletes a tag, or by digest a manifest with all of its tags.
     async fn delete_manifest(&self, repository: &RepositoryName, reference: &ManifestReference)
     -> Result<()>;
+
+    /// Deletes a tag, a manifest or a blob if the guard allows it. In the same transaction, the guard is asked about every
+    /// tag that is deleted or needs the target: by its manifest, or as an entry of an index that has the tag.
+    ///
+    /// # Errors
+    /// That of the guard; [`crate::ErrorKind::Unsupported`] without [`StoreCapabilities::tag_guards`].
+    async fn delete_guarded(
+        &self,
+        repository: &RepositoryName,
+        target: DeleteTarget,
+        guard: TagGuard,
+    ) -> Result<()> {
+        let _ = (repository, target, guard);
+        Err(crate::Error::unsupported("the store cannot check rules for tags"))
+    }
 
     /// The tags of a repository in byte order.
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>>;

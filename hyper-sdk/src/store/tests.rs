@@ -31,6 +31,16 @@ mod cached {
     crate::store_conformance!(fixture);
 }
 
+#[cfg(feature = "build")]
+mod in_use {
+    use super::*;
+
+    async fn fixture(_: PathBuf) -> (SharedStore, ()) {
+        (Arc::new(super::wrap::InUse::new(Arc::new(MemoryStore::default()))), ())
+    }
+    crate::store_conformance!(fixture);
+}
+
 #[cfg(feature = "store-sql")]
 mod disk {
     use super::*;
@@ -130,6 +140,8 @@ mod durability;
 mod faults;
 #[cfg(feature = "store-sql")]
 mod full;
+#[cfg(feature = "store-sql")]
+mod guards;
 #[cfg(feature = "store-sql")]
 mod leftovers;
 #[cfg(feature = "store-sql")]

@@ -9,6 +9,7 @@
 //!
 //! The first authenticator is the registry's own: an htpasswd file and tokens ([`crate::RegistryOptions::htpasswd`]). A
 //! program brings its own with [`crate::RegistryOptions::authenticator`]: OpenID Connect, client certificates, a directory.
+//! The authorizers are [`AnonymousAccess`] and [`PolicyFile`].
 //!
 //! # Invariants
 //! - A caller that the authenticator rejects gets no information about a repository, not even whether a request is
@@ -21,6 +22,7 @@ mod certificates;
 mod challenge;
 mod htpasswd;
 mod passwords;
+mod policy_file;
 mod principal;
 mod public_url;
 mod request;
@@ -31,12 +33,14 @@ pub(crate) use certificates::ClientCertificates;
 pub use challenge::Challenge;
 pub use htpasswd::{check as check_htpasswd, entry as htpasswd_entry};
 pub(crate) use passwords::{PasswordOptions, Passwords};
+pub use policy_file::PolicyFile;
 pub use principal::Principal;
 pub use request::{AuthRequest, Resource};
 pub use scope::Scope;
 pub(crate) use token::MAX_SCOPES;
 
 use async_trait::async_trait;
+use hyper_sdk::store::TagGuard;
 use hyper_sdk::{Error, RepositoryName, Result};
 use std::fmt::Debug;
 use std::str::FromStr;
@@ -170,6 +174,19 @@ impl Authenticator for AnonymousOnly {
 pub trait Authorizer: Debug + Send + Sync + 'static {
     /// Whether `who` may do `action` in `repository`; `None` stands for the registry as a whole.
     fn allows(&self, who: &Principal, repository: Option<&RepositoryName>, action: Action) -> bool;
+
+    /// The rule for the tags that `who` changes in `repository`, beside [`Authorizer::allows`]. The store asks it in the
+    /// transaction of the change, so that two clients cannot both create a tag. `None`, the default, allows all changes.
+    ///
+    /// An error of the kind [`hyper_sdk::ErrorKind::Denied`] is sent to a client that may pull with its message; others
+    /// read only that the change is denied. A store whose capabilities lack `tag_guards` refuses the change.
+    ///
+    /// An authorizer that wraps another one must forward this method too: with the default, the rules of the other one
+    /// have no effect on tags.
+    fn tag_guard(&self, who: &Principal, repository: &RepositoryName) -> Option<TagGuard> {
+        let _ = (who, repository);
+        None
+    }
 }
 
 /// What callers without credentials may do.

@@ -6,13 +6,15 @@
 use super::htpasswd::Htpasswd;
 use super::token::{Issued, Issuer};
 use super::{
-    Action, AuthError, AuthRequest, Authenticator, Challenge, Denial, Principal, Resource, Scope, public_url,
+    Action, AuthError, AuthRequest, Authenticator, Authorizer, Challenge, Denial, Principal, Resource, Scope,
+    public_url,
 };
 use crate::proxies::TrustedProxy;
 use async_trait::async_trait;
 use hyper_sdk::clock::SharedClock;
 use hyper_sdk::{RepositoryName, Result, Secret};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The settings of [`Passwords`].
 #[derive(Debug)]
@@ -29,8 +31,8 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) public_url: Option<&'a str>,
     /// The proxies that are believed.
     pub(crate) trusted_proxies: Option<&'a [TrustedProxy]>,
-    /// Whether anonymous callers may do anything at all.
-    pub(crate) open: bool,
+    /// What decides whether anonymous callers may do anything at all.
+    pub(crate) authorizer: Arc<dyn Authorizer>,
     /// The time by which tokens expire.
     pub(crate) clock: SharedClock,
 }
@@ -43,7 +45,7 @@ pub(crate) struct Passwords {
     service: String,
     public_url: Option<String>,
     trusted_proxies: Option<Vec<TrustedProxy>>,
-    open: bool,
+    authorizer: Arc<dyn Authorizer>,
     clock: SharedClock,
 }
 
@@ -108,9 +110,14 @@ impl Passwords {
             service,
             public_url: options.public_url.map(str::to_owned),
             trusted_proxies: options.trusted_proxies.map(<[_]>::to_vec),
-            open: options.open,
+            authorizer: options.authorizer.clone(),
             clock: options.clock.clone(),
         })
+    }
+
+    /// Whether anonymous callers may do anything at all.
+    fn is_open(&self) -> bool {
+        self.authorizer.allows(&Principal::anonymous(), None, Action::Probe)
     }
 
     fn of_token(&self, token: &str) -> Option<Principal> {
@@ -156,7 +163,7 @@ impl Passwords {
             }
             None => Principal::anonymous(),
         };
-        if principal.is_anonymous() && !self.open {
+        if principal.is_anonymous() && !self.is_open() {
             return Err(basic().into());
         }
         let granted: Vec<Scope> = wanted
@@ -176,7 +183,7 @@ impl Passwords {
     }
 
     fn login(&self, request: &AuthRequest<'_>) -> Challenge {
-        if self.open { self.bearer(request) } else { Challenge::basic(&self.service) }
+        if self.is_open() { self.bearer(request) } else { Challenge::basic(&self.service) }
     }
 
     fn bearer(&self, request: &AuthRequest<'_>) -> Challenge {

@@ -82,6 +82,10 @@ impl Principal {
         self.0.groups.iter().map(String::as_str)
     }
 
+    pub(super) fn group_set(&self) -> &BTreeSet<String> {
+        &self.0.groups
+    }
+
     /// Whether the principal is in a group.
     pub fn is_in(&self, group: &str) -> bool {
         self.0.groups.contains(group)

@@ -1,9 +1,7 @@
 //! Blobs: read whole or in part, and deleted (end-2, end-10).
 
 use super::ranges::{self, Multipart};
-use super::{
-    CONTENT_DIGEST, ContentHeaders, Outcome, content, digest_value, empty, etag_value, not_modified,
-};
+use super::{CONTENT_DIGEST, ContentHeaders, Outcome, content, digest_value, etag_value, not_modified};
 use crate::body::BlobBody;
 use crate::call::{Call, Streamed};
 use crate::error::ApiError;
@@ -11,8 +9,8 @@ use axum::body::Body;
 use axum::response::Response;
 use http::StatusCode;
 use http::header::{self, HeaderValue};
-use hyper_sdk::store::ByteRange;
 use hyper_sdk::store::wrap::{CachedContent, FetchedBlob};
+use hyper_sdk::store::{ByteRange, DeleteTarget};
 use hyper_sdk::{Digest, ErrorKind, RepositoryName};
 use std::ops::Range;
 
@@ -93,8 +91,7 @@ async fn parts(
 }
 
 pub(super) async fn delete(call: &Call<'_>, repository: RepositoryName, digest: Digest) -> Outcome {
-    call.change(move |store| async move { store.delete_blob(&repository, &digest).await }).await?;
-    Ok(empty(StatusCode::ACCEPTED))
+    super::delete(call, repository, DeleteTarget::Blob(digest)).await
 }
 
 fn from_memory(call: &Call<'_>, object: &CachedContent, range: Option<Vec<ByteRange>>) -> Outcome {

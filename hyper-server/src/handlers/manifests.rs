@@ -4,6 +4,7 @@ use super::{
     CONTENT_DIGEST, ContentHeaders, Outcome, content, digest_value, empty, etag_listed, etag_value,
     not_modified, set,
 };
+use crate::auth::Action;
 use crate::body::Incoming;
 use crate::call::Call;
 use crate::error::ApiError;
@@ -12,7 +13,7 @@ use http::StatusCode;
 use http::header::{self, HeaderName, HeaderValue};
 use hyper_sdk::oci::Manifest;
 use hyper_sdk::reference::ManifestReference;
-use hyper_sdk::store::PutManifest;
+use hyper_sdk::store::{DeleteTarget, PutManifest};
 use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Tag};
 
 static OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
@@ -91,12 +92,14 @@ pub(super) async fn put(
     let subject = manifest.subject().map(|s| s.digest.clone());
     let if_match = condition(call, &repository, &distinct).await?;
     let conditional = if_match.is_some();
-    let put = PutManifest { manifest, tags: distinct.clone(), if_match, sparse: call.options.sparse };
+    let (rule, sparse) = (call.tag_rule(&repository)?, call.options.sparse);
+    let guard = rule.as_ref().map(|rule| rule.guard.clone());
+    let put = PutManifest { manifest, tags: distinct.clone(), if_match, guard, sparse };
     let target = repository.clone();
     call.change(move |store| async move { store.put_manifest(&target, put).await }).await.map_err(
         |e| match e.kind() {
             ErrorKind::Conflict if conditional => precondition_failed(),
-            _ => e.into(),
+            _ => call.failed_change(&repository, Action::Push, rule.as_ref(), e),
         },
     )?;
     let mut response = empty(StatusCode::CREATED);
@@ -147,8 +150,7 @@ pub(super) async fn delete(
     if call.headers().contains_key(header::IF_MATCH) {
         return Err(Error::unsupported("If-Match is supported on PUT, not on DELETE").into());
     }
-    call.change(move |store| async move { store.delete_manifest(&repository, &reference).await }).await?;
-    Ok(empty(StatusCode::ACCEPTED))
+    super::delete(call, repository, DeleteTarget::Manifest(reference)).await
 }
 
 /// The condition of a PUT, from `If-Match` and `If-None-Match: *`: the digest that the tags must name.
@@ -167,6 +169,8 @@ async fn condition(
     let Some(tag) = tags.first() else {
         return Err(Error::invalid("If-Match and If-None-Match need a tag: a digest cannot change").into());
     };
+    // The answer tells what the tag names.
+    call.require(repository, Action::Pull)?;
     let reference = ManifestReference::from(tag.clone());
     let current = match call.store.get_manifest(repository, &reference).await {
         Ok(manifest) => Some(manifest.digest().clone()),

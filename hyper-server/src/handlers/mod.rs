@@ -7,6 +7,7 @@ mod ranges;
 mod token;
 mod uploads;
 
+use crate::auth::Action;
 use crate::body::Incoming;
 use crate::call::Call;
 use crate::error::ApiError;
@@ -16,7 +17,8 @@ use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use hyper_sdk::store::wrap::CachedContent;
-use hyper_sdk::{Digest, Error};
+use hyper_sdk::store::{DeleteTarget, SharedStore};
+use hyper_sdk::{Digest, Error, RepositoryName};
 
 type Outcome = Result<Response, ApiError>;
 
@@ -60,6 +62,22 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
             _ => Err(without_handler()),
         },
     }
+}
+
+/// Deletes a tag, a manifest or a blob, as far as the rules for tags allow it.
+async fn delete(call: &Call<'_>, repository: RepositoryName, target: DeleteTarget) -> Outcome {
+    let (rule, name) = (call.tag_rule(&repository)?, repository.clone());
+    let guard = rule.as_ref().map(|rule| rule.guard.clone());
+    let deletion = move |store: SharedStore| async move {
+        match (guard, target) {
+            (Some(guard), target) => store.delete_guarded(&name, target, guard).await,
+            (None, DeleteTarget::Manifest(reference)) => store.delete_manifest(&name, &reference).await,
+            (None, DeleteTarget::Blob(digest)) => store.delete_blob(&name, &digest).await,
+        }
+    };
+    let deleted = call.change(deletion).await;
+    deleted.map_err(|e| call.failed_change(&repository, Action::Delete, rule.as_ref(), e))?;
+    Ok(empty(StatusCode::ACCEPTED))
 }
 
 /// A method that the routes allow, and that nothing here answers.

@@ -90,7 +90,7 @@ impl fmt::Display for HttpStore {
 #[async_trait]
 impl RegistryStore for HttpStore {
     fn capabilities(&self) -> StoreCapabilities {
-        self.capabilities
+        self.capabilities.without_tag_guards()
     }
 
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
@@ -202,6 +202,9 @@ impl RegistryStore for HttpStore {
     }
 
     async fn put_manifest(&self, repository: &RepositoryName, put: PutManifest) -> Result<Descriptor> {
+        if put.guard.is_some() {
+            return Err(Error::unsupported("a registry elsewhere asks no guard"));
+        }
         let digest = put.manifest.digest();
         let query: String = put.tags.iter().map(|t| format!("tag={t}&")).collect();
         let path = format!("{repository}/manifests/{digest}?{query}");

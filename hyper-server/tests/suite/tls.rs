@@ -229,6 +229,25 @@ async fn a_renewed_certificate_is_used_and_no_request_is_lost() {
     load.await.unwrap();
 }
 
+/// A policy decides on the user of a client certificate.
+#[tokio::test]
+async fn a_policy_knows_the_user_of_a_certificate() {
+    use hyper_server::auth::PolicyFile;
+    let (root, clients) = (Authority::new("root"), Authority::new("clients"));
+    let mut files = Files::new(root.issue("server", 1, 2090));
+    files.options.client_ca = Some(files.write("ca", &clients.pem));
+    let policy = "[[allow]]\nwho = [\"user:alice\"]\nrepositories = [\"a\"]\nactions = [\"pull\"]";
+    let policy = PolicyFile::open(&files.write("policy", policy)).unwrap();
+    let options =
+        RegistryOptions { authorizer: Some(std::sync::Arc::new(policy)), ..RegistryOptions::default() };
+    let server = start(&Tls::open(files.options.clone()).unwrap(), options).await;
+    for (user, repository, status) in [("alice", "a", 404), ("alice", "b", 403), ("bob", "a", 403)] {
+        let client = client(&[&root], Some(&clients.issue(user, 2, 2090)), true);
+        let url = format!("{}/v2/{repository}/tags/list", server.url);
+        assert_eq!(client.get(url).send().await.unwrap().status(), status, "{user} {repository}");
+    }
+}
+
 /// An old certificate, in use or new, stops nothing but itself.
 #[tokio::test]
 async fn what_time_does_to_a_certificate_is_no_fault_of_the_other_files() {

@@ -1,7 +1,7 @@
 //! Cases about capabilities.
 
 use super::kit::*;
-use crate::store::{Page, PutManifest, SharedStore, UploadId};
+use crate::store::{DeleteTarget, Page, PutManifest, SharedStore, TagGuard, UploadId};
 use crate::{Digest, ErrorKind};
 use bytes::Bytes;
 
@@ -27,6 +27,14 @@ pub async fn capabilities_excluded_operations_are_unsupported(store: SharedStore
         for reference in [by_tag("t"), by_digest(&digest)] {
             fails(store.delete_manifest(&name, &reference).await, REFUSED);
         }
+    }
+    if !capabilities.tag_guards {
+        let guard = TagGuard::new(|_, _| Ok(()));
+        let manifest = parse(r#"{"schemaVersion":2,"manifests":[]}"#);
+        let put = PutManifest { guard: Some(guard.clone()), ..PutManifest::new(manifest, [tag("t")]) };
+        fails(store.put_manifest(&name, put).await, REFUSED);
+        let target = DeleteTarget::Manifest(by_tag("t"));
+        fails(store.delete_guarded(&name, target, guard).await, REFUSED);
     }
     if !capabilities.resume {
         fails(store.resume_upload(&name, &UploadId::random().unwrap()).await, REFUSED);

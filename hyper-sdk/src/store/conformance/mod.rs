@@ -21,6 +21,7 @@ pub mod blob;
 mod blobs;
 mod capabilities;
 mod concurrency;
+mod guards;
 mod kit;
 mod manifests;
 pub mod meta;
@@ -32,6 +33,7 @@ mod uploads;
 pub use blobs::*;
 pub use capabilities::*;
 pub use concurrency::*;
+pub use guards::*;
 pub use manifests::*;
 pub use opener::{Opened, Opener};
 pub use reopened::*;
@@ -95,6 +97,8 @@ macro_rules! store_conformance {
             an_emptied_repository_is_not_listed, repositories_are_listed_in_byte_order, repositories_are_paged,
             a_tag_moves_if_its_condition_holds, a_condition_that_fails_is_a_conflict,
             a_condition_can_require_that_a_tag_is_missing, a_conflict_moves_no_tag,
+            a_guard_rejects_a_whole_push, a_guard_keeps_what_a_tag_needs, a_guard_sees_one_repository,
+            a_guard_that_panics_harms_no_other_change,
 
             many_tasks_push_one_blob, many_tasks_push_many_blobs, concurrent_tag_moves_end_at_one_manifest,
             only_one_conditional_writer_wins, a_tag_can_be_read_while_it_moves,

@@ -11,7 +11,7 @@ use crate::store::errors::{
     being_removed, blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved,
     upload_moved, upload_unknown,
 };
-use crate::store::{Listing, UploadId};
+use crate::store::{DeleteTarget, Listing, TagChange, TagGuard, UploadId};
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -186,12 +186,15 @@ impl State {
         {
             return Err(other_media_type(&change.manifest, stored.media_type()));
         }
-        if let Some(expected) = &change.if_match {
-            for tag in &change.tags {
-                let now = repository.tags.get(tag.as_str());
-                if now != expected.as_ref() {
-                    return Err(tag_moved(tag, now));
-                }
+        for tag in &change.tags {
+            let now = repository.tags.get(tag.as_str());
+            if let Some(guard) = &change.guard {
+                guard.check_put(tag, now.map(Digest::as_str), change.manifest.digest())?;
+            }
+            if let Some(expected) = &change.if_match
+                && now != expected.as_ref()
+            {
+                return Err(tag_moved(tag, now));
             }
         }
         let repository = self.repository(&change.repository);
@@ -211,6 +214,48 @@ impl State {
             repository.edges.insert(digest, edges);
         }
         Ok(0)
+    }
+
+    fn delete_tag(&mut self, name: &RepositoryName, tag: &Tag) -> Result<u64> {
+        let repository = self.repositories.get_mut(name.as_str());
+        let gone = repository.and_then(|r| r.tags.remove(tag.as_str()));
+        gone.map(|_| 0).ok_or_else(|| manifest_unknown(name, tag))
+    }
+
+    fn delete_blob(&mut self, name: &RepositoryName, digest: &Digest) -> Result<u64> {
+        if self.unlink(name, digest) { Ok(0) } else { Err(blob_unknown(name, digest)) }
+    }
+
+    fn delete_guarded(
+        &mut self,
+        name: &RepositoryName,
+        target: &DeleteTarget,
+        guard: &TagGuard,
+    ) -> Result<u64> {
+        let needed = match target {
+            DeleteTarget::Manifest(ManifestReference::Tag(tag)) => {
+                let is_there = self.find(name).is_some_and(|r| r.tags.contains_key(tag.as_str()));
+                if is_there {
+                    guard.check(tag, TagChange::Delete)?;
+                }
+                return self.delete_tag(name, tag);
+            }
+            DeleteTarget::Manifest(ManifestReference::Digest(digest)) | DeleteTarget::Blob(digest) => digest,
+        };
+        if let Some(repository) = self.find(name).filter(|_| guard.asks_about_deletions()) {
+            let (mut seen, mut open) = (HashSet::from([needed]), vec![needed]);
+            while let Some(digest) = open.pop() {
+                let having = repository.edges.iter().filter(|(_, edges)| edges.contains(digest));
+                open.extend(having.map(|(manifest, _)| manifest).filter(|manifest| seen.insert(manifest)));
+            }
+            for (tag, _) in repository.tags.iter().filter(|(_, named)| seen.contains(named)) {
+                guard.check(&Tag::parse(tag)?, TagChange::Delete)?;
+            }
+        }
+        match target {
+            DeleteTarget::Blob(digest) => self.delete_blob(name, digest),
+            DeleteTarget::Manifest(_) => self.delete_manifest(name, needed),
+        }
     }
 
     fn delete_manifest(&mut self, name: &RepositoryName, digest: &Digest) -> Result<u64> {
@@ -290,10 +335,7 @@ impl MetaBackend for MemoryMeta {
                 state.link(&repository, digest, leased_until);
                 Ok(size)
             }
-            Change::UnlinkBlob { repository, digest } => match state.unlink(&repository, &digest) {
-                true => Ok(0),
-                false => Err(blob_unknown(&repository, &digest)),
-            },
+            Change::UnlinkBlob { repository, digest } => state.delete_blob(&repository, &digest),
             Change::LeaseBlob { repository, digest, until } => {
                 let found = state.repositories.get_mut(repository.as_str());
                 let lease = found.and_then(|r| r.blobs.get_mut(&digest));
@@ -333,13 +375,11 @@ impl MetaBackend for MemoryMeta {
                 }
             }
             Change::PutManifest(change) => state.put_manifest(*change),
+            Change::DeleteGuarded { repository, target, guard } => {
+                state.delete_guarded(&repository, &target, &guard)
+            }
             Change::DeleteManifest { repository, digest } => state.delete_manifest(&repository, &digest),
-            Change::DeleteTag { repository, tag } => state
-                .repositories
-                .get_mut(repository.as_str())
-                .and_then(|r| r.tags.remove(tag.as_str()))
-                .map(|_| 0)
-                .ok_or_else(|| manifest_unknown(&repository, &tag)),
+            Change::DeleteTag { repository, tag } => state.delete_tag(&repository, &tag),
             Change::StartUpload(record) => {
                 state.uploads.insert(record.id.clone(), (record, SystemClock.now()));
                 Ok(0)

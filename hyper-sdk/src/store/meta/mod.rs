@@ -16,7 +16,7 @@ pub use sql::SqlMeta;
 
 use super::blob::{BlobKey, StagedState};
 use super::errors::{manifest_blob_unknown, size_differs};
-use super::{Listing, UploadId};
+use super::{DeleteTarget, Listing, TagGuard, UploadId};
 use crate::clock::{SharedClock, SystemClock};
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
@@ -110,6 +110,8 @@ pub struct ManifestChange {
     pub tags: Vec<Tag>,
     /// The condition on the tags ([`super::PutManifest::if_match`]).
     pub if_match: Option<Option<Digest>>,
+    /// The rule for the tags ([`super::PutManifest::guard`]).
+    pub guard: Option<TagGuard>,
 }
 
 /// A write. It is rejected before it changes anything, or applied completely.
@@ -209,7 +211,7 @@ pub enum Change {
     /// Stores a manifest and moves its tags. Rejected with [`crate::ErrorKind::ManifestBlobUnknown`] when the target of
     /// a required edge is missing, with [`crate::ErrorKind::SizeInvalid`] when an edge and its target have different
     /// sizes, with [`crate::ErrorKind::ManifestInvalid`] when the same bytes are stored under another media type, and
-    /// with [`crate::ErrorKind::Conflict`] when a tag does not fulfil the condition.
+    /// with [`crate::ErrorKind::Conflict`] when a tag does not fulfil the condition, and with the error of its guard.
     PutManifest(Box<ManifestChange>),
     /// Deletes a manifest and its tags. Rejected with [`crate::ErrorKind::ManifestUnknown`] when it does not exist.
     DeleteManifest {
@@ -224,6 +226,16 @@ pub enum Change {
         repository: RepositoryName,
         /// The tag.
         tag: Tag,
+    },
+    /// Deletes a manifest, a tag or a blob, as the changes above do, if the guard allows it for every tag that is deleted
+    /// or needs the target ([`super::RegistryStore::delete_guarded`]). Rejected with the error of the guard.
+    DeleteGuarded {
+        /// The repository.
+        repository: RepositoryName,
+        /// What is deleted.
+        target: DeleteTarget,
+        /// The rule for the tags.
+        guard: TagGuard,
     },
     /// Opens an upload session.
     StartUpload(UploadRecord),

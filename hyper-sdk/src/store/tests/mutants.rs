@@ -90,6 +90,7 @@ async fn the_metadata_suite_catches_every_fault() {
         EdgesUnchecked by a_required_edge_must_exist, an_edge_must_have_the_size_of_its_target;
         OneTag by tags_move_together;
         NoCondition by a_condition_is_checked_for_every_tag;
+        NoGuard by a_guard_is_asked_about_tags_that_change, a_guard_protects_what_a_tag_needs;
         MountUnchecked by a_mount_needs_the_link_of_its_source;
         UnlinkUnchecked by an_unlinked_blob_keeps_its_row;
         KeyForgotten by keys_are_recorded, linking_again_replaces_size_and_key;

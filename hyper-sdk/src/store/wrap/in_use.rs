@@ -3,8 +3,8 @@
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{
-    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, Listing, Page, PutManifest, RegistryStore,
-    SharedStore, StoreCapabilities, UploadId, UploadOptions, is_of_records,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
+    RegistryStore, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions, is_of_records,
 };
 use crate::{Digest, ErrorKind, Result};
 use async_trait::async_trait;
@@ -137,6 +137,15 @@ impl RegistryStore for InUse {
         reference: &ManifestReference,
     ) -> Result<()> {
         self.store.delete_manifest(repository, reference).await
+    }
+
+    async fn delete_guarded(
+        &self,
+        repository: &RepositoryName,
+        target: DeleteTarget,
+        guard: TagGuard,
+    ) -> Result<()> {
+        self.store.delete_guarded(repository, target, guard).await
     }
 
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {

@@ -4,8 +4,8 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::read_only;
 use crate::store::{
-    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, Listing, Page, PutManifest, RegistryStore,
-    SharedStore, StoreCapabilities, UploadId, UploadOptions,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
+    RegistryStore, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -110,6 +110,13 @@ impl RegistryStore for ReadOnly {
 
     async fn delete_manifest(&self, _: &RepositoryName, _: &ManifestReference) -> Result<()> {
         rejected("delete a manifest")
+    }
+
+    async fn delete_guarded(&self, _: &RepositoryName, target: DeleteTarget, _: TagGuard) -> Result<()> {
+        match target {
+            DeleteTarget::Manifest(_) => rejected("delete a manifest"),
+            DeleteTarget::Blob(_) => rejected("delete a blob"),
+        }
     }
 
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {

@@ -100,6 +100,7 @@ pub(super) fn change(
         edges,
         tags: tags.iter().map(|text| tag(text)).collect(),
         if_match: None,
+        guard: None,
     }
 }
 

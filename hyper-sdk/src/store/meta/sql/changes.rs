@@ -2,15 +2,15 @@
 
 use super::query::{Connection, query};
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{blobs, keepers};
+use super::{blobs, guards, keepers};
 use crate::Digest;
-use crate::reference::{RepositoryName, Tag};
-use crate::store::UploadId;
+use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::StagedState;
 use crate::store::errors::{
     manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_moved, upload_unknown,
 };
 use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, UploadRecord};
+use crate::store::{DeleteTarget, TagGuard, UploadId};
 
 pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u64> {
     match change {
@@ -40,6 +40,9 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
         Change::PutManifest(change) => put_manifest(db, change).await,
         Change::DeleteManifest { repository, digest } => delete_manifest(db, repository, digest).await,
         Change::DeleteTag { repository, tag } => delete_tag(db, repository, tag).await,
+        Change::DeleteGuarded { repository, target, guard } => {
+            delete_guarded(db, repository, target, guard).await
+        }
         Change::StartUpload(record) => start_upload(db, record).await,
         Change::SaveUpload { id, from, state } => save_upload(db, id, *from, state).await,
         Change::EndUpload { id } => end_upload(db, id).await,
@@ -107,7 +110,9 @@ async fn check(db: &mut Connection<'_>, repository: Option<i64>, change: &Manife
             return Err(Stop::Refused(other_media_type(&change.manifest, &stored)));
         }
     }
-    let Some(expected) = &change.if_match else { return Ok(()) };
+    if change.if_match.is_none() && change.guard.is_none() {
+        return Ok(());
+    }
     for tag in &change.tags {
         let now: Option<String> = query(
             "SELECT m.digest FROM tags t JOIN manifests m ON m.id = t.manifest_id \
@@ -117,7 +122,12 @@ async fn check(db: &mut Connection<'_>, repository: Option<i64>, change: &Manife
         .bind(tag.as_str())
         .fetch_scalar(db)
         .await?;
-        if now.as_deref() != expected.as_ref().map(Digest::as_str) {
+        if let Some(guard) = &change.guard {
+            guard.check_put(tag, now.as_deref(), change.manifest.digest()).map_err(Stop::Refused)?;
+        }
+        if let Some(expected) = &change.if_match
+            && now.as_deref() != expected.as_ref().map(Digest::as_str)
+        {
             let now = now.and_then(|now| Digest::parse(&now).ok());
             return Err(Stop::Refused(tag_moved(tag, now.as_ref())));
         }
@@ -206,6 +216,22 @@ async fn insert_manifest(
             .await?;
     }
     Ok(id)
+}
+
+async fn delete_guarded(
+    db: &mut Connection<'_>,
+    repository: &RepositoryName,
+    target: &DeleteTarget,
+    guard: &TagGuard,
+) -> Outcome<u64> {
+    guards::ask(db, repository, target, guard).await?;
+    match target {
+        DeleteTarget::Manifest(ManifestReference::Tag(tag)) => delete_tag(db, repository, tag).await,
+        DeleteTarget::Manifest(ManifestReference::Digest(digest)) => {
+            delete_manifest(db, repository, digest).await
+        }
+        DeleteTarget::Blob(digest) => blobs::unlink_blob(db, repository, digest).await,
+    }
 }
 
 async fn delete_manifest(

@@ -15,6 +15,7 @@
 
 mod blobs;
 mod changes;
+mod guards;
 mod keepers;
 #[cfg(feature = "store-postgres")]
 mod postgres;

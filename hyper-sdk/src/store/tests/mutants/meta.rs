@@ -5,7 +5,7 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
 use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord};
-use crate::store::{Listing, UploadId};
+use crate::store::{DeleteTarget, Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use std::fmt;
@@ -17,6 +17,7 @@ pub(super) enum MetaFault {
     EdgesUnchecked,
     OneTag,
     NoCondition,
+    NoGuard,
     MountUnchecked,
     UnlinkUnchecked,
     KeyForgotten,
@@ -76,6 +77,17 @@ impl<M: MetaBackend> MetaMutant<M> {
                 put.if_match = None;
                 Change::PutManifest(put)
             }
+            (MetaFault::NoGuard, Change::PutManifest(mut put)) => {
+                put.guard = None;
+                Change::PutManifest(put)
+            }
+            (MetaFault::NoGuard, Change::DeleteGuarded { repository, target, .. }) => match target {
+                DeleteTarget::Manifest(ManifestReference::Tag(tag)) => Change::DeleteTag { repository, tag },
+                DeleteTarget::Manifest(ManifestReference::Digest(digest)) => {
+                    Change::DeleteManifest { repository, digest }
+                }
+                DeleteTarget::Blob(digest) => Change::UnlinkBlob { repository, digest },
+            },
             (fault, Change::LinkBlob { repository, digest, size, key, upload, leased_until }) => {
                 if fault == MetaFault::CondemnedLinked {
                     for record in self.inner.blobs(std::slice::from_ref(&digest)).await?.into_iter().flatten()

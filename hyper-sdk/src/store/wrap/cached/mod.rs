@@ -30,8 +30,8 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{bytes_damaged, missing_bytes};
 use crate::store::{
-    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, Listing, Page, PutManifest, RegistryStore,
-    SharedStore, StoreCapabilities, UploadId, UploadOptions,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
+    RegistryStore, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -417,6 +417,21 @@ impl RegistryStore for Cached {
         deleted
     }
 
+    async fn delete_guarded(
+        &self,
+        repository: &RepositoryName,
+        target: DeleteTarget,
+        guard: TagGuard,
+    ) -> Result<()> {
+        let key = match &target {
+            DeleteTarget::Manifest(reference) => Key::manifest(repository, reference),
+            DeleteTarget::Blob(digest) => Key::blob(repository, digest),
+        };
+        let deleted = self.0.store.delete_guarded(repository, target, guard).await;
+        self.0.entries.remove(&key);
+        deleted
+    }
+
     async fn list_tags(&self, repository: &RepositoryName, page: Page) -> Result<Listing<Tag>> {
         self.0.store.list_tags(repository, page).await
     }
@@ -519,6 +534,32 @@ mod tests {
         store.delete_manifest(&name, &reference).await.unwrap();
         assert!(cached.read_blob(&name, &blob.digest, 10).await.is_err());
         assert!(cached.get_manifest(&name, &reference).await.is_err());
+    }
+
+    /// A deletion leaves nothing of its target in memory, also when it is guarded.
+    #[tokio::test]
+    async fn a_deletion_empties_the_cache_of_its_target() {
+        let cached = Cached::new(Arc::new(MemoryStore::default()), CacheOptions::default());
+        let name = RepositoryName::parse("a").unwrap();
+        let blob = cached.put_bytes(&name, "x/y", Bytes::from_static(b"hello")).await.unwrap().digest;
+        let tag: ManifestReference = Tag::latest().into();
+        for guard in [None, Some(TagGuard::new(|_, _| Ok(())))] {
+            cached.put_manifest(&name, PutManifest::new(index("x"), [Tag::latest()])).await.unwrap();
+            cached.get_manifest(&name, &tag).await.unwrap();
+            assert_ne!(cached.statistics().bytes, 0);
+            match guard {
+                None => cached.delete_manifest(&name, &tag).await.unwrap(),
+                Some(guard) => {
+                    let target = DeleteTarget::Manifest(tag.clone());
+                    cached.delete_guarded(&name, target, guard.clone()).await.unwrap();
+                    assert_eq!(cached.statistics().bytes, 0);
+                    cached.read_blob(&name, &blob, 10).await.unwrap();
+                    assert_ne!(cached.statistics().bytes, 0);
+                    cached.delete_guarded(&name, DeleteTarget::Blob(blob.clone()), guard).await.unwrap();
+                }
+            }
+            assert_eq!(cached.statistics().bytes, 0);
+        }
     }
 
     #[tokio::test]

@@ -1,0 +1,193 @@
+//! Whom a rule is about.
+
+use super::pattern::TextPattern;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// The claim that also has the groups of the credentials.
+const GROUPS: &str = "groups";
+
+/// The sender of a request: an anonymous caller, or a user with groups and claims.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    user: Option<&'a str>,
+    groups: &'a BTreeSet<String>,
+    claims: &'a BTreeMap<String, Value>,
+}
+
+static NO_GROUPS: BTreeSet<String> = BTreeSet::new();
+static NO_CLAIMS: BTreeMap<String, Value> = BTreeMap::new();
+
+impl<'a> Subject<'a> {
+    /// A caller without credentials.
+    pub const ANONYMOUS: Subject<'static> = Subject { user: None, groups: &NO_GROUPS, claims: &NO_CLAIMS };
+
+    /// A user with this name, without groups and claims.
+    pub fn user(name: &'a str) -> Self {
+        Self { user: Some(name), ..Self::ANONYMOUS }
+    }
+
+    /// The same sender with these groups, which a policy sees as the claim `groups`, and claims.
+    #[must_use]
+    pub fn with(self, groups: &'a BTreeSet<String>, claims: &'a BTreeMap<String, Value>) -> Self {
+        Self { user: self.user, groups, claims }
+    }
+
+    fn has_claim(&self, name: &str, pattern: &TextPattern) -> bool {
+        let in_groups = name == GROUPS && self.groups.iter().any(|group| pattern.matches(group));
+        in_groups || self.claims.get(name).is_some_and(|value| has_value(value, pattern))
+    }
+}
+
+/// Whether a claim has a value: a list has each of its texts, numbers and truth values.
+fn has_value(value: &Value, pattern: &TextPattern) -> bool {
+    match value {
+        Value::String(text) => pattern.matches(text),
+        Value::Number(number) => pattern.matches(&number.to_string()),
+        Value::Bool(truth) => pattern.matches(if *truth { "true" } else { "false" }),
+        Value::Array(values) => values.iter().any(|value| !value.is_array() && has_value(value, pattern)),
+        Value::Null | Value::Object(_) => false,
+    }
+}
+
+/// A group of a policy: its name and its members, which are no groups.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) name: String,
+    pub(super) members: Who,
+}
+
+/// One member of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Member {
+    Anyone,
+    Anonymous,
+    Authenticated,
+    User(TextPattern),
+    Group(String),
+    Claim(String, TextPattern),
+}
+
+impl Member {
+    /// Reads `anyone`, `anonymous`, `authenticated`, `user:NAME`, `group:NAME` or `claim:NAME=VALUE`.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let forms =
+            "use `user:NAME`, `group:NAME`, `claim:NAME=VALUE`, `authenticated`, `anonymous` or `anyone`";
+        match (text, text.split_once(':')) {
+            ("anyone", _) => Ok(Self::Anyone),
+            ("anonymous", _) => Ok(Self::Anonymous),
+            ("authenticated", _) => Ok(Self::Authenticated),
+            (_, Some(("user", name))) if !name.is_empty() => Ok(Self::User(TextPattern::new(name))),
+            (_, Some(("group", name))) if !name.is_empty() => Ok(Self::Group(name.to_owned())),
+            (_, Some(("claim", claim))) => match claim.split_once('=') {
+                Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+                    Ok(Self::Claim(name.to_owned(), TextPattern::new(value)))
+                }
+                _ => Err(format!("`{}` is no claim: use `claim:NAME=VALUE`", text.escape_debug())),
+            },
+            _ => Err(format!("`{}` names nobody: {forms}", text.escape_debug())),
+        }
+    }
+}
+
+/// Whom a rule is about: anybody who is in one of these.
+#[derive(Debug, Default)]
+pub(super) struct Who {
+    pub(super) anonymous: bool,
+    pub(super) authenticated: bool,
+    pub(super) users: HashSet<String>,
+    pub(super) patterns: Vec<TextPattern>,
+    /// Indices of groups.
+    pub(super) groups: Vec<usize>,
+    pub(super) claims: Vec<(String, TextPattern)>,
+}
+
+impl Who {
+    /// Adds a member. A group is looked up by its name.
+    ///
+    /// # Errors
+    /// The group is unknown.
+    pub(super) fn add(
+        &mut self,
+        member: Member,
+        find: impl FnOnce(&str) -> Option<usize>,
+    ) -> Result<(), String> {
+        match member {
+            Member::Anyone => (self.anonymous, self.authenticated) = (true, true),
+            Member::Anonymous => self.anonymous = true,
+            Member::Authenticated => self.authenticated = true,
+            Member::User(pattern) => match pattern.literal() {
+                Some(name) => drop(self.users.insert(name.to_owned())),
+                None => self.patterns.push(pattern),
+            },
+            Member::Group(name) => self.groups.push(find(&name).ok_or_else(|| {
+                format!("there is no group `{}`: define it in [groups]", name.escape_debug())
+            })?),
+            Member::Claim(name, value) => self.claims.push((name, value)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn has(&self, subject: &Subject<'_>, groups: &[Group]) -> bool {
+        let by_name = match subject.user {
+            None => self.anonymous,
+            Some(name) => {
+                self.authenticated
+                    || self.users.contains(name)
+                    || self.patterns.iter().any(|pattern| pattern.matches(name))
+            }
+        };
+        by_name
+            || self.claims.iter().any(|(name, value)| subject.has_claim(name, value))
+            || self.any_group(groups, |group| group.has(subject, &[]))
+    }
+
+    /// The number of members.
+    pub(super) fn len(&self) -> usize {
+        self.users.len() + self.patterns.len() + self.groups.len() + self.claims.len()
+    }
+
+    /// Whether a claim decides who is in it.
+    pub(super) fn reads_claims(&self, groups: &[Group]) -> bool {
+        !self.claims.is_empty() || self.any_group(groups, |group| group.reads_claims(&[]))
+    }
+
+    /// Whether it names users, other than with everybody.
+    pub(super) fn needs_users(&self, groups: &[Group]) -> bool {
+        let alone = !self.users.is_empty() || !self.patterns.is_empty() || !self.claims.is_empty();
+        (self.authenticated && !self.anonymous)
+            || alone
+            || self.any_group(groups, |group| group.needs_users(&[]))
+    }
+
+    fn any_group(&self, groups: &[Group], is_so: impl Fn(&Self) -> bool) -> bool {
+        self.groups.iter().filter_map(|at| groups.get(*at)).any(|group| is_so(&group.members))
+    }
+
+    /// Whether nobody can be in it.
+    pub(super) fn is_nobody(&self, groups: &[Group]) -> bool {
+        let alone = !self.anonymous
+            && !self.authenticated
+            && self.users.is_empty()
+            && self.patterns.is_empty()
+            && self.claims.is_empty();
+        alone && !self.any_group(groups, |group| !group.is_nobody(&[]))
+    }
+
+    /// Whether everybody who is in another one is surely in it.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let anonymous = self.anonymous || !other.anonymous;
+        let authenticated = self.authenticated || !other.authenticated;
+        // Who has claims may be anonymous.
+        let everybody = self.anonymous && self.authenticated;
+        let users = self.authenticated
+            || other.users.iter().all(|name| {
+                self.users.contains(name) || self.patterns.iter().any(|pattern| pattern.matches(name))
+            });
+        let patterns = self.authenticated
+            || other.patterns.iter().all(|pattern| self.patterns.iter().any(|own| own.covers(pattern)));
+        let groups = everybody || other.groups.iter().all(|group| self.groups.contains(group));
+        let claims = everybody || other.claims.iter().all(|claim| self.claims.contains(claim));
+        anonymous && authenticated && users && patterns && groups && claims
+    }
+}
