@@ -235,9 +235,20 @@ impl Incoming {
                 }
                 upload.append(block).await
             };
-            let (stored, coming) = tokio::join!(store, self.block(&mut failed));
+            let mut coming = std::pin::pin!(self.block(&mut failed));
+            let (stored, came) = tokio::join!(store, tokio::time::timeout(SAVE_EVERY, &mut coming));
             stored?;
-            next = coming?;
+            next = match came {
+                Ok(next) => next?,
+                Err(_) => {
+                    // A client that stalls keeps no memory of the store that others wait for.
+                    if upload.offset() > last.0 {
+                        upload.save().await?;
+                        last = (upload.offset(), Instant::now());
+                    }
+                    coming.await?
+                }
+            };
         }
         Ok(upload.offset() - start)
     }

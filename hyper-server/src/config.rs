@@ -64,6 +64,7 @@ body-timeout = "60s"            # longest pause of a request body
 write-timeout = "60s"           # longest pause of a response
 drain-timeout = "30s"           # requests in flight when the server stops
 upload-max-age = "24h"          # idle uploads are removed after this time; "0s" keeps all
+# upload-memory = "256MiB"      # of all uploads to a bucket together; others wait. Parts have 8 MiB, later ones 64 MiB
 
 [gc]
 every = "1h"                    # how often what nothing keeps is removed; "0s" never
@@ -165,6 +166,8 @@ pub(crate) struct LimitsConfig {
     pub(crate) drain_timeout: TimeSpan,
     /// The age at which an idle upload is removed; 0 keeps all.
     pub(crate) upload_max_age: TimeSpan,
+    /// The memory of all uploads to a bucket together.
+    pub(crate) upload_memory: Option<Size>,
 }
 
 /// Garbage collection.
@@ -279,6 +282,7 @@ impl Default for LimitsConfig {
             write_timeout: TimeSpan(server.write_timeout),
             drain_timeout: TimeSpan(server.drain_timeout),
             upload_max_age: TimeSpan(RegistryOptions::default().upload_max_age.unwrap_or_default()),
+            upload_memory: None,
         }
     }
 }

@@ -79,7 +79,10 @@ async fn in_bucket(
         let place = place.clone();
         tokio::task::spawn_blocking(move || S3Blobs::open(&place, &access())).await
     };
-    let blobs = opened.map_err(|e| Error::internal("opening the bucket panicked").with_source(e))??;
+    let mut blobs = opened.map_err(|e| Error::internal("opening the bucket panicked").with_source(e))??;
+    if let Some(memory) = config.limits.upload_memory {
+        blobs = blobs.with_upload_memory(memory.0);
+    }
     // A wrong address and wrong keys are known before the folder or the database says that it belongs to a bucket.
     blobs.check().await?;
     let meta = match config.database.open()? {
@@ -105,12 +108,23 @@ async fn of_folder(config: &Config, blobs: &hyper_sdk::store::blob::S3Blobs) -> 
     }
     let meta = SqlMeta::open(folder.path.join("hyper.db")).await?;
     let file = folder.path.join(ID_FILE);
-    if config.read_only || file.exists() && has_content(&meta).await? {
-        blobs.confirm(&id(&file)?).await?;
+    let is_first = !file.exists();
+    let id = id(&file)?;
+    let has_place = if config.read_only || !is_first && has_content(&meta).await? {
+        blobs.confirm(&id).await
     } else {
-        blobs.take(&id(&file)?).await?;
+        blobs.take(&id).await
+    };
+    match has_place {
+        // The folder has no blobs anywhere: it may begin at another place, or without a bucket.
+        Err(refused) if is_first && refused.kind() == hyper_sdk::ErrorKind::Conflict => {
+            if let Err(error) = std::fs::remove_file(&file) {
+                tracing::debug!(%error, "the id of a registry without a place stays");
+            }
+            Err(refused)
+        }
+        other => other.map(|()| meta),
     }
-    Ok(meta)
 }
 
 /// The metadata in a database, for blobs in a bucket.

@@ -189,7 +189,7 @@ impl BlobBackend for LogBlobs {
         let stored = |(digest, content): (&Digest, &Content)| StoredBytes {
             key: digest.clone().into(),
             size: content.size(),
-            modified: content.modified,
+            modified: Some(content.modified),
         };
         let items = rest.by_ref().take(limit).map(stored).collect();
         Ok(Listing { items, more: limit > 0 && rest.next().is_some() })

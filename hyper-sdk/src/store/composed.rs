@@ -140,7 +140,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             match self.0.meta.write(change.clone()).await {
                 // The removal may have ended since, so the state of the blob does not tell.
                 Err(e) if is_being_removed(&e) => {}
-                outcome => return outcome.map(|_| Descriptor::new(BLOB_MEDIA_TYPE, digest.clone(), size)),
+                outcome => return outcome.map(|_| descriptor(digest, size)),
             }
             if Instant::now() >= waits_until {
                 return Err(being_removed(digest));
@@ -209,8 +209,14 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
     }
 
-    /// Ends a session whose staging area is held. Removes its bytes first, because the database may need their space.
+    /// Ends a session whose staging area is held.
     async fn drop_upload(&self, id: &UploadId, mut staging: Box<dyn BlobStaging>) -> Result<()> {
+        if self.0.blobs.has_own_keys() {
+            // Another server may be about to link the bytes: it cannot once the session has ended.
+            self.0.meta.write(Change::EndUpload { id: id.clone() }).await?;
+            return staging.discard().await;
+        }
+        // The bytes first, because the database may need their space.
         let discarded = staging.discard().await;
         self.0.meta.write(Change::EndUpload { id: id.clone() }).await?;
         discarded
@@ -222,6 +228,11 @@ impl<B: BlobBackend, M: MetaBackend> Display for Composed<B, M> {
         let (blobs, meta) = (self.0.blobs.to_string(), self.0.meta.to_string());
         if blobs == meta { f.write_str(&blobs) } else { write!(f, "{blobs} with {meta}") }
     }
+}
+
+/// A finished upload.
+fn descriptor(digest: &Digest, size: u64) -> Descriptor {
+    Descriptor::new(BLOB_MEDIA_TYPE, digest.clone(), size)
 }
 
 async fn digest_of(algorithm: Algorithm, bytes: &Bytes) -> Result<Digest> {

@@ -34,6 +34,31 @@ pub fn upload_unknown(id: &UploadId) -> Error {
     Error::new(ErrorKind::UploadUnknown, "no such upload").with_context("upload", id)
 }
 
+/// [`ErrorKind::UploadUnknown`]: another request finishes the session with other content
+/// ([`Change::SealUpload`](super::meta::Change::SealUpload)).
+pub fn sealed_otherwise(id: &UploadId) -> Error {
+    Error::new(
+        ErrorKind::UploadUnknown,
+        "another request finishes this upload with other content: start the upload again",
+    )
+    .with_context("upload", id)
+}
+
+/// [`ErrorKind::Unavailable`] with [`ErrorDetail::UploadPartsMissing`]: the parts of an upload are not there. Another request
+/// may be making its object of them, or they are lost; a store tells by the time since the session last changed.
+pub fn parts_missing() -> Error {
+    Error::new(
+        ErrorKind::Unavailable,
+        "another request is finishing this upload, or its parts are gone: try again",
+    )
+    .with_detail(ErrorDetail::UploadPartsMissing)
+}
+
+/// Whether this is the error of [`parts_missing`].
+pub fn is_parts_missing(error: &Error) -> bool {
+    error.details().any(|detail| *detail == ErrorDetail::UploadPartsMissing)
+}
+
 /// [`ErrorKind::RangeInvalid`]: the handle is at `offset`, but another writer has saved the session at `saved`.
 pub fn upload_moved(offset: u64, saved: u64) -> Error {
     Error::new(

@@ -114,7 +114,6 @@ impl DiskStore {
         upload_max_age: Option<Duration>,
     ) -> Result<Self> {
         let root = root.as_ref();
-        let blobs = blob::DiskBlobs::open(root).await?;
         if root.join(DATABASE).exists() {
             return Err(Error::new(
                 ErrorKind::Conflict,
@@ -123,10 +122,15 @@ impl DiskStore {
             .with_context("path", root.display()));
         }
         let meta = meta::SqlMeta::connect(database).await?;
+        if meta.blobs_kept_at().await?.is_some() {
+            // It names the place that it has. The folder is not made, and not that of this registry, for its sake.
+            meta.keep_blobs_at(FOLDER).await?;
+        }
+        let blobs = blob::DiskBlobs::open(root).await?;
         if let Some(id) = meta.registry_id() {
             claim(root, id)?;
         }
-        meta.keep_blobs_at("a folder").await?;
+        meta.keep_blobs_at(FOLDER).await?;
         let store = Self::new(blobs, meta);
         store.expire_old_uploads(root, upload_max_age).await;
         Ok(store)
@@ -149,6 +153,10 @@ const DATABASE: &str = "hyper.db";
 /// The file that names the registry whose metadata is elsewhere.
 #[cfg(feature = "store-sql")]
 const REGISTRY_ID: &str = "registry-id";
+
+/// What a database remembers of blobs that are in a folder.
+#[cfg(feature = "store-postgres")]
+const FOLDER: &str = "a folder";
 
 /// Makes the folder that of the registry, unless it is that of another one.
 #[cfg(feature = "store-postgres")]

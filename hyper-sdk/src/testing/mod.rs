@@ -8,6 +8,7 @@
 //! - [`copy_program`] and [`write_program`] make programs that the test runs.
 //! - [`FrozenClock`] is a clock that a test sets.
 //! - [`S3Server`] is a real server of S3.
+//! - [`Front`] is a faulty way to it.
 //! - [`given`] takes the result of a fixture of a conformance suite.
 //! - [`is_caught`] checks whether a case of a conformance suite finds a fault.
 //!
@@ -28,6 +29,7 @@
 mod builder;
 #[cfg(feature = "build")]
 mod executor;
+mod front;
 mod image;
 #[cfg(feature = "store-postgres")]
 mod postgres;
@@ -47,6 +49,7 @@ pub(crate) use builder::FakeBuild;
 pub use builder::fake_builder;
 #[cfg(feature = "build")]
 pub use executor::{FakeExecutor, FakeRun};
+pub use front::{Act, Front};
 pub use image::{ImageShape, RandomImage, RandomIndex, RandomLayer, TestContent, TestFile, TestTree};
 #[cfg(feature = "store-postgres")]
 pub use postgres::PostgresServer;

@@ -74,6 +74,10 @@ async fn an_upload_outlives_kill_9_and_its_blob_is_in_the_bucket() {
     let other = other.to_str().unwrap();
     let error = refused(&["serve", "--listen", "127.0.0.1:0", "--data", other, "--blobs", &blobs]);
     assert!(error.contains("another registry has its blobs at this place"), "{error}");
+    assert!(
+        !folder.path().join("other/bucket.id").exists(),
+        "the folder belongs to a bucket that refused it"
+    );
     // An empty place is not that of this registry, which has blobs elsewhere; nor is one for which it may not ask to write.
     let empty = blobs.replace('?', "/empty?");
     for flags in [
@@ -129,6 +133,40 @@ async fn a_bucket_that_cannot_be_reached_is_503_with_retry_after() {
     assert_eq!(client.get(&pull).send().await.unwrap().status(), StatusCode::NOT_FOUND);
     assert_eq!(client.post(&push).body(content.clone()).send().await.unwrap().status(), StatusCode::CREATED);
     assert_eq!(client.get(&pull).send().await.unwrap().bytes().await.unwrap(), content);
+}
+
+/// One client has the memory of all uploads, and stalls: another one gets it after some seconds, and the first can go on.
+#[tokio::test]
+async fn a_client_that_stalls_keeps_no_memory_from_others() {
+    let Some(server) = given::<&S3Server>("a_client_that_stalls", S3Server::running()) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "[limits]\nupload-memory = \"8MiB\"\n").unwrap();
+    let blobs = format!("s3://{}?endpoint=http://{}", server.bucket(), server.host());
+    let data = folder.path().join("data");
+    let flags = ["--config", config.to_str().unwrap(), "--blobs", &blobs];
+    let process = Process::start_in(Command::new(PROGRAM), &data, &flags, &KEYS);
+    let (client, content) = (Client::new(), Bytes::from(noise(6, 3 << 20)));
+    let digest = Digest::sha256(&content);
+    let begun = client.post(format!("{}/v2/a/blobs/uploads/", process.url)).send().await.unwrap();
+    let location = begun.headers()["location"].to_str().unwrap().to_owned();
+    let path = location.strip_prefix(&process.url).unwrap_or(&location).to_owned();
+    let mut stalled = TcpStream::connect(process.url.strip_prefix("http://").unwrap()).unwrap();
+    let head = format!("PATCH {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", content.len());
+    stalled.write_all(head.as_bytes()).unwrap();
+    stalled.write_all(&content[..2 << 20]).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let other = Bytes::from(noise(7, 3 << 20));
+    let push = format!("{}/v2/b/blobs/uploads/?digest={}", process.url, Digest::sha256(&other));
+    let began = std::time::Instant::now();
+    assert_eq!(client.post(&push).body(other).send().await.unwrap().status(), StatusCode::CREATED);
+    assert!(began.elapsed() > Duration::from_secs(1), "there was no need to wait");
+    stalled.write_all(&content[2 << 20..]).unwrap();
+    let mut answer = [0; 12];
+    stalled.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 202");
+    let end = client.put(format!("{}{path}?digest={digest}", process.url)).send().await.unwrap();
+    assert_eq!(end.status(), StatusCode::CREATED);
 }
 
 #[test]

@@ -157,7 +157,7 @@ impl BlobBackend for MemoryBlobs {
         let stored = |(digest, stored): (&Digest, &Stored)| StoredBytes {
             key: BlobKey::Digest(digest.clone()),
             size: stored.bytes.len() as u64,
-            modified: stored.modified,
+            modified: Some(stored.modified),
         };
         let items = rest.by_ref().take(limit).map(stored).collect();
         Ok(Listing { items, more: limit > 0 && rest.next().is_some() })

@@ -79,8 +79,8 @@ pub struct StoredBytes {
     pub key: BlobKey,
     /// Their size.
     pub size: u64,
-    /// When they were stored.
-    pub modified: SystemTime,
+    /// When they were stored; `None` while the upload that they are of has not ended: then nobody may take them for left.
+    pub modified: Option<SystemTime>,
 }
 
 /// The result of [`BlobStaging::verify`].
@@ -245,6 +245,16 @@ pub trait BlobStaging: Debug + Send + Sync + 'static {
 
     /// Makes the staged bytes as durable as the backend promises, and returns the state to save.
     async fn save(&mut self) -> Result<StagedState>;
+
+    /// The content that a store must seal the session with ([`Change::SealUpload`](super::meta::Change::SealUpload)) before it
+    /// calls [`BlobStaging::verify`]: the digest of everything staged, by the algorithm of the running hash. `None`, as by
+    /// default, where no other process can finish the upload with what this one has staged.
+    ///
+    /// A server of S3 may say of an upload in parts that it has completed it when another request had, with other parts. Of
+    /// finishers with one content, it does not matter whose request counts.
+    fn seal(&self) -> Option<Digest> {
+        None
+    }
 
     /// Checks the digest of everything staged, and makes the bytes durable. Returns the size, and the key of the bytes
     /// once they are committed.

@@ -9,7 +9,7 @@
 //! - Lists are read in pages: memory does not depend on the size of the store.
 
 use super::Composed;
-use crate::store::blob::{BlobBackend, BlobKey};
+use crate::store::blob::{BlobBackend, BlobKey, StoredBytes};
 use crate::store::collect::{CollectOptions, Collected, Removal};
 use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend};
 use crate::{Digest, Result};
@@ -167,22 +167,25 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// Removes bytes that no row names: those of a push that died, and those of a blob that was deleted while it was
     /// pushed.
     async fn collect_unnamed(&self, options: &CollectOptions, collected: &mut Collected) -> Result<()> {
-        let young = SystemTime::now().checked_sub(UNNAMED_AGE);
+        // By the clock that is behind: bytes that look old by the other one only may be those of a push.
+        let now = self.file_time().map(|now| now.min(SystemTime::now()));
+        let young = now.and_then(|now| now.checked_sub(UNNAMED_AGE));
+        let is_old = |stored: &StoredBytes| young.zip(stored.modified).is_some_and(|(young, at)| at < young);
         let mut after = None;
         loop {
             let page = self.0.blobs.list(after.as_ref(), LISTED).await?;
-            for stored in &page.items {
-                if self.0.meta.has_key(&stored.key).await? {
-                    continue;
-                }
+            let keys: Vec<BlobKey> = page.items.iter().map(|stored| stored.key.clone()).collect();
+            let named = self.0.meta.has_keys(&keys).await?;
+            for (stored, _) in page.items.iter().zip(named).filter(|(_, named)| !named) {
                 let gone = match &stored.key {
                     BlobKey::Digest(digest) => {
                         options.report(|| Removal::Blob { digest: digest.clone(), size: stored.size });
                         options.dry_run || self.remove_unnamed(digest, stored.size).await?
                     }
-                    // No push names a key again that was abandoned.
-                    BlobKey::Own(_) if young.is_some_and(|young| stored.modified < young) => {
-                        options.dry_run || self.0.blobs.delete(&stored.key).await?
+                    // No push names a key again that was abandoned, but the page may be older than the row.
+                    BlobKey::Own(_) if is_old(stored) => {
+                        options.dry_run
+                            || !self.is_named(&stored.key).await? && self.0.blobs.delete(&stored.key).await?
                     }
                     BlobKey::Own(_) => false,
                 };
@@ -196,6 +199,11 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether a row names a key.
+    pub(super) async fn is_named(&self, key: &BlobKey) -> Result<bool> {
+        Ok(self.0.meta.has_keys(std::slice::from_ref(key)).await?.contains(&true))
     }
 
     /// Removes bytes under a digest without a row: a marked row makes a push wait meanwhile.

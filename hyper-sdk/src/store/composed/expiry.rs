@@ -41,7 +41,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     }
 
     /// The time of the store's clock, with the precision of file times.
-    fn file_time(&self) -> Option<SystemTime> {
+    pub(super) fn file_time(&self) -> Option<SystemTime> {
         let ahead = self.1.now().saturating_sub(SystemClock.now());
         let seconds = Duration::from_secs(ahead.unsigned_abs());
         let now = SystemTime::now();
@@ -89,7 +89,8 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
     }
 
-    async fn is_stale(&self, id: &UploadId, before: i64) -> Result<bool> {
+    /// Whether a session has ended, or was not saved after `before`.
+    pub(super) async fn is_stale(&self, id: &UploadId, before: i64) -> Result<bool> {
         Ok(self.0.meta.stale_uploads(before).await?.contains(id) || self.0.meta.upload(id).await?.is_none())
     }
 }

@@ -1,14 +1,17 @@
 //! The handle of an upload session.
 
-use super::{Backends, Composed};
+use super::{Backends, Composed, descriptor};
 use crate::oci::Descriptor;
 use crate::store::blob::{BlobBackend, BlobStaging, Verified};
-use crate::store::errors::{upload_moved, upload_unknown};
+use crate::store::errors::{interrupted, is_parts_missing, staging_lost, upload_moved, upload_unknown};
 use crate::store::meta::{Change, MetaBackend, UploadRecord};
 use crate::store::{BlobUpload, UploadId};
 use crate::{Digest, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
+
+/// So many seconds after the last change of a session nobody is finishing it any more, and parts that are missing are lost.
+const FINISHING: i64 = 10 * 60;
 
 #[derive(Debug)]
 pub(super) struct Upload<B, M> {
@@ -72,6 +75,44 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
         }
     }
 
+    /// Seals the session for this writer, where several can finish it. Returns whether another one has ended it with the same
+    /// content, which is as good.
+    async fn seal(&mut self, digest: &Digest) -> Result<bool> {
+        let Some(content) = self.staging().await?.seal() else { return Ok(false) };
+        let (id, meta) = (self.record.id.clone(), &self.store.0.meta);
+        let sealed = meta.write(Change::SealUpload { id: id.clone(), content: content.clone() }).await;
+        if let Err(e) = &sealed
+            && e.kind() == ErrorKind::UploadUnknown
+            && content == *digest
+            && meta.upload(&id).await?.is_none()
+        {
+            return Ok(true);
+        }
+        // The session of another writer is not ended for the sake of this one.
+        self.unless_full(sealed).await.map(|_| false)
+    }
+
+    /// Returns an outcome, in which parts that have been missing for so long that nobody is finishing the upload are lost.
+    async fn unless_lost<T>(&self, outcome: Result<T>) -> Result<T> {
+        let missing = match outcome {
+            Err(e) if is_parts_missing(&e) => e,
+            other => return other,
+        };
+        let before = self.store.1.now().saturating_sub(FINISHING);
+        match self.store.is_stale(&self.record.id, before).await {
+            Ok(true) => Err(staging_lost().with_source(missing)),
+            _ => Err(missing),
+        }
+    }
+
+    /// Returns an outcome, and ends the session when the storage is full and its space is needed.
+    async fn unless_full<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        match &outcome {
+            Err(e) if e.kind() == ErrorKind::StorageFull => self.unless_over(outcome).await,
+            _ => outcome,
+        }
+    }
+
     /// Returns an outcome, and removes the staged bytes when nobody can resume: another request has ended the session,
     /// or the disk is full and its space is needed.
     async fn unless_over<T>(&mut self, outcome: Result<T>) -> Result<T> {
@@ -98,6 +139,7 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
     async fn append(&mut self, bytes: Bytes) -> Result<()> {
         let length = bytes.len() as u64;
         let appended = self.staging().await?.append(bytes).await;
+        let appended = self.unless_lost(appended).await;
         self.unless_over(appended).await?;
         self.offset += length;
         Ok(())
@@ -117,7 +159,15 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
     }
 
     async fn finish(mut self: Box<Self>, digest: &Digest) -> Result<Descriptor> {
+        if self.seal(digest).await? {
+            return match self.store.lease(&self.record.repository, digest, 0).await {
+                Ok(size) => Ok(descriptor(digest, size)),
+                Err(e) if e.kind() == ErrorKind::BlobUnknown => Err(upload_unknown(&self.record.id)),
+                Err(e) => Err(e),
+            };
+        }
         let verified = self.staging().await?.verify(digest).await;
+        let verified = self.unless_lost(verified).await;
         if verified.as_ref().is_err_and(|e| e.kind() == ErrorKind::DigestInvalid)
             && let Some(staging) = self.staging.take()
         {
@@ -127,15 +177,13 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
         let ended = Some(self.record.id.clone());
         if self.store.0.blobs.has_own_keys() {
             let committed = self.staging().await?.commit(digest).await;
+            let committed = self.unless_lost(committed).await;
             self.unless_over(committed).await?;
-            let linked = self.store.link_committed(&self.record.repository, digest, verified, ended).await;
-            let descriptor = self.unless_over(linked).await?;
-            if let Some(mut staging) = self.staging.take()
-                && let Err(error) = staging.discard().await
-            {
-                tracing::debug!(%error, upload = %self.record.id, "what an upload leaves is removed later");
-            }
-            return Ok(descriptor);
+            let staging = self.staging.take().ok_or_else(interrupted)?;
+            return self
+                .store
+                .link_committed(&self.record.repository, digest, verified, ended, staging)
+                .await;
         }
         let Verified { size, key } = verified;
         let linked = self.store.link(&self.record.repository, digest, size, key, ended).await;

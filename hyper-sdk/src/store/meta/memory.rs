@@ -8,8 +8,8 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
 use crate::store::errors::{
-    being_removed, blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved,
-    upload_moved, upload_unknown,
+    being_removed, blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, sealed_otherwise,
+    tag_moved, upload_moved, upload_unknown,
 };
 use crate::store::{DeleteTarget, Listing, TagChange, TagGuard, UploadId};
 use crate::{Digest, Result};
@@ -38,6 +38,8 @@ struct State {
     blobs: BTreeMap<Digest, Blob>,
     /// The sessions, with the time of the last save.
     uploads: HashMap<UploadId, (UploadRecord, i64)>,
+    /// The content that sessions are sealed with.
+    seals: HashMap<UploadId, Digest>,
 }
 
 #[derive(Debug)]
@@ -137,6 +139,11 @@ impl State {
         self.blobs.insert(digest.clone(), Blob { size, key, condemned: None, repositories });
         self.link(repository, digest, leased_until);
         Ok(size)
+    }
+
+    fn end_upload(&mut self, id: &UploadId) {
+        self.uploads.remove(id);
+        self.seals.remove(id);
     }
 
     /// Whether a garbage collector may remove the link.
@@ -323,9 +330,12 @@ impl MetaBackend for MemoryMeta {
         self.0.version.fetch_add(1, Ordering::SeqCst);
         match change {
             Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
+                if let Some(id) = upload.as_ref().filter(|id| !state.uploads.contains_key(id)) {
+                    return Err(upload_unknown(id));
+                }
                 state.link_blob(&repository, digest, (size, key), leased_until)?;
                 if let Some(id) = upload {
-                    state.uploads.remove(&id);
+                    state.end_upload(&id);
                 }
                 Ok(size)
             }
@@ -392,13 +402,26 @@ impl MetaBackend for MemoryMeta {
                 (record.state, *at) = (saved, SystemClock.now());
                 Ok(0)
             }
+            Change::SealUpload { id, content } => {
+                let State { uploads, seals, .. } = &mut *state;
+                let (_, at) = uploads.get_mut(&id).ok_or_else(|| upload_unknown(&id))?;
+                match seals.get(&id) {
+                    Some(sealed) if *sealed != content => return Err(sealed_otherwise(&id)),
+                    Some(_) => {}
+                    None => {
+                        *at = SystemClock.now();
+                        seals.insert(id, content);
+                    }
+                }
+                Ok(0)
+            }
             Change::EndUpload { id } => {
-                state.uploads.remove(&id);
+                state.end_upload(&id);
                 Ok(0)
             }
             Change::ExpireUpload { id, before } => {
                 if state.uploads.get(&id).is_some_and(|(_, at)| *at <= before) {
-                    state.uploads.remove(&id);
+                    state.end_upload(&id);
                 }
                 Ok(u64::from(state.uploads.contains_key(&id)))
             }
@@ -500,12 +523,10 @@ impl MetaBackend for MemoryMeta {
         Ok(unlinked.take(limit).map(|(digest, blob)| blob.record(digest)).collect())
     }
 
-    async fn has_key(&self, key: &BlobKey) -> Result<bool> {
+    async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {
         let state = self.state();
-        Ok(match key {
-            BlobKey::Digest(digest) => state.blobs.get(digest).is_some_and(|blob| blob.key == *key),
-            BlobKey::Own(_) => state.blobs.values().any(|blob| blob.key == *key),
-        })
+        let own: HashSet<&BlobKey> = state.blobs.values().map(|blob| &blob.key).collect();
+        Ok(keys.iter().map(|key| own.contains(key)).collect())
     }
 
     async fn manifest(

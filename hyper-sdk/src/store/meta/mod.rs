@@ -118,7 +118,8 @@ pub struct ManifestChange {
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Links a blob into a repository and ends its upload. The blob backend has the bytes, or they are committed next.
-    /// If the blob is marked for removal, a new key clears the mark; the marked key is rejected with
+    /// Rejected with [`crate::ErrorKind::UploadUnknown`] when that upload has ended: what another request has removed with it
+    /// must not become a blob. If the blob is marked for removal, a new key clears the mark; the marked key is rejected with
     /// [`being_removed`](super::errors::being_removed), by which a store knows that it has to wait.
     LinkBlob {
         /// The repository, created when it does not exist.
@@ -129,7 +130,7 @@ pub enum Change {
         size: u64,
         /// The key of its bytes in the blob backend.
         key: BlobKey,
-        /// The session to end.
+        /// The session to end, which must exist.
         upload: Option<UploadId>,
         /// The end of the lease of the link, in seconds since 1970. Until then the link is not collected. A longer
         /// lease stays.
@@ -250,6 +251,15 @@ pub enum Change {
         /// The new state.
         state: StagedState,
     },
+    /// Seals a session: from now on it can be finished with this content only. Sealing it with the same content again is not
+    /// an error. Rejected with [`crate::ErrorKind::UploadUnknown`] when the session does not exist, and when it is sealed with
+    /// other content ([`sealed_otherwise`](super::errors::sealed_otherwise)).
+    SealUpload {
+        /// The session.
+        id: UploadId,
+        /// The digest of the content by the algorithm of the session.
+        content: Digest,
+    },
     /// Ends a session. Ending it again is not an error.
     EndUpload {
         /// The session.
@@ -366,8 +376,9 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     /// At most `limit` blobs that no repository has, after the digest `after`, in byte order.
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>>;
 
-    /// Whether a row names this key. Bytes whose key no row names can be deleted, unless they are new.
-    async fn has_key(&self, key: &BlobKey) -> Result<bool>;
+    /// Whether a row names each of these keys, in their order. A key may come twice. Bytes whose key no row names can be
+    /// deleted, unless they are new.
+    async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>>;
 
     /// A manifest by tag or by the digest that it is stored under.
     async fn manifest(

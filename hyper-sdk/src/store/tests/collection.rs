@@ -331,7 +331,7 @@ async fn history<B: BlobBackend, M: MetaBackend>(seed: u64, open: impl AsyncFn()
     let own: Vec<BlobKey> = there.extract_if(.., |key| matches!(key, BlobKey::Own(_))).collect();
     let mut named = 0;
     for key in &own {
-        named += usize::from(store.meta().has_key(key).await.unwrap());
+        named += usize::from(store.meta().has_keys(std::slice::from_ref(key)).await.unwrap()[0]);
     }
     assert!(named <= needed.len(), "rows name {named} objects, for {} blobs\n{told:#?}", needed.len());
     assert!(there.is_subset(&needed), "left: {:?}\n{told:#?}", there.difference(&needed));

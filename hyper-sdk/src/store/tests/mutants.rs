@@ -118,6 +118,11 @@ async fn the_metadata_suite_catches_every_fault() {
         SaveUnchecked by saving_an_ended_session_is_rejected;
         LastSaveWins by one_of_two_writers_saves_a_session;
         SessionStays by a_link_ends_its_session;
+        SealIgnored by a_session_is_sealed_with_one_content;
+        EndedLinked by a_link_of_an_ended_session_is_rejected;
+        KeysReordered by keys_in_use_are_found;
+        KeysOfFirstPage by keys_in_use_are_found;
+        KeysDeduplicated by keys_in_use_are_found;
         LostOnReopen by content_survives_reopening, sessions_survive_reopening,
             marks_and_leases_survive_reopening;
     }

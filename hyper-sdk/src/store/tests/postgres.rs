@@ -296,7 +296,7 @@ async fn servers_that_start_together_migrate_once() {
     let ids = futures::future::try_join_all(starts.collect::<Vec<_>>()).await.unwrap();
     assert!(ids.iter().all(|id| *id == ids[0] && id.len() == 32), "{ids:?}");
     let database = url.split(['/', '?']).nth(3).unwrap();
-    assert_eq!(server.sql(database, "SELECT count(*), max(version) FROM schema_version").trim(), "3|3");
+    assert_eq!(server.sql(database, "SELECT count(*), max(version) FROM schema_version").trim(), "4|4");
     server.sql(database, "INSERT INTO schema_version VALUES (99, 0)");
     let e = SqlMeta::connect(PostgresOptions::parse(&url).unwrap()).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Unsupported);
@@ -384,6 +384,9 @@ async fn the_blobs_of_a_database_are_at_one_place() {
     let options = PostgresOptions::parse(&url).unwrap();
     let e = DiskStore::open_on(folder.path(), options, None).await.map(drop).unwrap_err();
     assert!(e.kind() == ErrorKind::Conflict && e.to_string().contains("at another place"), "{e}");
+    // The folder is that of nobody: a registry of its own may begin there.
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none(), "the folder was taken");
+    drop(DiskStore::open(folder.path()).await.unwrap());
     let secret = |meta: &SqlMeta| meta.registry_secret().unwrap().expose().to_owned();
     assert_eq!(secret(&one), secret(&two));
     assert_eq!(secret(&one).len(), 64);

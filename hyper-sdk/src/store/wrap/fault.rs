@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 /// Decides which operation fails. Clones share one count.
@@ -32,7 +32,12 @@ struct Plan {
     count: AtomicU64,
     fails_at: AtomicU64,
     after: AtomicBool,
+    /// The change that is refused once.
+    refused: Mutex<Option<(ErrorKind, IsRefused)>>,
 }
+
+/// Whether a change is the one that is refused.
+type IsRefused = fn(&Change) -> bool;
 
 impl FaultPlan {
     /// A plan without a fault.
@@ -55,6 +60,17 @@ impl FaultPlan {
     pub fn has_failed(&self) -> bool {
         let fails_at = self.0.fails_at.load(Ordering::SeqCst);
         fails_at != 0 && self.0.count.load(Ordering::SeqCst) >= fails_at
+    }
+
+    /// Refuses the next change of this sort with an error of this kind, as a database on a full disk does.
+    pub fn refuse(&self, kind: ErrorKind, is_refused: fn(&Change) -> bool) {
+        *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, is_refused));
+    }
+
+    fn refusal(&self, change: &Change) -> Option<Error> {
+        let mut refused = self.0.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kind, _) = refused.take_if(|(_, is_refused)| is_refused(change))?;
+        Some(Error::new(kind, "a fault was injected"))
     }
 
     fn fails_now(&self) -> bool {
@@ -181,6 +197,10 @@ impl BlobStaging for FaultyStaging {
         self.plan.run(self.inner.save()).await
     }
 
+    fn seal(&self) -> Option<Digest> {
+        self.inner.seal()
+    }
+
     async fn verify(&mut self, digest: &Digest) -> Result<Verified> {
         self.plan.run(self.inner.verify(digest)).await
     }
@@ -235,6 +255,9 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
     }
 
     async fn write(&self, change: Change) -> Result<u64> {
+        if let Some(refusal) = self.1.refusal(&change) {
+            return Err(refusal);
+        }
         self.1.run(self.0.write(change)).await
     }
 
@@ -285,8 +308,8 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         self.1.run(self.0.unlinked_blobs(after, limit)).await
     }
 
-    async fn has_key(&self, key: &BlobKey) -> Result<bool> {
-        self.1.run(self.0.has_key(key)).await
+    async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {
+        self.1.run(self.0.has_keys(keys)).await
     }
 
     async fn manifest(

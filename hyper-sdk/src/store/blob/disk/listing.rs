@@ -43,7 +43,11 @@ pub(super) fn list(blobs: &Path, after: Option<&BlobKey>, limit: usize) -> Resul
                     return Ok(Listing { items, more: limit > 0 });
                 }
                 let modified = meta.modified().unwrap_or(UNIX_EPOCH);
-                items.push(StoredBytes { key: BlobKey::Digest(digest), size: meta.len(), modified });
+                items.push(StoredBytes {
+                    key: BlobKey::Digest(digest),
+                    size: meta.len(),
+                    modified: Some(modified),
+                });
             }
         }
     }

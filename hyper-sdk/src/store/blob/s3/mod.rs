@@ -4,6 +4,7 @@
 //!   mod       the backend: sizes, deletions, lists
 //!   staging   an upload; parts: its content, of which whole parts are in the bucket already
 //!   reading   ranges of an object
+//!   memory    what all uploads together may have in memory
 //!   bucket    requests and their errors; place: the keys of objects
 //! ```
 //!
@@ -12,18 +13,22 @@
 //! that it goes on in another process that has the same bucket and the same metadata. Nothing is read again.
 //!
 //! # Several processes on one bucket
-//! One writer at a time is kept within a process. Writers of one upload in two processes do not corrupt a blob: an object is
-//! made once, of the parts with the tags of those that were hashed, and the state that was saved last counts. A writer is
-//! not known to another process, so what was never saved goes only when it is old.
+//! One writer at a time is kept within a process. Writers of one upload in two processes do not corrupt a blob: the state that
+//! was saved last counts; an object is made of the parts with the tags of those that were hashed; and the metadata say with
+//! which content an upload is finished, before its last bytes and the request that makes the object are sent
+//! ([`BlobStaging::seal`]). So it does not matter who makes the object, or how often. A writer is not known to another
+//! process, so what was never saved goes only when it is old.
 
 mod bucket;
+mod memory;
 mod parts;
 mod place;
 mod reading;
 mod staging;
 
 use self::bucket::{Bucket, Objects};
-use self::parts::Parts;
+use self::memory::{Held, Memory};
+use self::parts::{Completed, Parts};
 use self::staging::{Claim, S3Staging, Writers};
 use super::{BlobBackend, BlobKey, BlobStaging, StoredBytes};
 use crate::s3::S3BlobPlace;
@@ -54,12 +59,35 @@ const SIZES: usize = 16;
 pub struct S3Blobs {
     bucket: Bucket,
     writers: Writers,
+    memory: Memory,
 }
 
 impl S3Blobs {
     /// The blobs at a place in a store of objects.
     pub(crate) fn over(store: Arc<dyn Objects>, place: S3BlobPlace) -> Self {
-        Self { bucket: Bucket::new(store, place), writers: Writers::default() }
+        let memory = Memory::new(memory::DEFAULT);
+        Self { bucket: Bucket::new(store, place), writers: Writers::default(), memory }
+    }
+
+    /// Limits the memory of all uploads together to so many bytes, or to one part of 8 MiB if that is more. The default is
+    /// 256 MiB. An eighth of it is for the saved ends of uploads, which the next request then need not fetch.
+    ///
+    /// An upload takes the place of a part while it has more than 256 KiB of one in memory. When there is none, it waits in the
+    /// order in which the uploads came, and after 20 seconds fails with [`ErrorKind::Unavailable`], from where it can go on.
+    /// Parts beyond 62.5 GiB have 64 MiB: such an upload waits until eight places are free, or all of them if there are fewer,
+    /// and has more memory than the limit then.
+    #[must_use]
+    pub fn with_upload_memory(mut self, bytes: u64) -> Self {
+        self.memory = Memory::new(bytes);
+        self
+    }
+
+    /// Lets uploads wait for their memory for this time.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn waiting(mut self, wait: std::time::Duration) -> Self {
+        self.memory = self.memory.waiting(wait);
+        self
     }
 
     /// Says of each object that the server is about to put together how large it is.
@@ -135,7 +163,7 @@ impl S3Blobs {
         Ok(self.bucket.head(&object).await?.map(|meta| meta.size))
     }
 
-    /// Says of objects that no row may name yet that they are new. The time of an object that was made of parts may be that
+    /// Says of objects that no row may name yet that their upload has not ended. The time of an object that was made of parts may be that
     /// of its first part, days ago, and its upload keeps a note until a row names it.
     async fn mark_new(&self, items: &mut [StoredBytes]) -> Result<()> {
         let own = |(number, stored): (usize, &StoredBytes)| match &stored.key {
@@ -150,7 +178,7 @@ impl S3Blobs {
         while let Some(meta) = beside.try_next().await? {
             let object = meta.location.filename().and_then(|name| name.strip_prefix(place::PARTS));
             if let Some(number) = object.and_then(|object| numbers.get(object)) {
-                items[*number].modified = SystemTime::now();
+                items[*number].modified = None;
             }
         }
         Ok(())
@@ -166,13 +194,24 @@ impl S3Blobs {
         let mut parts = Parts::default();
         let object = &self.bucket.place.blobs().join(name);
         let mut pieces = tokio_util::io::ReaderStream::with_capacity(file, 1 << 20);
+        let mut held = Held::default();
         let sent = async {
             while let Some(piece) = pieces.next().await {
                 let piece = piece.at("cannot read the file of the blob", path)?;
+                let (bytes, part) = parts.in_memory(piece.len() as u64);
+                self.memory.hold(&mut held, bytes, part).await?;
                 parts.push(&self.bucket, &id, name, piece).await?;
+                held.shrink(parts.in_memory(0).0);
             }
-            // The caller has checked the content, and the key names it.
-            parts.complete(&self.bucket, name).await.map(drop)
+            match parts.complete(&self.bucket, name).await? {
+                // The caller has checked the content, and the key names it.
+                Completed::Now => Ok(()),
+                // It may be an object with other content that was there before.
+                Completed::Earlier => Err(crate::Error::new(
+                    ErrorKind::Unavailable,
+                    "the bucket did not say whether it has stored the blob: try again",
+                )),
+            }
         };
         let sent = sent.await;
         if let Some(begun) = &parts.sent {
@@ -272,7 +311,7 @@ impl BlobBackend for S3Blobs {
             let stored = place.key_of(&meta.location).map(|key| StoredBytes {
                 key,
                 size: meta.size,
-                modified: meta.last_modified.into(),
+                modified: Some(meta.last_modified.into()),
             });
             std::future::ready(Ok(stored))
         });
@@ -291,7 +330,7 @@ impl BlobBackend for S3Blobs {
 
     async fn stage(&self, id: &UploadId) -> Result<Box<dyn BlobStaging>> {
         let claim = Claim::of(&self.writers, id).ok_or_else(|| busy(id))?;
-        Ok(Box::new(S3Staging::new(self.bucket.clone(), claim)?))
+        Ok(Box::new(S3Staging::new(self.bucket.clone(), self.memory.clone(), claim)?))
     }
 
     /// None: a writer in another process is not known, so what was never saved may have one.

@@ -5,24 +5,32 @@
 //!   itself.
 //! - All parts but the last have one size up to 62.5 GiB, as some servers want it.
 //! - No more is in memory than one part and the bytes that were appended last.
+//! - An upload in parts that is not there is not taken for lost: another request may have made the object of it, which is read
+//!   before it is believed. What is appended to it then is compared with it.
 
 use super::bucket::Bucket;
 use super::place::PARTS;
+use super::reading;
 use crate::store::UploadId;
-use crate::store::errors::staging_lost;
+use crate::store::blob::BlobKey;
+use crate::store::errors::{parts_missing, staging_lost};
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
+use futures::TryStreamExt as _;
 use object_store::PutPayload;
 use object_store::path::Path as Key;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 const MIB: u64 = 1 << 20;
 /// The size of most parts, and the largest content that is sent with one request.
-const PART: u64 = 8 * MIB;
+pub(super) const PART: u64 = 8 * MIB;
 /// How many parts have this size. Later ones are larger, because an object has at most 10 000 of them.
 const SMALL_PARTS: usize = 8_000;
 const LATER_PART: u64 = 64 * MIB;
 const MAX_PARTS: usize = 10_000;
+/// How long to wait for an object that another request makes, before each look, in milliseconds.
+const COMPLETION: [u64; 6] = [0, 50, 100, 250, 500, 800];
 
 /// The size of a part.
 pub(super) fn part_size(number: usize) -> u64 {
@@ -57,12 +65,23 @@ pub(super) struct Parts {
     /// What comes after the last part: less than a part.
     rest: Vec<Bytes>,
     rest_size: u64,
+    /// The size of the object when it is there already, of an earlier end of the upload. Then the rest is in it.
+    made: Option<u64>,
 }
 
 impl Parts {
     pub(super) fn new(sent: Option<Sent>, rest: Vec<Bytes>) -> Self {
         let rest_size = rest.iter().map(|piece| piece.len() as u64).sum();
-        Self { sent, rest, rest_size }
+        Self { sent, rest, rest_size, made: None }
+    }
+
+    /// What was appended to an object that is there already, and has this size.
+    pub(super) fn of_made(sent: Option<Sent>, rest_size: u64, made: u64) -> Self {
+        Self { sent, rest: Vec::new(), rest_size, made: Some(made) }
+    }
+
+    pub(super) fn made(&self) -> Option<u64> {
+        self.made
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -71,6 +90,15 @@ impl Parts {
 
     pub(super) fn rest(&self) -> &[Bytes] {
         &self.rest
+    }
+
+    /// How much more than now there is in memory at most while `more` is appended: the bytes after the last part, and the size
+    /// that this part will have.
+    pub(super) fn in_memory(&self, more: u64) -> (u64, u64) {
+        match self.made {
+            Some(_) => (0, PART),
+            None => (self.rest_size + more, part_size(self.number())),
+        }
     }
 
     fn number(&self) -> usize {
@@ -89,13 +117,19 @@ impl Parts {
             return Ok(());
         }
         let size = self.rest_size + bytes.len() as u64;
+        if let (Some(made), Some(sent)) = (self.made, &self.sent) {
+            compare(bucket, sent, made, self.size(), &[bytes]).await?;
+            self.rest_size = size;
+            return Ok(());
+        }
         if size < part_size(self.number()) {
             self.rest.push(bytes);
             self.rest_size = size;
             return Ok(());
         }
-        let mut next = Self { sent: None, rest: self.rest.clone(), rest_size: size };
+        let mut next = Self { rest: self.rest.clone(), rest_size: size, ..Self::default() };
         next.rest.push(bytes);
+        let appended = next.rest.clone();
         let mut sent = match self.sent.clone() {
             Some(sent) => sent,
             // Without parts, it says nothing about the content.
@@ -110,8 +144,19 @@ impl Parts {
                 ));
             }
             let part = next.cut(part_size(number));
-            let tag = bucket.put_part(&sent.key(bucket), &sent.name, number, part).await;
-            sent.tags.push(tag.map_err(|e| lost_or(bucket, &e))?);
+            match bucket.put_part(&sent.key(bucket), &sent.name, number, part).await {
+                Ok(tag) => sent.tags.push(tag),
+                // An earlier request has ended the upload, and the client learned of an error.
+                Err(e) if bucket.is_missing(&e) => {
+                    let made = awaited(bucket, &sent.key(bucket)).await?;
+                    if let Some(before) = &self.sent {
+                        compare(bucket, before, made, before.size(), &appended).await?;
+                    }
+                    *self = Self::of_made(self.sent.take(), size, made);
+                    return Ok(());
+                }
+                Err(e) => return Err(bucket.error(&e)),
+            }
         }
         next.sent = Some(sent);
         *self = next;
@@ -148,46 +193,92 @@ impl Parts {
             bucket.put(object, self.rest_payload()).await?;
             return Ok(Completed::Now);
         };
+        if self.made.is_some() {
+            return self.earlier(bucket, object).await;
+        }
         let mut tags = sent.tags.clone();
         if self.rest_size > 0 {
             let last = bucket.put_part(object, &sent.name, tags.len(), self.rest_payload()).await;
             match last {
                 Ok(tag) => tags.push(tag),
-                // The upload may have ended with the object.
-                Err(e) if bucket.is_missing(&e) => return self.earlier(bucket, object, staging_lost()).await,
+                Err(e) if bucket.is_missing(&e) => return self.earlier(bucket, object).await,
                 Err(e) => return Err(bucket.error(&e)),
             }
         }
         match bucket.complete(object, &sent.name, tags, self.size()).await {
-            Ok(()) => match self.earlier(bucket, object, wrong_size()).await? {
-                Completed::Earlier => Ok(Completed::Now),
-                now => Ok(now),
+            Ok(()) => match bucket.head(object).await? {
+                Some(meta) if meta.size == self.size() => Ok(Completed::Now),
+                _ => Err(wrong_size()),
             },
-            // The answer to a request that did complete it may have been lost.
-            Err(e) => {
-                let otherwise = match bucket.has_other_parts(&e) {
-                    // Another writer has sent another part in the place of one.
-                    true => staging_lost(),
-                    false => lost_or(bucket, &e),
-                };
-                self.earlier(bucket, object, otherwise).await
+            // Another request ends the upload, at another server: it has the parts, or has replaced one.
+            Err(e) if bucket.is_missing(&e) || bucket.has_other_parts(&e) => {
+                self.earlier(bucket, object).await
             }
+            // The answer to a request that did complete it may have been lost.
+            Err(e) => match bucket.head(object).await? {
+                Some(meta) if meta.size == self.size() => Ok(Completed::Earlier),
+                _ => Err(bucket.error(&e)),
+            },
         }
     }
 
-    /// Whether an object of the right size is there.
-    async fn earlier(&self, bucket: &Bucket, object: &Key, otherwise: Error) -> Result<Completed> {
-        match bucket.head(object).await? {
-            Some(meta) if meta.size == self.size() => Ok(Completed::Earlier),
-            _ => Err(otherwise),
+    /// Waits for the object that another request makes, or has made.
+    async fn earlier(&self, bucket: &Bucket, object: &Key) -> Result<Completed> {
+        match awaited(bucket, object).await? {
+            size if size == self.size() => Ok(Completed::Earlier),
+            _ => Err(other_content()),
         }
+    }
+}
+
+/// The size of the object of an upload that has ended. The server may be about to make it.
+async fn awaited(bucket: &Bucket, object: &Key) -> Result<u64> {
+    for pause in COMPLETION {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        if let Some(meta) = bucket.head(object).await? {
+            return Ok(meta.size);
+        }
+    }
+    Err(parts_missing())
+}
+
+/// Compares bytes with those of the object that an earlier end of the upload has made, of this size.
+async fn compare(bucket: &Bucket, sent: &Sent, made: u64, from: u64, pieces: &[Bytes]) -> Result<()> {
+    let to = from + pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+    if to > made {
+        return Err(other_content());
+    }
+    let key = BlobKey::Own(sent.object.clone());
+    let there = reading::open(bucket, &sent.key(bucket), &key, made, from..to).await;
+    let mut there = there.map_err(removed)?;
+    let mut pieces = pieces.iter();
+    let mut piece = Bytes::new();
+    while let Some(mut found) = there.try_next().await.map_err(removed)? {
+        while !found.is_empty() {
+            while piece.is_empty() {
+                piece = pieces.next().cloned().ok_or_else(other_content)?;
+            }
+            let most = found.len().min(piece.len());
+            if found.split_to(most) != piece.split_to(most) {
+                return Err(other_content());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// An object that was made of the parts and is gone takes the upload with it.
+pub(super) fn removed(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corrupt => staging_lost().with_source(error),
+        _ => error,
     }
 }
 
 /// How an object came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Completed {
-    /// The bucket has just made it of these parts.
+    /// The bucket says that it has made it of these parts. It may have been another request with the same content.
     Now,
     /// It is there, and has the right size. Whether it has the right content is not known.
     Earlier,
@@ -197,12 +288,12 @@ fn wrong_size() -> Error {
     Error::new(ErrorKind::Unavailable, "the bucket made an object of another size of the parts of a blob")
 }
 
-/// The error of a request about an upload in parts.
-fn lost_or(bucket: &Bucket, error: &object_store::Error) -> Error {
-    match bucket.is_missing(error) {
-        true => staging_lost(),
-        false => bucket.error(error),
-    }
+/// The error of an upload that another request has ended with other content.
+pub(super) fn other_content() -> Error {
+    Error::new(
+        ErrorKind::UploadUnknown,
+        "the parts of the upload were put together with other content: start the upload again",
+    )
 }
 
 /// Begins an upload in parts. Its name is in the bucket before its first part is, so that its parts are found when the writer

@@ -10,18 +10,20 @@
 //!
 //! # Invariants
 //! - What a state needs is in the bucket before the state is given out, and stays until the state after the next one.
-//! - The name of an object is random, and one upload in parts makes it once. It is believed to have the verified content
-//!   only when the bucket has just made it of the verified parts, or when it was read again.
+//! - The name of an object is random. All who make it of one upload in parts make it of the same content: the store has sealed
+//!   the session with it. It is believed to have the content when the bucket says that it has made it of the verified parts,
+//!   or when it was read again.
 
 use super::bucket::Bucket;
-use super::parts::{Completed, Parts, Sent, part_size};
+use super::memory::{Held, Memory};
+use super::parts::{Completed, Parts, Sent, other_content, part_size, removed};
 use super::place::{PARTS, TAIL, random_name};
 use super::reading;
 use crate::digest::{Algorithm, Hasher};
 use crate::store::UploadId;
 use crate::store::blob::{BlobKey, BlobStaging, StagedState, Verified};
 use crate::store::errors::{digest_mismatch, interrupted, not_verified, staging_lost};
-use crate::{Digest, Error, ErrorKind, Result};
+use crate::{Digest, Error, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -43,6 +45,10 @@ struct Saved {
     /// The one of the state before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     before: Option<String>,
+    /// The size of the object when it was there already, of an earlier end of the upload. Then it has the bytes after the
+    /// parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    made: Option<u64>,
 }
 
 /// The right of one writer in this process.
@@ -69,6 +75,8 @@ impl Drop for Claim {
 #[derive(Debug)]
 pub(super) struct S3Staging {
     bucket: Bucket,
+    memory: Memory,
+    held: Held,
     claim: Claim,
     /// The name of the object.
     object: String,
@@ -93,9 +101,11 @@ enum Progress {
 }
 
 impl S3Staging {
-    pub(super) fn new(bucket: Bucket, claim: Claim) -> Result<Self> {
+    pub(super) fn new(bucket: Bucket, memory: Memory, claim: Claim) -> Result<Self> {
         Ok(Self {
             bucket,
+            memory,
+            held: Held::default(),
             claim,
             object: random_name()?,
             hasher: Hasher::sha256(),
@@ -116,7 +126,12 @@ impl S3Staging {
     }
 
     fn state(&self, tail: String) -> Result<StagedState> {
-        let saved = Saved { sent: self.parts.sent.clone(), tail, before: self.before.clone() };
+        let saved = Saved {
+            sent: self.parts.sent.clone(),
+            tail,
+            before: self.before.clone(),
+            made: self.parts.made(),
+        };
         let backend = serde_json::to_vec(&saved)
             .map_err(|e| Error::internal("the state of an upload cannot be written").with_source(e))?;
         Ok(StagedState { offset: self.parts.size(), hash: self.hasher.save(), backend })
@@ -131,10 +146,7 @@ impl S3Staging {
             let digest = self.hasher.clone().finish();
             let got = self.rehash(digest.algorithm()).await?;
             if got != digest {
-                return Err(Error::new(
-                    ErrorKind::UploadUnknown,
-                    "the parts of the upload were put together with other content: start the upload again",
-                ));
+                return Err(other_content());
             }
         }
         self.progress = Progress::Complete;
@@ -145,9 +157,10 @@ impl S3Staging {
     async fn rehash(&self, algorithm: Algorithm) -> Result<Digest> {
         let size = self.parts.size();
         let object = self.bucket.place.blobs().join(self.object.as_str());
-        let mut bytes = reading::open(&self.bucket, &object, &self.key(), size, 0..size).await?;
+        let bytes = reading::open(&self.bucket, &object, &self.key(), size, 0..size).await;
+        let mut bytes = bytes.map_err(removed)?;
         let mut hasher = algorithm.hasher();
-        while let Some(piece) = bytes.try_next().await? {
+        while let Some(piece) = bytes.try_next().await.map_err(removed)? {
             hasher.update(&piece);
         }
         Ok(hasher.finish())
@@ -158,6 +171,7 @@ impl S3Staging {
         let tail = self.saved.take().map(|(_, tail)| tail);
         let note = self.parts.sent.as_ref().map(|sent| sent.note.clone());
         for name in [tail, self.before.take(), note].into_iter().flatten() {
+            drop(self.memory.take_end(&self.beside(&name)));
             if let Err(error) = self.bucket.delete(&self.beside(&name)).await {
                 tracing::debug!(%error, upload = %self.claim.id, "an object beside an upload stays for now");
             }
@@ -176,14 +190,27 @@ impl BlobStaging for S3Staging {
             serde_json::from_slice(&state.backend).map_err(|e| staging_lost().with_source(e))?;
         let (sent, count) =
             (saved.sent.as_ref().map_or(0, Sent::size), saved.sent.as_ref().map(|s| s.tags.len()));
-        let tail = state.offset.checked_sub(sent).filter(|tail| *tail < part_size(count.unwrap_or(0)));
-        let tail = tail.ok_or_else(staging_lost)?;
-        let rest = self.bucket.get_small(&self.beside(&saved.tail), tail).await?.ok_or_else(staging_lost)?;
+        let is_part = |tail: &u64| saved.made.is_some() || *tail < part_size(count.unwrap_or(0));
+        let tail = state.offset.checked_sub(sent).filter(is_part).ok_or_else(staging_lost)?;
+        let rest = match saved.made {
+            Some(_) => Vec::new(),
+            None => {
+                self.memory.hold(&mut self.held, tail, part_size(count.unwrap_or(0))).await?;
+                let rest = match self.memory.take_end(&self.beside(&saved.tail)) {
+                    Some(rest) => Some(vec![rest]),
+                    None => self.bucket.get_small(&self.beside(&saved.tail), tail).await?,
+                };
+                rest.ok_or_else(staging_lost)?
+            }
+        };
         self.hasher = Hasher::restore(&state.hash)?;
         if let Some(sent) = &saved.sent {
             self.object = sent.object.clone();
         }
-        self.parts = Parts::new(saved.sent, rest);
+        self.parts = match saved.made {
+            None => Parts::new(saved.sent, rest),
+            Some(made) => Parts::of_made(saved.sent, tail, made),
+        };
         self.saved = Some((state.offset, saved.tail));
         self.before = saved.before;
         Ok(())
@@ -197,9 +224,12 @@ impl BlobStaging for S3Staging {
             // A request with the verified content may still arrive.
             self.object = random_name()?;
         }
+        let (in_memory, part) = self.parts.in_memory(bytes.len() as u64);
+        self.memory.hold(&mut self.held, in_memory, part).await?;
         let mut hasher = self.hasher.clone();
         hasher.update(&bytes);
         self.parts.push(&self.bucket, &self.claim.id, &self.object, bytes).await?;
+        self.held.shrink(self.parts.in_memory(0).0);
         self.hasher = hasher;
         Ok(())
     }
@@ -217,6 +247,7 @@ impl BlobStaging for S3Staging {
         self.bucket.put(&self.beside(&name), self.parts.rest_payload()).await?;
         // The state of `saved` is recorded, so nobody comes back to the one before.
         let outdated = std::mem::replace(&mut self.before, self.saved.take().map(|(_, tail)| tail));
+        self.memory.keep_end(self.beside(&name), self.parts.rest());
         self.saved = Some((offset, name.clone()));
         if let Some(outdated) = outdated
             && let Err(error) = self.bucket.delete(&self.beside(&outdated)).await
@@ -224,6 +255,12 @@ impl BlobStaging for S3Staging {
             tracing::debug!(%error, upload = %self.claim.id, "an object beside an upload stays for now");
         }
         self.state(name)
+    }
+
+    /// Nobody else knows an upload in parts that was not saved.
+    fn seal(&self) -> Option<Digest> {
+        let is_shared = self.saved.is_some() && self.parts.sent.is_some();
+        is_shared.then(|| self.hasher.clone().finish())
     }
 
     async fn verify(&mut self, digest: &Digest) -> Result<Verified> {
@@ -284,6 +321,7 @@ impl BlobStaging for S3Staging {
             self.progress = Progress::Open;
         }
         for meta in &found {
+            drop(self.memory.take_end(&meta.location));
             self.bucket.delete(&meta.location).await?;
         }
         self.parts = Parts::default();

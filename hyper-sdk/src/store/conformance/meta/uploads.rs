@@ -88,6 +88,37 @@ pub async fn one_of_two_writers_saves_a_session(opener: MetaOpener) {
     assert_eq!(meta.upload(&record.id).await.unwrap().unwrap().state.offset, 10);
 }
 
+pub async fn a_session_is_sealed_with_one_content(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [one, two] = ["a", "b"].map(record);
+    let seal = |record: &UploadRecord, content: &str| Change::SealUpload {
+        id: record.id.clone(),
+        content: digest(content),
+    };
+    fails(meta.write(seal(&one, "x")).await, &[ErrorKind::UploadUnknown]);
+    for record in [&one, &two] {
+        meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    }
+    // Two that finish one session at once: the content of one of them counts, and it may come again.
+    let outcomes = futures::future::join(meta.write(seal(&one, "x")), meta.write(seal(&one, "y"))).await;
+    let (sealed, other) = match &outcomes {
+        (Ok(_), Err(e)) | (Err(e), Ok(_)) => {
+            assert_eq!(e.kind(), ErrorKind::UploadUnknown, "{e}");
+            if outcomes.0.is_ok() { ("x", "y") } else { ("y", "x") }
+        }
+        both => panic!("not exactly one content was accepted: {both:?}"),
+    };
+    meta.write(Change::SaveUpload { id: one.id.clone(), from: 0, state: state() }).await.unwrap();
+    for _ in 0..2 {
+        meta.write(seal(&one, sealed)).await.unwrap();
+        fails(meta.write(seal(&one, other)).await, &[ErrorKind::UploadUnknown]);
+        meta.write(seal(&two, other)).await.unwrap();
+    }
+    assert_eq!(meta.upload(&one.id).await.unwrap().unwrap().state, state());
+    meta.write(Change::EndUpload { id: one.id.clone() }).await.unwrap();
+    fails(meta.write(seal(&one, sealed)).await, &[ErrorKind::UploadUnknown]);
+}
+
 pub async fn a_link_ends_its_session(opener: MetaOpener) {
     let meta = opener.open().await;
     let [one, two] = ["a", "a"].map(record);
@@ -105,6 +136,24 @@ pub async fn a_link_ends_its_session(opener: MetaOpener) {
     meta.write(link).await.unwrap();
     assert!(meta.upload(&one.id).await.unwrap().is_none());
     assert!(meta.upload(&two.id).await.unwrap().is_some());
+}
+
+pub async fn a_link_of_an_ended_session_is_rejected(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let record = record("a");
+    let link = || Change::LinkBlob {
+        repository: record.repository.clone(),
+        digest: digest("x"),
+        size: 5,
+        key: BlobKey::Digest(digest("x")),
+        upload: Some(record.id.clone()),
+        leased_until: 0,
+    };
+    fails(meta.write(link()).await, &[ErrorKind::UploadUnknown]);
+    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    meta.write(Change::EndUpload { id: record.id.clone() }).await.unwrap();
+    fails(meta.write(link()).await, &[ErrorKind::UploadUnknown]);
+    assert!(meta.blob(&record.repository, &digest("x")).await.unwrap().is_none(), "the blob was linked");
 }
 
 pub async fn stale_sessions_are_listed(opener: MetaOpener) {

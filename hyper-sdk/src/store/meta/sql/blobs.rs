@@ -9,6 +9,8 @@ use crate::store::blob::BlobKey;
 use crate::store::errors::{being_removed, blob_unknown};
 use crate::store::meta::{BlobLink, BlobRecord};
 use crate::{Digest, Result};
+use std::collections::HashSet;
+use std::sync::LazyLock;
 
 /// The condition that a garbage collector may remove the link `l` of the blob `b` at the time `$1`.
 macro_rules! unreferenced {
@@ -309,18 +311,42 @@ impl SqlMeta {
         rows.into_iter().map(read).collect::<Result<_>>().map_err(|e| self.damaged(e))
     }
 
-    pub(super) async fn find_key(&self, key: &BlobKey) -> Result<bool> {
-        let (text, value) = match key {
-            BlobKey::Digest(digest) => {
-                ("SELECT id FROM blobs WHERE digest = $1 AND own_key IS NULL", digest.as_str())
+    pub(super) async fn find_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {
+        let mut named = HashSet::new();
+        let is_own = |key: &&BlobKey| matches!(key, BlobKey::Own(_));
+        for (text, own) in [(&*WITH_DIGESTS, false), (&*WITH_KEYS, true)] {
+            let asked: Vec<&BlobKey> = keys.iter().filter(|key| is_own(key) == own).collect();
+            for some in asked.chunks(KEYS) {
+                let mut query = query(text);
+                for number in 0..KEYS {
+                    query = query.bind(some.get(number).map(|key| match key {
+                        BlobKey::Digest(digest) => digest.as_str(),
+                        BlobKey::Own(name) => name.as_str(),
+                    }));
+                }
+                let rows: Vec<(String,)> = query
+                    .fetch_all(&mut self.reader().await?.connection())
+                    .await
+                    .map_err(|e| self.failed(e))?;
+                named.extend(rows.into_iter().map(|(text,)| (own, text)));
             }
-            BlobKey::Own(name) => ("SELECT id FROM blobs WHERE own_key = $1", name.as_str()),
+        }
+        let is_named = |key: &BlobKey| match key {
+            BlobKey::Digest(digest) => named.contains(&(false, digest.as_str().to_owned())),
+            BlobKey::Own(name) => named.contains(&(true, name.clone())),
         };
-        let found: Option<i64> = query(text)
-            .bind(value)
-            .fetch_scalar(&mut self.reader().await?.connection())
-            .await
-            .map_err(|e| self.failed(e))?;
-        Ok(found.is_some())
+        Ok(keys.iter().map(is_named).collect())
     }
 }
+
+/// How many keys one query looks for.
+const KEYS: usize = 100;
+
+/// A query for those of [`KEYS`] texts that a column has. Texts that are not asked for are NULL.
+fn those_in(column: &str, condition: &str) -> String {
+    let texts: Vec<String> = (1..=KEYS).map(|number| format!("${number}")).collect();
+    format!("SELECT {column} FROM blobs WHERE {condition} AND {column} IN ({})", texts.join(", "))
+}
+
+static WITH_DIGESTS: LazyLock<String> = LazyLock::new(|| those_in("digest", "own_key IS NULL"));
+static WITH_KEYS: LazyLock<String> = LazyLock::new(|| those_in("own_key", "own_key IS NOT NULL"));

@@ -7,7 +7,8 @@ use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::StagedState;
 use crate::store::errors::{
-    manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_moved, upload_unknown,
+    manifest_blob_unknown, manifest_unknown, other_media_type, sealed_otherwise, tag_moved, upload_moved,
+    upload_unknown,
 };
 use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, UploadRecord};
 use crate::store::{DeleteTarget, TagGuard, UploadId};
@@ -15,6 +16,9 @@ use crate::store::{DeleteTarget, TagGuard, UploadId};
 pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u64> {
     match change {
         Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
+            if let Some(id) = upload {
+                find_upload(db, id).await?.ok_or_else(|| Stop::Refused(upload_unknown(id)))?;
+            }
             let size = blobs::link_blob(db, (repository, digest), *size, key, *leased_until).await?;
             if let Some(id) = upload {
                 end_upload(db, id).await?;
@@ -45,6 +49,7 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
         }
         Change::StartUpload(record) => start_upload(db, record).await,
         Change::SaveUpload { id, from, state } => save_upload(db, id, *from, state).await,
+        Change::SealUpload { id, content } => seal_upload(db, id, content).await,
         Change::EndUpload { id } => end_upload(db, id).await,
         Change::ExpireUpload { id, before } => expire_upload(db, id, *before).await,
     }
@@ -323,11 +328,32 @@ async fn save_upload(db: &mut Connection<'_>, id: &UploadId, from: u64, state: &
     if saved > 0 {
         return Ok(0);
     }
-    let there: Option<i64> =
-        query("SELECT saved_offset FROM uploads WHERE id = $1").bind(id.as_str()).fetch_scalar(db).await?;
+    let there = find_upload(db, id).await?;
     Err(Stop::Refused(
         there.map_or_else(|| upload_unknown(id), |there| upload_moved(from, super::unsigned(there))),
     ))
+}
+
+/// The row says when it was sealed first: a later time would let lost parts look as if somebody finished the upload.
+async fn seal_upload(db: &mut Connection<'_>, id: &UploadId, content: &Digest) -> Outcome<u64> {
+    query("UPDATE uploads SET sealed = $2, updated_at = $3 WHERE id = $1 AND sealed IS NULL")
+        .bind(id.as_str())
+        .bind(content.as_str())
+        .bind(db.now())
+        .execute(db)
+        .await?;
+    let sealed: Option<String> =
+        query("SELECT sealed FROM uploads WHERE id = $1").bind(id.as_str()).fetch_scalar(db).await?;
+    match sealed {
+        Some(sealed) if sealed == content.as_str() => Ok(0),
+        Some(_) => Err(Stop::Refused(sealed_otherwise(id))),
+        None => Err(Stop::Refused(upload_unknown(id))),
+    }
+}
+
+/// The saved offset of a session.
+async fn find_upload(db: &mut Connection<'_>, id: &UploadId) -> sqlx::Result<Option<i64>> {
+    query("SELECT saved_offset FROM uploads WHERE id = $1").bind(id.as_str()).fetch_scalar(db).await
 }
 
 async fn end_upload(db: &mut Connection<'_>, id: &UploadId) -> Outcome<u64> {

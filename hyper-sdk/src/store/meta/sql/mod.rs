@@ -309,8 +309,8 @@ impl MetaBackend for SqlMeta {
         self.find_unlinked(after, limit).await
     }
 
-    async fn has_key(&self, key: &BlobKey) -> Result<bool> {
-        self.find_key(key).await
+    async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {
+        self.find_keys(keys).await
     }
 
     async fn manifest(

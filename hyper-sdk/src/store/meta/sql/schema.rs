@@ -7,10 +7,11 @@ use crate::{Error, ErrorKind, Result};
 use sqlx::{Connection as _, SqliteConnection};
 
 /// The migrations, version 1 first.
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     include_str!("migrations/0001_registry.sql"),
     include_str!("migrations/0002_listed.sql"),
     include_str!("migrations/0003_collection.sql"),
+    include_str!("migrations/0004_seals.sql"),
 ];
 
 /// The table of applied migrations.

@@ -46,6 +46,11 @@ pub(super) enum MetaFault {
     SaveUnchecked,
     LastSaveWins,
     SessionStays,
+    SealIgnored,
+    EndedLinked,
+    KeysReordered,
+    KeysOfFirstPage,
+    KeysDeduplicated,
     LostOnReopen,
     ClaimsDurable,
 }
@@ -100,12 +105,23 @@ impl<M: MetaBackend> MetaMutant<M> {
                 }
                 let forgets = fault == MetaFault::KeyForgotten;
                 let key = if forgets { BlobKey::Digest(digest.clone()) } else { key };
-                let upload = upload.filter(|_| fault != MetaFault::SessionStays);
+                let mut upload = upload.filter(|_| fault != MetaFault::SessionStays);
+                if fault == MetaFault::EndedLinked
+                    && let Some(id) = &upload
+                    && self.inner.upload(id).await?.is_none()
+                {
+                    upload = None;
+                }
                 let leased_until = if fault == MetaFault::PushNoLease { 0 } else { leased_until };
                 Change::LinkBlob { repository, digest, size, key, upload, leased_until }
             }
             (MetaFault::NoLease, Change::LeaseBlob { .. })
             | (MetaFault::SaveForgets, Change::SaveUpload { .. }) => {
+                return Ok(None);
+            }
+            (MetaFault::SealIgnored, Change::SealUpload { id, .. })
+                if self.inner.upload(&id).await?.is_some() =>
+            {
                 return Ok(None);
             }
             (MetaFault::LastSaveWins, Change::SaveUpload { id, state, .. }) => {
@@ -245,8 +261,20 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
         self.inner.unlinked_blobs(after, limit).await
     }
 
-    async fn has_key(&self, key: &BlobKey) -> Result<bool> {
-        self.inner.has_key(key).await
+    async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {
+        let mut named = self.inner.has_keys(keys).await?;
+        match self.fault {
+            // Such as the rows of a database, which come in any order.
+            MetaFault::KeysReordered => named.sort_unstable(),
+            MetaFault::KeysOfFirstPage => named.iter_mut().skip(100).for_each(|named| *named = false),
+            MetaFault::KeysDeduplicated => {
+                for number in 0..keys.len() {
+                    named[number] &= !keys[..number].contains(&keys[number]);
+                }
+            }
+            _ => {}
+        }
+        Ok(named)
     }
 
     async fn manifest(

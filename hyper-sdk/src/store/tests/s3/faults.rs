@@ -1,11 +1,10 @@
 //! What a bucket does wrong: nothing that was acknowledged gets lost, and nothing is acknowledged that is not there.
 
-use super::front::{Act, Front};
 use super::*;
 use crate::reference::RepositoryName;
 use crate::store::UploadId;
 use crate::store::blob::BlobBackend as _;
-use crate::testing::given;
+use crate::testing::{Act, Front, given};
 use crate::{Digest, ErrorKind, Result};
 use bytes::Bytes;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -157,6 +156,29 @@ async fn a_lost_answer_to_a_completion_is_no_error() {
     place.store.put_blob(&place.name, &digest, bytes.clone()).await.unwrap();
     assert_eq!(place.faulty.load(Ordering::SeqCst), 2, "no answer was lost");
     assert!(place.read(&digest).await.unwrap() == bytes);
+}
+
+/// The object under the digest may be an older one of the same size: the answer of the bucket is the only thing that says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_is_not_adopted_on_the_word_of_an_object_that_is_there() {
+    let act =
+        |asked: usize, method: &str, target: &str| match method == "POST" && target.contains("uploadId=") {
+            true if asked == 1 => Act::LoseAnswer,
+            true => Act::Drop,
+            false => Act::Pass,
+        };
+    let Some(place) = Place::new("a_file_is_not_adopted", act).await else { return };
+    let bytes = content(7, LARGE);
+    let digest = Digest::sha256(&bytes);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("blob");
+    std::fs::write(&path, &bytes).unwrap();
+    place.begin();
+    let error = place.store.blobs().adopt(&digest, &path).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    place.end();
+    assert_eq!(place.store.blobs().adopt(&digest, &path).await.unwrap(), LARGE as u64);
+    assert!(!path.exists());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

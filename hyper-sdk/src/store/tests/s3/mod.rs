@@ -1,7 +1,8 @@
 //! The suites on blobs in buckets: in memory with every pair, and on a real server of S3.
 
 mod faults;
-mod front;
+mod finishers;
+mod memory;
 mod uploads;
 
 use super::*;

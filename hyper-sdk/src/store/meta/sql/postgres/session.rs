@@ -203,6 +203,7 @@ fn is_visible(change: &Change) -> bool {
         Change::LeaseBlob { .. }
             | Change::StartUpload(_)
             | Change::SaveUpload { .. }
+            | Change::SealUpload { .. }
             | Change::EndUpload { .. }
             | Change::ExpireUpload { .. }
     )
