@@ -39,6 +39,12 @@ enum Command {
     Serve(ServeArgs),
     /// Removes what nothing keeps from a store, once; a server may use the store meanwhile
     Gc(GcArgs),
+    /// Checks a registry against the rules of the distribution specification
+    ///
+    /// Each rule is a named case. The cases push small content into two repositories of any registry, read it back, and remove
+    /// it as far as the registry lets them. The command ends with status 1 when the registry breaks a rule that it must keep.
+    #[cfg(feature = "conformance")]
+    Conformance(crate::conformance::ConformanceArgs),
     /// Checks and explains configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -206,6 +212,8 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Serve(args) => run_serve(args),
         Command::Gc(args) => gc(args),
+        #[cfg(feature = "conformance")]
+        Command::Conformance(args) => crate::conformance::run(args),
         Command::Config(ConfigCommand::Check(args)) => check(&args),
         Command::Config(ConfigCommand::Reference) => print(REFERENCE),
         Command::Policy(command) => {
@@ -239,7 +247,7 @@ fn chain(e: &Error) -> String {
     text
 }
 
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).op("print")
 }

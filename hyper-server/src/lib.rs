@@ -21,6 +21,8 @@ pub mod cli;
 mod client_certificate;
 pub mod command_docs;
 mod config;
+#[cfg(feature = "conformance")]
+mod conformance;
 mod connection;
 mod database;
 mod error;

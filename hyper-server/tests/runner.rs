@@ -22,6 +22,8 @@ mod suite {
     mod operations;
     mod policy;
     mod program;
+    mod registry_conformance;
+    mod registry_mutants;
     mod sockets;
     mod storage;
     mod support;

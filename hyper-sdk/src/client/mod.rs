@@ -22,6 +22,8 @@ pub mod oci_client;
 mod proxies;
 mod pull;
 mod push;
+#[cfg(feature = "registry-conformance")]
+pub mod registry_conformance;
 mod registry_upload;
 #[cfg(any(feature = "cache-s3", feature = "store-s3"))]
 mod s3;

@@ -3,7 +3,7 @@
 use reqwest::header::HeaderMap;
 
 /// The target of the link `rel=next` (RFC 8288), not yet resolved against the request's URL.
-pub(super) fn next_link(headers: &HeaderMap) -> Option<String> {
+pub(in crate::client) fn next_link(headers: &HeaderMap) -> Option<String> {
     headers.get_all(reqwest::header::LINK).iter().filter_map(|v| v.to_str().ok()).find_map(next_of)
 }
 

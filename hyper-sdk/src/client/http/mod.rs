@@ -18,7 +18,9 @@ mod body;
 mod builder;
 mod challenge;
 pub(super) mod errors;
-mod link;
+#[cfg(feature = "registry-conformance")]
+pub(super) mod exchange;
+pub(super) mod link;
 mod listings;
 mod login;
 mod manifests;
