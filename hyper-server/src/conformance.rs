@@ -6,9 +6,8 @@ use hyper_sdk::client::keychain::{Credentials, StaticKeychain};
 use hyper_sdk::client::registry_conformance::{CaseResult, Level, Options, Report, Status, cases, check};
 use hyper_sdk::client::{HttpClient, read_authorities};
 use hyper_sdk::reference::{RegistryHost, RepositoryName};
-use hyper_sdk::{Error, Result, ResultExt};
-use std::fmt::Write as _;
-use std::io::Read as _;
+use hyper_sdk::{Error, ErrorKind, Result, ResultExt};
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,7 +22,8 @@ pub(crate) enum Format {
 
 #[derive(Debug, Args)]
 pub(crate) struct ConformanceArgs {
-    /// The registry: `HOST[:PORT]` or its URL; `http://` means plain HTTP, which this machine's registries may speak anyway
+    /// The registry: `HOST[:PORT]` or its URL; `http://` means plain HTTP, `https://` TLS; without either it is TLS, and at this
+    /// machine what the registry speaks
     #[arg(value_name = "URL", required_unless_present = "list")]
     registry: Option<String>,
     /// Repository that the cases work in
@@ -84,8 +84,11 @@ pub(crate) fn run(args: ConformanceArgs) -> Result<()> {
         Format::Text => print(&sum(&report))?,
         Format::Json => print(&json(&report)?)?,
     }
+    let lost = report.count(Status::Lost);
     match report.count(Status::Failed) {
-        0 => Ok(()),
+        0 if lost == 0 => Ok(()),
+        0 => Err(Error::new(ErrorKind::Unavailable, "the registry did not answer every request")
+            .with_context("cases", lost)),
         1 => Err(Error::unsupported("the registry breaks a rule of the specification")),
         n => Err(Error::unsupported(format!("the registry breaks {n} rules of the specification"))),
     }
@@ -95,8 +98,14 @@ impl ConformanceArgs {
     fn client(&self) -> Result<HttpClient> {
         let address = self.registry.as_deref().unwrap_or_default();
         let host = RegistryHost::from_address(address)?;
+        let scheme = address.trim().split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+        let is_plain = scheme.as_deref() == Some("http");
+        if is_plain && self.username.is_some() && !host.is_loopback() {
+            let _ = writeln!(std::io::stderr(), "warning: the password goes over the network in plain HTTP");
+        }
         let mut builder = HttpClient::builder(host.clone())
-            .plain_http(address.trim().to_ascii_lowercase().starts_with("http://"))
+            .plain_http(is_plain)
+            .tls_only(scheme.as_deref() == Some("https"))
             .insecure_tls(self.insecure);
         for file in &self.ca_file {
             builder = builder.extra_roots(read_authorities(file)?);
@@ -127,8 +136,7 @@ fn list(format: Format) -> Result<()> {
     let mut text = String::new();
     for case in cases() {
         let level = if case.level == Level::Must { "must" } else { "should" };
-        // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:<26} {:<7} {level:<7} {}", case.name, case.endpoint, case.rule);
+        text += &format!("{:<31} {:<7} {level:<7} {}\n", case.name, case.endpoint, case.rule);
     }
     print(&text)
 }
@@ -140,9 +148,9 @@ fn json(value: &impl serde::Serialize) -> Result<String> {
 
 fn line(result: &CaseResult) -> String {
     let mut text =
-        format!("{:<8} {:<26} {:<7} {}\n", result.status, result.name, result.endpoint, result.rule);
+        format!("{:<8} {:<31} {:<7} {}\n", result.status, result.name, result.endpoint, result.rule);
     if !result.reason.is_empty() {
-        let _ = writeln!(text, "         {}", result.reason);
+        text += &format!("         {}\n", result.reason);
     }
     text
 }
@@ -150,11 +158,12 @@ fn line(result: &CaseResult) -> String {
 fn sum(report: &Report) -> String {
     let count = |status| report.count(status);
     format!(
-        "{} cases: {} passed, {} failed, {} warned, {} skipped\n",
+        "{} cases: {} passed, {} failed, {} warned, {} skipped, {} lost\n",
         report.cases.len(),
         count(Status::Passed),
         count(Status::Failed),
         count(Status::Warned),
-        count(Status::Skipped)
+        count(Status::Skipped),
+        count(Status::Lost)
     )
 }

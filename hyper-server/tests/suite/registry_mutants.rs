@@ -96,6 +96,7 @@ const MUTANTS: &[Mutant] = &[
         &[
             "blob-get",
             "blob-sha512",
+            "blob-sha512-unannounced",
             "blob-range",
             "blob-range-suffix",
             "upload-whole",
@@ -131,7 +132,7 @@ const MUTANTS: &[Mutant] = &[
     answers(
         "no digest in headers",
         |e| e.forget("docker-content-digest"),
-        &["blob-digest-header", "manifest-digest-header", "manifest-sha512"],
+        &["blob-digest-header", "manifest-digest-header", "blob-sha512-header"],
     ),
     answers(
         "what is not there is 200",
@@ -199,7 +200,7 @@ const MUTANTS: &[Mutant] = &[
                 e.set("range", &format!("0-{more}"));
             }
         },
-        &["upload-status-new", "chunks-in-order", "chunks-status", "chunks-gap", "chunks-first"],
+        &["chunks-in-order", "chunks-status", "chunks-gap"],
     ),
     answers(
         "uploads have no place",
@@ -237,6 +238,7 @@ const MUTANTS: &[Mutant] = &[
         },
         &[
             "manifest-by-tag",
+            "manifest-sha512",
             "manifest-by-digest",
             "manifest-tag-long",
             "manifest-4mb",
@@ -290,7 +292,7 @@ const MUTANTS: &[Mutant] = &[
                 e.json(|json| json["errors"][0]["code"] = "unknown".into());
             }
         },
-        &["error-json", "tags-unknown-repository"],
+        &["error-json", "error-codes"],
     ),
     answers(
         "tags are named twice and in disorder",
@@ -363,6 +365,69 @@ const MUTANTS: &[Mutant] = &[
             }
         },
         &["referrers-empty", "referrers-deleted", "referrers-subject-missing", "referrers-list"],
+    ),
+    answers(
+        "a subject that is not there is 404",
+        |e| {
+            if e.path.contains("/referrers/")
+                && e.says(200)
+                && e.answer.body().ends_with(b"\"manifests\":[]}")
+            {
+                e.status(404);
+            }
+        },
+        &["referrers-empty", "referrers-deleted"],
+    ),
+    answers(
+        "tags of parameters are not named",
+        |e| e.forget("oci-tag"),
+        &["manifest-tags", "manifest-tags-ten"],
+    ),
+    answers(
+        "a push names another digest",
+        |e| {
+            if e.method == Method::PUT {
+                e.set("docker-content-digest", Digest::sha256(b"x").as_str());
+            }
+        },
+        &["manifest-by-digest"],
+    ),
+    answers(
+        "content has a digest of SHA-256, whatever was asked for",
+        |e| {
+            if e.path.contains("/blobs/sha512:") && e.method == Method::GET {
+                let digest = Digest::sha256(e.answer.body());
+                e.set("docker-content-digest", digest.as_str());
+            }
+        },
+        &["blob-sha512-header"],
+    ),
+    answers(
+        "a failed last chunk ends the upload",
+        |e| {
+            if e.is("GET", "/blobs/uploads/") {
+                e.status(404);
+            }
+        },
+        &["chunks-gap-in-put-goes-on", "upload-status-new"],
+    ),
+    answers(
+        "parameters of media types stay",
+        |e| {
+            if is_manifest(e) && e.method == Method::GET {
+                e.set("content-type", "application/vnd.oci.image.manifest.v1+json+x");
+            }
+        },
+        &["manifest-media-type-parameters", "manifest-media-type"],
+    ),
+    answers(
+        "a wrong digest is 422",
+        |e| {
+            if e.is("PUT", "/blobs/uploads/") && e.says(400) {
+                e.status(422);
+            }
+        },
+        &["upload-digest-wrong-400"],
     ),
     answers(
         "credentials are wanted without a challenge",

@@ -30,6 +30,7 @@ const MAX_HEADER_LIST: u32 = 1 << 20;
 pub struct HttpClientBuilder {
     host: RegistryHost,
     plain_http: bool,
+    tls_only: bool,
     insecure_tls: bool,
     roots: Vec<Vec<u8>>,
     identity: Option<crate::client::keychain::Secret>,
@@ -48,6 +49,7 @@ impl HttpClientBuilder {
         Self {
             host,
             plain_http: false,
+            tls_only: false,
             insecure_tls: false,
             roots: Vec::new(),
             identity: None,
@@ -67,6 +69,13 @@ impl HttpClientBuilder {
     #[must_use]
     pub fn plain_http(mut self, yes: bool) -> Self {
         self.plain_http = yes;
+        self
+    }
+
+    /// Speaks TLS, on this machine too: nothing is sent in plain HTTP to find out what a registry speaks.
+    #[must_use]
+    pub fn tls_only(mut self, yes: bool) -> Self {
+        self.tls_only = yes;
         self
     }
 
@@ -160,7 +169,7 @@ impl HttpClientBuilder {
         let roots = self.roots.iter().map(|pem| tls::certificates(pem)).collect::<Result<Vec<_>>>()?.concat();
         let config = tls::config(&roots, self.identity.as_ref())?;
         // On this machine the first answer decides.
-        let is_open = !self.plain_http && self.host.is_loopback();
+        let is_open = !self.plain_http && !self.tls_only && self.host.is_loopback();
         let greeting = is_open.then(|| Arc::new(config.clone()));
         let address = Address::new(address, !self.plain_http && !is_open, greeting)?;
         let mut http = reqwest::Client::builder()

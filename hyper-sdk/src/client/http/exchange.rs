@@ -1,7 +1,11 @@
 //! One request as it is written, and its answer whatever that is: for checks of a registry.
 //!
-//! Only three things are done for the caller: a challenge is answered, a redirect of a GET or HEAD is followed, and a
-//! registry that is too busy (429) gets the time that it asks for. Nothing else is sent twice.
+//! Only three things are done for the caller: a challenge is answered, redirects are followed, and a registry that is too busy
+//! (429) gets the time that it asks for. Nothing else is sent twice.
+//!
+//! # Invariants
+//! - `Authorization` goes to the registry's own origin only.
+//! - What a registry names over HTTPS is not asked in plain HTTP.
 
 use super::HttpClient;
 use super::auth::Access;
@@ -15,8 +19,9 @@ use std::time::Duration;
 use url::Url;
 
 /// The largest body of an answer, in bytes.
-const MAX_BODY: usize = 64 << 20;
+const MAX_BODY: usize = 40 << 20;
 const MAX_REDIRECTS: usize = 5;
+const DIGEST: &str = "docker-content-digest";
 /// How often a busy registry is asked again, and how long at most it may have each time.
 const MAX_WAITS: usize = 5;
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -54,7 +59,8 @@ pub(in crate::client) struct Exchange {
 pub(in crate::client) struct Exchanged {
     pub(in crate::client) status: u16,
     pub(in crate::client) headers: HeaderMap,
-    pub(in crate::client) body: Bytes,
+    /// An error when it broke off.
+    pub(in crate::client) body: Result<Bytes>,
     /// Where the answer came from.
     pub(in crate::client) url: Url,
 }
@@ -84,11 +90,12 @@ impl HttpClient {
                 .join(&request.target)
                 .map_err(|e| Error::invalid("the registry names no URL").with_source(e))
                 .context("url", &request.target)?;
+            transport::check_downgrade(transport.base(), &url)?;
             let authorization = match request.permission {
                 Permission::Nobody => None,
                 _ => transport.auth.header(&transport.http, &access, &self.reporter).await?,
             };
-            let (mut response, url) = self.follow(request, url, authorization.as_ref()).await?;
+            let (mut response, url, digest) = self.follow(request, url, authorization.as_ref()).await?;
             let own = transport.is_own(&url);
             if response.status() == 401 && own && !authenticated {
                 authenticated = true;
@@ -110,30 +117,45 @@ impl HttpClient {
                 continue;
             }
             let status = response.status().as_u16();
-            let headers = response.headers().clone();
-            let body = body::read_all(&mut response, MAX_BODY, transport.timeouts).await?;
+            let mut headers = response.headers().clone();
+            if let Some(digest) = digest {
+                headers.entry(DIGEST).or_insert(digest);
+            }
+            let body = body::read_all(&mut response, MAX_BODY, transport.timeouts).await;
             return Ok(Exchanged { status, headers, body, url });
         }
     }
 
+    /// Sends the request, and again where the answer points. The digest is what the registry said of it before it pointed
+    /// elsewhere.
     async fn follow(
         &self,
         request: &Exchange,
         mut url: Url,
         authorization: Option<&HeaderValue>,
-    ) -> Result<(Response, Url)> {
+    ) -> Result<(Response, Url, Option<HeaderValue>)> {
         let reads = matches!(request.method, Method::GET | Method::HEAD);
+        let mut digest = None;
         for _ in 0..=MAX_REDIRECTS {
             let response = self.once(request, &url, authorization).await?;
-            if !reads || !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok((response, url));
+            let status = response.status().as_u16();
+            if !matches!(status, 307 | 308) && !(reads && matches!(status, 301..=303)) {
+                return Ok((response, url, digest));
             }
             let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
-            let Some(next) = location.and_then(|l| url.join(l).ok()) else { return Ok((response, url)) };
+            let Some(next) = location.and_then(|l| url.join(l).ok()) else {
+                return Ok((response, url, digest));
+            };
             transport::check_downgrade(&url, &next)?;
+            digest = response.headers().get(DIGEST).cloned().or(digest);
             url = next;
         }
         Err(Error::new(ErrorKind::Unavailable, "the registry redirects too often"))
+    }
+
+    /// Whether a URL that the registry named is its own.
+    pub(in crate::client) fn is_own_url(&self, url: &str) -> bool {
+        Url::parse(url).is_ok_and(|url| self.transport().is_own(&url))
     }
 
     async fn once(

@@ -2,7 +2,7 @@
 
 use super::Options;
 use crate::client::HttpClient;
-use crate::client::http::exchange::{Content, Exchange, Permission};
+use crate::client::http::exchange::{Content, Exchange, Exchanged, Permission};
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, ImageIndex, ImageManifest};
 use crate::reference::RepositoryName;
@@ -14,12 +14,20 @@ use std::fmt;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::OnceCell;
 use url::Url;
 
 /// The longest chunk that a registry may ask for, in bytes.
-const MAX_CHUNK: usize = 64 << 20;
+const MAX_CHUNK: usize = 16 << 20;
 /// How much of an answer a reason shows, in characters.
 const SHOWN: usize = 200;
+/// The largest JSON that is read, in bytes.
+const MAX_JSON: usize = 8 << 20;
+/// The most pages of a list.
+pub(super) const MAX_PAGES: usize = 1000;
+/// How long the removal of what was made may take.
+const REMOVAL: Duration = Duration::from_secs(120);
 
 /// How a case ends before its end.
 pub(super) enum Stop {
@@ -68,9 +76,11 @@ pub(super) fn skip<T>(reason: &str) -> Result<T, Stop> {
     Err(Stop::Skipped(reason.to_owned()))
 }
 
+/// What is removed at the end.
 enum Made {
-    Blob(RepositoryName, Digest),
+    Tag(RepositoryName, String),
     Manifest(RepositoryName, Digest),
+    Blob(RepositoryName, Digest),
     Session(String),
 }
 
@@ -82,6 +92,7 @@ pub(super) struct Kit {
     run: u64,
     next: AtomicU64,
     made: Mutex<Vec<Made>>,
+    has_referrers: OnceCell<bool>,
 }
 
 impl Kit {
@@ -93,6 +104,7 @@ impl Kit {
             run: std::collections::hash_map::RandomState::new().build_hasher().finish(),
             next: AtomicU64::new(0),
             made: Mutex::default(),
+            has_referrers: OnceCell::new(),
         }
     }
 
@@ -112,20 +124,42 @@ impl Kit {
         bytes.into()
     }
 
+    /// A request with the rights for the repository in its path.
     pub(super) fn ask(&self, method: Method, target: impl Into<String>) -> Ask<'_> {
         let target = target.into();
-        let path = target.find("/v2/").map_or("", |at| &target[at + 4..]);
-        let in_other = path.strip_prefix(self.other.as_str()).is_some_and(|rest| rest.starts_with('/'));
-        let permission = if path.is_empty() {
-            Permission::Registry
-        } else if in_other {
-            Permission::Repository(self.other.clone(), Some(self.repository.clone()))
-        } else {
-            Permission::Repository(self.repository.clone(), None)
+        let path = target.split('?').next().unwrap_or_default();
+        let permission = match path.find("/v2/").map(|at| &path[at + 4..]) {
+            Some("") => Permission::Registry,
+            path => {
+                let name = path.and_then(|path| {
+                    let end = ["/blobs/", "/manifests/", "/tags/", "/referrers/"]
+                        .iter()
+                        .find_map(|m| path.rfind(m))?;
+                    RepositoryName::parse(&path[..end]).ok()
+                });
+                self.all_in(name.as_ref().unwrap_or(&self.repository))
+            }
         };
         let request =
             Exchange { method, target, headers: HeaderMap::new(), content: Content::Empty, permission };
         Ask { kit: self, request }
+    }
+
+    /// All rights in a repository. What is mounted into the other one is read in the first.
+    fn all_in(&self, repository: &RepositoryName) -> Permission {
+        let source = (*repository == self.other).then(|| self.repository.clone());
+        Permission::Repository(repository.clone(), source)
+    }
+
+    /// Whether there are lists of referrers; found out once, with an image that is there.
+    pub(super) async fn has_referrers(&self) -> Result<bool, Stop> {
+        let find = || async {
+            let image = self.put_image(&self.image().await?).await?;
+            let reply =
+                self.get(format!("/v2/{}/referrers/{}", self.repository, image.digest)).send().await?;
+            Ok(reply.status != 404)
+        };
+        self.has_referrers.get_or_try_init(find).await.copied()
     }
 
     pub(super) fn get(&self, target: impl Into<String>) -> Ask<'_> {
@@ -156,13 +190,23 @@ impl Kit {
 
     /// The upload that an answer names.
     pub(super) fn opened(&self, reply: &Reply) -> Result<Session, Stop> {
+        self.opened_in(&self.repository, reply)
+    }
+
+    /// The upload in a repository that an answer names.
+    pub(super) fn opened_in(&self, repository: &RepositoryName, reply: &Reply) -> Result<Session, Stop> {
         let location = reply.location()?;
         let least = reply.header("oci-chunk-min-length").and_then(|text| text.parse().ok()).unwrap_or(0);
         if least > MAX_CHUNK {
-            return skip("the registry wants chunks of over 64 MiB");
+            return skip("the registry wants chunks of over 16 MiB");
         }
-        self.note(Made::Session(location.clone()));
-        Ok(Session { location, least })
+        // What is removed at the end is an upload of this registry, whatever the answer names.
+        let path = location.split('?').next().unwrap_or_default();
+        let is_content = path.contains("/manifests/") || path.contains("/blobs/sha");
+        if self.client.is_own_url(&location) && !is_content {
+            self.note(Made::Session(location.clone()));
+        }
+        Ok(Session { location, least, permission: self.all_in(repository) })
     }
 
     fn note(&self, made: Made) {
@@ -196,12 +240,12 @@ impl Kit {
             return skip("the registry does not know the algorithm of the digest");
         }
         let session = self.opened(&reply.expect(&[202])?)?;
+        self.has_blob(&digest);
         let put = session.put(self, &digest).body(bytes.clone()).send().await?;
         if algorithm != Algorithm::Sha256 && put.status == 400 {
             return skip("the registry does not know the algorithm of the digest");
         }
         put.expect(&[201])?;
-        self.has_blob(&digest);
         Ok(digest)
     }
 
@@ -227,22 +271,24 @@ impl Kit {
         kind: &str,
         bytes: impl Into<Bytes>,
     ) -> Result<Reply, Stop> {
-        let bytes = bytes.into();
-        let reply = self
-            .ask(Method::PUT, self.manifest(reference))
-            .with("content-type", kind)
-            .body(bytes.clone())
-            .send()
-            .await?;
-        if reply.status == 201 {
-            self.has_manifest(&bytes);
+        let (bytes, reference) = (bytes.into(), reference.to_string());
+        self.has_manifest(&bytes);
+        match Digest::parse(&reference) {
+            Ok(digest) => self.note(Made::Manifest(self.repository.clone(), digest)),
+            Err(_) => self.has_tag(&reference),
         }
-        Ok(reply)
+        let put = self.ask(Method::PUT, self.manifest(reference)).with("content-type", kind);
+        put.body(bytes).send().await
     }
 
     /// Says that the registry got a manifest.
-    pub(super) fn has_manifest(&self, bytes: &Bytes) {
+    pub(super) fn has_manifest(&self, bytes: &[u8]) {
         self.note(Made::Manifest(self.repository.clone(), Digest::sha256(bytes)));
+    }
+
+    /// Says that the registry got a tag.
+    pub(super) fn has_tag(&self, tag: &str) {
+        self.note(Made::Tag(self.repository.clone(), tag.to_owned()));
     }
 
     /// Pushes an image under its digest.
@@ -266,27 +312,40 @@ impl Kit {
         Ok(bytes)
     }
 
-    /// Removes what the cases made, the newest first. What the registry keeps, stays.
+    /// Removes what the cases made. What the registry keeps, stays; one that does not answer is left alone.
     pub(super) async fn remove_all(&self) {
-        let made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
-        // Manifests before what they need.
-        let (manifests, rest): (Vec<_>, Vec<_>) =
-            made.into_iter().rev().partition(|made| matches!(made, Made::Manifest(..)));
-        for made in manifests.into_iter().chain(rest) {
-            let target = match made {
-                Made::Blob(name, digest) => format!("/v2/{name}/blobs/{digest}"),
-                Made::Manifest(name, digest) => format!("/v2/{name}/manifests/{digest}"),
-                Made::Session(location) => location,
-            };
-            let _ = self.delete(target).send().await;
-        }
+        let mut made = std::mem::take(&mut *self.made.lock().unwrap_or_else(PoisonError::into_inner));
+        // The newest first, and what names others before them.
+        made.reverse();
+        made.sort_by_key(|made| match made {
+            Made::Tag(..) => 0,
+            Made::Manifest(..) => 1,
+            Made::Blob(..) => 2,
+            Made::Session(_) => 3,
+        });
+        let removal = async {
+            for made in made {
+                let target = match made {
+                    Made::Tag(name, reference) => format!("/v2/{name}/manifests/{reference}"),
+                    Made::Manifest(name, digest) => format!("/v2/{name}/manifests/{digest}"),
+                    Made::Blob(name, digest) => format!("/v2/{name}/blobs/{digest}"),
+                    Made::Session(location) => location,
+                };
+                if self.delete(target).send().await.is_err() {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(REMOVAL, removal).await;
     }
 }
 
 /// An upload.
 pub(super) struct Session {
-    pub(super) location: String,
+    location: String,
     least: usize,
+    /// Its URL need not have the name of the repository.
+    permission: Permission,
 }
 
 impl Session {
@@ -295,15 +354,21 @@ impl Session {
         self.least.max(1024)
     }
 
+    /// A request to it.
+    pub(super) fn ask<'a>(&self, kit: &'a Kit, method: Method) -> Ask<'a> {
+        kit.ask(method, &self.location).permission(self.permission.clone())
+    }
+
     /// The closing request.
     pub(super) fn put<'a>(&self, kit: &'a Kit, digest: impl fmt::Display) -> Ask<'a> {
-        kit.ask(Method::PUT, with_query(&self.location, &format!("digest={digest}")))
+        let target = with_query(&self.location, &format!("digest={digest}"));
+        kit.ask(Method::PUT, target).permission(self.permission.clone())
     }
 
     /// Sends a chunk that begins at a byte, and goes on where the answer says.
     pub(super) async fn patch(&mut self, kit: &Kit, start: usize, chunk: Bytes) -> Result<Reply, Stop> {
         let end = start + chunk.len();
-        let ask = kit.ask(Method::PATCH, &self.location).with("content-range", range(start, end));
+        let ask = self.ask(kit, Method::PATCH).with("content-range", range(start, end));
         let reply = ask.body(chunk).send().await?.expect(&[202])?;
         self.follow(&reply, end)?;
         Ok(reply)
@@ -317,7 +382,7 @@ impl Session {
 
     /// What the registry has of it.
     pub(super) async fn status(&mut self, kit: &Kit, end: usize) -> Outcome {
-        let reply = kit.get(&self.location).send().await?.expect(&[204])?;
+        let reply = self.ask(kit, Method::GET).send().await?.expect(&[204])?;
         self.follow(&reply, end)
     }
 }
@@ -370,13 +435,12 @@ impl Ask<'_> {
         let path = target.find("/v2/").map_or(target, |at| &target[at..]);
         let asked = format!("{} {path}", self.request.method);
         match self.kit.client.exchange(&self.request).await {
-            Ok(answer) => Ok(Reply {
-                asked,
-                status: answer.status,
-                headers: answer.headers,
-                body: answer.body,
-                url: answer.url,
-            }),
+            Ok(Exchanged { status, headers, body: Ok(body), url }) => {
+                Ok(Reply { asked, status, headers, body, url })
+            }
+            Ok(Exchanged { status, body: Err(error), .. }) => {
+                Err(Stop::Broken(format!("{asked} answered {status} with a body that broke: {error}")))
+            }
             Err(error) => Err(Stop::Lost(asked, error)),
         }
     }
@@ -408,21 +472,15 @@ impl Reply {
         }
         let wanted: Vec<String> = statuses.iter().map(u16::to_string).collect();
         let text = String::from_utf8_lossy(&self.body);
-        let shown: String = text.chars().take(SHOWN).collect();
-        let body = if shown.is_empty() { String::new() } else { format!(": {}", shown.escape_debug()) };
+        let shown: String = text.trim().chars().take(SHOWN).collect();
+        let body = if shown.is_empty() { String::new() } else { format!(": {shown}") };
         Err(self.broken(format_args!("answered {}, expected {}{body}", self.status, wanted.join(" or "))))
     }
 
-    /// The answer, if it is an error with one of these statuses and, if it has any code, with this one.
-    pub(super) fn refused(self, statuses: &[u16], code: &str) -> Result<Self, Stop> {
-        let reply = self.expect(statuses)?;
-        let codes = reply.codes()?;
-        let fits = code.is_empty() || codes.is_empty() || codes.iter().any(|c| c == code);
-        reply.require(
-            fits,
-            format_args!("answered {} with the code {}, expected {code}", reply.status, codes.join(", ")),
-        )?;
-        Ok(reply)
+    /// That the registry refuses the request, as its client's fault.
+    pub(super) fn refused(&self) -> Outcome {
+        let fits = (400..500).contains(&self.status);
+        self.require(fits, format_args!("answered {}, expected an error of the client", self.status))
     }
 
     /// The codes of an error. Only a body in JSON has any.
@@ -434,12 +492,13 @@ impl Reply {
         }
         let bad = || self.broken("answered with an error whose JSON is not as the specification has it");
         let json = self.json()?;
-        let errors = json["errors"].as_array().ok_or_else(bad)?;
+        let errors = json["errors"].as_array().filter(|list| !list.is_empty()).ok_or_else(bad)?;
         let codes = errors.iter().map(|error| Some(error["code"].as_str()?.to_owned()));
         codes.collect::<Option<_>>().ok_or_else(bad)
     }
 
     pub(super) fn json(&self) -> Result<serde_json::Value, Stop> {
+        self.require(self.body.len() <= MAX_JSON, "answered with over 8 MiB of JSON")?;
         serde_json::from_slice(&self.body)
             .map_err(|e| self.broken(format_args!("answered with no JSON: {e}")))
     }
@@ -466,14 +525,24 @@ impl Reply {
         Ok(Some(url.map_err(|_| self.broken("answered with a Link that is no URL"))?.into()))
     }
 
-    /// That the registry says it has the bytes before `end` of an upload.
+    /// That the registry says it has the bytes before `end` of an upload. What it says of no bytes at all is open.
     fn has_range(&self, end: usize) -> Outcome {
-        let expected = range(0, end);
-        let given = self.header("range").unwrap_or("none");
-        self.require(given == expected, format_args!("answered with the Range {given}, expected {expected}"))
+        let (given, expected) = (self.header("range").unwrap_or("none"), range(0, end));
+        let fits = end == 0 || given == expected;
+        self.require(fits, format_args!("answered with the Range {given}, expected {expected}"))
     }
 
-    /// That the answer names the digest.
+    /// That the answer names a digest of these bytes.
+    pub(super) fn has_digest_of(&self, bytes: &[u8]) -> Outcome {
+        let given = self.header("docker-content-digest").unwrap_or("none");
+        let fits = Digest::parse(given).is_ok_and(|digest| digest.algorithm().digest(bytes) == digest);
+        self.require(
+            fits,
+            format_args!("answered with the Docker-Content-Digest {given}, which is not that of the content"),
+        )
+    }
+
+    /// That the answer names this digest.
     pub(super) fn has_digest(&self, digest: &Digest) -> Outcome {
         let given = self.header("docker-content-digest").unwrap_or("none");
         self.require(
@@ -494,9 +563,13 @@ impl Reply {
         )
     }
 
-    /// That the body of the answer to a GET has this length.
+    /// That the answer names the length of the content; that to a GET need not.
     pub(super) fn has_length(&self, length: usize) -> Outcome {
-        let given = self.header("content-length").unwrap_or("none");
+        let given = self.header("content-length").unwrap_or(if self.asked.starts_with("GET") {
+            return Ok(());
+        } else {
+            "none"
+        });
         self.require(
             given == length.to_string(),
             format_args!("answered with the Content-Length {given}, expected {length}"),

@@ -43,7 +43,12 @@ use crate::reference::RepositoryName;
 use crate::{Error, ErrorKind, Result, ResultExt as _};
 use futures::future::BoxFuture;
 use kit::{Kit, Outcome, Stop};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a case may take.
+const LIMIT: Duration = Duration::from_secs(300);
+/// The longest reason, in characters.
+const SHOWN: usize = 600;
 
 /// How strict a rule is (RFC 2119).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -62,7 +67,7 @@ pub enum Level {
 pub struct Case {
     /// The name of the case, such as `blob-get`; it stays.
     pub name: &'static str,
-    /// The request of the specification that the rule is about, such as `end-2`.
+    /// The request of the specification that the rule is about, such as `end-2`; `errors`, or `ext` for what is beside it.
     pub endpoint: &'static str,
     /// How strict the rule is.
     pub level: Level,
@@ -131,8 +136,11 @@ impl Default for Options {
 
 /// Checks the registry of the client, one case after the other; `observer` sees each result at once.
 ///
-/// A case whose request gets no answer fails, and the next one runs. What a dropped future has pushed so far stays in the
-/// registry; its names begin with `conformance-`.
+/// A case whose request gets no answer is [`Status::Lost`], and the next one runs; each has 5 minutes. What is pushed is removed
+/// at the end as far as the registry lets the client; what a dropped future has pushed so far stays. Its tags begin with
+/// `conformance-`. The empty blob and that of `{}` stay in any case.
+///
+/// Requests go where the registry points, credentials to its own origin only.
 ///
 /// # Errors
 /// - [`ErrorKind::Invalid`] when `only` has a name that no case starts with, or both repositories are one;
@@ -170,13 +178,16 @@ pub async fn check(
     let mut report = Report { registry: client.to_string(), cases: Vec::new() };
     for case in cases().filter(|case| is_chosen(case)) {
         let begun = Instant::now();
-        let (status, reason) = match (case.run)(&kit).await {
+        let outcome = tokio::time::timeout(LIMIT, (case.run)(&kit)).await.unwrap_or_else(|_| {
+            let late = Error::new(ErrorKind::Timeout, "the case takes longer than 5 minutes");
+            Err(Stop::Lost("the case".to_owned(), late))
+        });
+        let (status, reason) = match outcome {
             Ok(()) => (Status::Passed, String::new()),
             Err(Stop::Skipped(reason)) => (Status::Skipped, reason),
-            Err(stop) => {
-                let status = if case.level == Level::Must { Status::Failed } else { Status::Warned };
-                (status, stop.to_string())
-            }
+            Err(stop @ Stop::Lost(..)) => (Status::Lost, shown(&stop)),
+            Err(stop) if case.level == Level::Must => (Status::Failed, shown(&stop)),
+            Err(stop) => (Status::Warned, shown(&stop)),
         };
         let result = CaseResult {
             name: case.name,
@@ -196,6 +207,22 @@ pub async fn check(
     Ok(report)
 }
 
+/// A reason as one line for a terminal, whatever the registry sent.
+fn shown(stop: &Stop) -> String {
+    let text = stop.to_string();
+    let mut shown = String::new();
+    for c in text.chars().take(SHOWN) {
+        match c {
+            '"' | '\'' | '\\' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,7 +234,11 @@ mod tests {
         assert_eq!(names.len(), cases().count());
         for case in cases() {
             assert!(case.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
-            assert!(case.endpoint == "errors" || case.endpoint.starts_with("end-"), "{}", case.endpoint);
+            assert!(
+                ["errors", "ext"].contains(&case.endpoint) || case.endpoint.starts_with("end-"),
+                "{}",
+                case.endpoint
+            );
             assert!(case.rule.len() > 20 && !case.rule.ends_with('.'), "{}", case.rule);
         }
     }

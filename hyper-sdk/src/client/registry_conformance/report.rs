@@ -16,6 +16,8 @@ pub enum Status {
     Failed,
     /// The registry breaks a rule that it should keep.
     Warned,
+    /// A request got no answer: whether the registry keeps the rule is not known.
+    Lost,
     /// The registry does not offer what the rule is about, as the specification permits.
     Skipped,
 }
@@ -26,6 +28,7 @@ impl fmt::Display for Status {
             Self::Passed => "passed",
             Self::Failed => "failed",
             Self::Warned => "warned",
+            Self::Lost => "lost",
             Self::Skipped => "skipped",
         })
     }
@@ -73,9 +76,10 @@ impl Report {
         self.cases.iter().filter(|case| case.status == status).count()
     }
 
-    /// Whether the registry keeps every rule that it must keep.
+    /// Whether the registry keeps every rule that it must keep, of those that were checked. Skipped cases count as kept, cases
+    /// without an answer do not.
     #[must_use]
     pub fn conforms(&self) -> bool {
-        self.count(Status::Failed) == 0
+        self.count(Status::Failed) == 0 && self.count(Status::Lost) == 0
     }
 }

@@ -1,13 +1,13 @@
 //! Lists of tags.
 
-use super::kit::{Kit, Outcome, Reply, Stop, require};
+use super::kit::{Kit, MAX_PAGES, Outcome, Reply, Stop, require, skip};
 use std::collections::BTreeSet;
 
 super::define! {
     "tags-list", "end-8", Must, "the list of tags names the repository and has every tag" => list;
     "tags-order", "end-8", Must, "tags are in lexical or ASCII order" => order;
-    "tags-pages", "end-8", Must, "pages of n tags have every tag once, and link to the next page" => pages;
-    "tags-page-size", "end-8", Must, "a page has n tags when there are more" => size;
+    "tags-pages", "end-8", Must, "pages of n tags have every tag once" => pages;
+    "tags-page-size", "end-8", Must, "a page has n tags when there are more, or fewer and a link to the next page" => size;
     "tags-none", "end-8", Must, "n=0 is an empty list without a link" => none;
     "tags-last", "end-8", Must, "a page begins behind the tag `last`" => last;
     "tags-last-unknown", "end-8", Must, "the tag `last` need not exist" => last_unknown;
@@ -47,18 +47,33 @@ fn tags(reply: &Reply) -> Result<Vec<String>, Stop> {
     }
 }
 
-/// All tags, page by page.
-async fn walk(kit: &Kit, query: &str) -> Result<Vec<String>, Stop> {
-    let mut next = Some(target(kit, query));
+/// All tags behind `last`, page by page: by links, or without them by the last tag of a full page.
+async fn walk(kit: &Kit, n: Option<usize>, last: &str) -> Result<Vec<String>, Stop> {
+    let query = |last: &str| match (n, last) {
+        (None, "") => String::new(),
+        (None, last) => format!("?last={last}"),
+        (Some(n), "") => format!("?n={n}"),
+        (Some(n), last) => format!("?n={n}&last={last}"),
+    };
     let mut all = Vec::new();
-    let mut seen = BTreeSet::new();
-    while let Some(target) = next {
-        require(seen.insert(target.clone()), || format!("the pages of tags come back to {target}"))?;
-        let reply = kit.get(target).send().await?.expect(&[200])?;
-        all.extend(tags(&reply)?);
-        next = reply.next()?;
+    let mut next = Some(target(kit, &query(last)));
+    for _ in 0..MAX_PAGES {
+        let Some(page) = next else { return Ok(all) };
+        let reply = kit.get(page).send().await?.expect(&[200])?;
+        let found = tags(&reply)?;
+        next = match (reply.next()?, found.last()) {
+            (Some(link), _) => Some(link),
+            (None, Some(tag)) if n == Some(found.len()) => Some(target(kit, &query(tag))),
+            (None, _) => None,
+        };
+        all.extend(found);
     }
-    Ok(all)
+    skip("the repository has too many pages of tags")
+}
+
+/// Those of the tags that a case pushed, as often as they are there.
+fn own(all: Vec<String>, pushed: &[String]) -> Vec<String> {
+    all.into_iter().filter(|tag| pushed.contains(tag)).collect()
 }
 
 async fn list(kit: &Kit) -> Outcome {
@@ -69,7 +84,7 @@ async fn list(kit: &Kit) -> Outcome {
         json["name"] == kit.repository.as_str(),
         format_args!("answered with the name {}", json["name"]),
     )?;
-    let all = walk(kit, "").await?;
+    let all = walk(kit, None, "").await?;
     for tag in &pushed {
         reply.require(all.contains(tag), format_args!("answered without the tag {tag}"))?;
     }
@@ -83,7 +98,7 @@ async fn order(kit: &Kit) -> Outcome {
         let tag = format!("{name}{end}");
         kit.put(tag, crate::media_type::OCI_MANIFEST, bytes.clone()).await?.expect(&[201])?;
     }
-    let all = walk(kit, "").await?;
+    let all = walk(kit, None, "").await?;
     let ascii = all.windows(2).all(|pair| pair[0] < pair[1]);
     let lexical = all.windows(2).all(|pair| pair[0].to_lowercase() <= pair[1].to_lowercase());
     require(ascii || lexical, || "the list of tags is in no order of the specification".to_owned())
@@ -91,14 +106,11 @@ async fn order(kit: &Kit) -> Outcome {
 
 async fn pages(kit: &Kit) -> Outcome {
     let pushed = some(kit, 5).await?;
-    let whole = walk(kit, "").await?;
-    let paged = walk(kit, "?n=2").await?;
-    require(whole == paged, || {
-        format!("pages of 2 tags have {} tags, and the whole list {}", paged.len(), whole.len())
+    let found = own(walk(kit, Some(2), "").await?, &pushed);
+    require(found.iter().collect::<BTreeSet<_>>().len() == pushed.len(), || {
+        format!("pages of 2 tags have {} of {} tags", found.len(), pushed.len())
     })?;
-    let once: BTreeSet<&String> = paged.iter().collect();
-    require(once.len() == paged.len(), || "a tag is on two pages".to_owned())?;
-    require(pushed.iter().all(|tag| once.contains(tag)), || "a tag is on no page".to_owned())
+    require(found.len() == pushed.len(), || "a tag is on two pages".to_owned())
 }
 
 async fn size(kit: &Kit) -> Outcome {
@@ -106,7 +118,8 @@ async fn size(kit: &Kit) -> Outcome {
     for n in [1, 3] {
         let reply = kit.get(target(kit, &format!("?n={n}"))).send().await?.expect(&[200])?;
         let count = tags(&reply)?.len();
-        reply.require(count == n, format_args!("answered with {count} tags for n={n}"))?;
+        let fits = count == n || count < n && reply.next()?.is_some();
+        reply.require(fits, format_args!("answered with {count} tags for n={n}"))?;
     }
     Ok(())
 }
@@ -119,24 +132,25 @@ async fn none(kit: &Kit) -> Outcome {
     reply.require(reply.next()?.is_none(), "answered with a Link for n=0")
 }
 
-/// The tags of this case behind `last`.
-async fn behind(kit: &Kit, pushed: &[String], last: &str) -> Result<Vec<String>, Stop> {
-    let all = walk(kit, &format!("?n=100&last={last}")).await?;
-    Ok(all.into_iter().filter(|tag| pushed.contains(tag)).collect())
+/// That of four tags the last two are behind `last`.
+async fn last_two(kit: &Kit, pushed: &[String], last: &str) -> Outcome {
+    for n in [Some(100), None] {
+        let found = own(walk(kit, n, last).await?, pushed);
+        require(found == pushed[2..], || {
+            format!("behind the second of four tags there are {}, expected the last two", found.len())
+        })?;
+    }
+    Ok(())
 }
 
 async fn last(kit: &Kit) -> Outcome {
     let pushed = some(kit, 4).await?;
-    let found = behind(kit, &pushed, &pushed[1]).await?;
-    require(found == pushed[2..], || format!("behind the second of four tags there are {}", found.len()))
+    last_two(kit, &pushed, &pushed[1]).await
 }
 
 async fn last_unknown(kit: &Kit) -> Outcome {
     let pushed = some(kit, 4).await?;
-    let found = behind(kit, &pushed, &format!("{}a", pushed[1])).await?;
-    require(found == pushed[2..], || {
-        format!("behind a text between the second and the third of four tags there are {}", found.len())
-    })
+    last_two(kit, &pushed, &format!("{}a", pushed[1])).await
 }
 
 async fn invalid(kit: &Kit) -> Outcome {
@@ -149,5 +163,9 @@ async fn invalid(kit: &Kit) -> Outcome {
 
 async fn unknown(kit: &Kit) -> Outcome {
     let name = format!("{}/{}", kit.repository, kit.name());
-    kit.get(format!("/v2/{name}/tags/list")).send().await?.refused(&[404], "NAME_UNKNOWN").map(drop)
+    let reply = kit.get(format!("/v2/{name}/tags/list")).send().await?;
+    if matches!(reply.status, 401 | 403) {
+        return skip("the registry tells nothing of repositories without rights");
+    }
+    reply.expect(&[404]).map(drop)
 }
