@@ -151,13 +151,17 @@ impl Kit {
         Permission::Repository(repository.clone(), source)
     }
 
-    /// Whether there are lists of referrers; found out once, with an image that is there.
+    /// Whether there are lists of referrers; found out once, with a referrer that is there.
     pub(super) async fn has_referrers(&self) -> Result<bool, Stop> {
         let find = || async {
-            let image = self.put_image(&self.image().await?).await?;
-            let reply =
-                self.get(format!("/v2/{}/referrers/{}", self.repository, image.digest)).send().await?;
-            Ok(reply.status != 404)
+            let subject = self.put_image(&self.image().await?).await?;
+            let mut referrer = self.image().await?;
+            referrer.subject = Some(subject.clone());
+            let bytes = referrer.to_bytes();
+            let put =
+                self.put(Digest::sha256(&bytes), media_type::OCI_MANIFEST, bytes).await?.expect(&[201])?;
+            let list = format!("/v2/{}/referrers/{}", self.repository, subject.digest);
+            Ok(put.header("oci-subject").is_some() || self.get(list).send().await?.status != 404)
         };
         self.has_referrers.get_or_try_init(find).await.copied()
     }

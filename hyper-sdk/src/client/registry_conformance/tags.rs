@@ -55,10 +55,11 @@ async fn walk(kit: &Kit, n: Option<usize>, last: &str) -> Result<Vec<String>, St
         (Some(n), "") => format!("?n={n}"),
         (Some(n), last) => format!("?n={n}&last={last}"),
     };
-    let mut all = Vec::new();
+    let (mut all, mut seen) = (Vec::new(), BTreeSet::new());
     let mut next = Some(target(kit, &query(last)));
     for _ in 0..MAX_PAGES {
         let Some(page) = next else { return Ok(all) };
+        require(seen.insert(page.clone()), || "a page of tags links to one before it".to_owned())?;
         let reply = kit.get(page).send().await?.expect(&[200])?;
         let found = tags(&reply)?;
         next = match (reply.next()?, found.last()) {

@@ -141,6 +141,20 @@ impl State {
         Ok(size)
     }
 
+    /// Fixes the content of an upload; the same content again changes nothing.
+    fn seal_upload(&mut self, id: UploadId, content: Digest) -> Result<u64> {
+        let (_, at) = self.uploads.get_mut(&id).ok_or_else(|| upload_unknown(&id))?;
+        match self.seals.get(&id) {
+            Some(sealed) if *sealed != content => return Err(sealed_otherwise(&id)),
+            Some(_) => {}
+            None => {
+                *at = SystemClock.now();
+                self.seals.insert(id, content);
+            }
+        }
+        Ok(0)
+    }
+
     fn end_upload(&mut self, id: &UploadId) {
         self.uploads.remove(id);
         self.seals.remove(id);
@@ -402,19 +416,7 @@ impl MetaBackend for MemoryMeta {
                 (record.state, *at) = (saved, SystemClock.now());
                 Ok(0)
             }
-            Change::SealUpload { id, content } => {
-                let State { uploads, seals, .. } = &mut *state;
-                let (_, at) = uploads.get_mut(&id).ok_or_else(|| upload_unknown(&id))?;
-                match seals.get(&id) {
-                    Some(sealed) if *sealed != content => return Err(sealed_otherwise(&id)),
-                    Some(_) => {}
-                    None => {
-                        *at = SystemClock.now();
-                        seals.insert(id, content);
-                    }
-                }
-                Ok(0)
-            }
+            Change::SealUpload { id, content } => state.seal_upload(id, content),
             Change::EndUpload { id } => {
                 state.end_upload(&id);
                 Ok(0)
