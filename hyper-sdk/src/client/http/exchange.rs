@@ -139,7 +139,8 @@ impl HttpClient {
         for _ in 0..=MAX_REDIRECTS {
             let response = self.once(request, &url, authorization).await?;
             let status = response.status().as_u16();
-            if !matches!(status, 307 | 308) && !(reads && matches!(status, 301..=303)) {
+            let is_redirect = matches!(status, 307 | 308) || reads && matches!(status, 301..=303);
+            if !is_redirect {
                 return Ok((response, url, digest));
             }
             let location = response.headers().get(LOCATION).and_then(|v| v.to_str().ok());
