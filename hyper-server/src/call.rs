@@ -50,9 +50,12 @@ impl Call<'_> {
         })
     }
 
-    /// The rule for the tags that the sender changes in a repository.
-    pub(crate) fn tag_rule(&self, repository: &RepositoryName) -> Result<Option<TagRule>> {
-        let Some(guard) = self.authorizer.tag_guard(self.principal, repository) else { return Ok(None) };
+    /// The rule for the tags that the sender changes in a repository by an action. Credentials whose scopes do not have the
+    /// action may do what callers without credentials may.
+    pub(crate) fn tag_rule(&self, repository: &RepositoryName, action: Action) -> Result<Option<TagRule>> {
+        let nobody = Principal::anonymous();
+        let who = if self.principal.is_in_scope(repository, action) { self.principal } else { &nobody };
+        let Some(guard) = self.authorizer.tag_guard(who, repository) else { return Ok(None) };
         if !self.store.capabilities().tag_guards {
             return Err(Error::unsupported("the store of this registry cannot check rules for tags"));
         }

@@ -144,6 +144,14 @@ impl ExplainArgs {
             text +=
                 &format!("but {file}:{line} makes tags immutable: what such a tag needs cannot be deleted\n");
         }
+        if self.action == Operation::Delete
+            && tag.is_none()
+            && let Some(line) = policy.undeletable_for(subject, name)
+        {
+            text += &format!(
+                "but {file}:{line} denies it for some tags: what such a tag needs cannot be deleted\n"
+            );
+        }
         Answer { text, is_yes: true }
     }
 

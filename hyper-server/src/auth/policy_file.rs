@@ -127,8 +127,10 @@ impl Authorizer for PolicyFile {
     }
 
     fn tag_guard(&self, who: &Principal, repository: &RepositoryName) -> Option<TagGuard> {
-        // Only an immutable tag is a reason to refuse a deletion that `allows` has allowed.
-        let keeps_tags = self.policy().immutable_for(&who.subject(), repository.as_str()).is_some();
+        // What `allows` has allowed is refused only for an immutable tag, or one whose deletion is denied.
+        let (now, subject) = (self.policy(), who.subject());
+        let keeps_tags = now.immutable_for(&subject, repository.as_str()).is_some()
+            || now.undeletable_for(&subject, repository.as_str()).is_some();
         let (policy, who, repository) = (self.clone(), who.clone(), repository.clone());
         let guard = TagGuard::new(move |tag, change| {
             let operation = match change {

@@ -75,6 +75,8 @@ pub(super) async fn put(
         .into());
     }
     let manifest = read(call, body, limits.manifest_bytes).await?;
+    // The body may have taken long, and the rules may be others now.
+    call.require(&repository, Action::Push)?;
     let manifest = match &reference {
         ManifestReference::Digest(digest) => manifest.with_digest(digest)?,
         ManifestReference::Tag(tag) => {
@@ -92,7 +94,7 @@ pub(super) async fn put(
     let subject = manifest.subject().map(|s| s.digest.clone());
     let if_match = condition(call, &repository, &distinct).await?;
     let conditional = if_match.is_some();
-    let (rule, sparse) = (call.tag_rule(&repository)?, call.options.sparse);
+    let (rule, sparse) = (call.tag_rule(&repository, Action::Push)?, call.options.sparse);
     let guard = rule.as_ref().map(|rule| rule.guard.clone());
     let put = PutManifest { manifest, tags: distinct.clone(), if_match, guard, sparse };
     let target = repository.clone();

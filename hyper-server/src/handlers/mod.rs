@@ -66,7 +66,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
 
 /// Deletes a tag, a manifest or a blob, as far as the rules for tags allow it.
 async fn delete(call: &Call<'_>, repository: RepositoryName, target: DeleteTarget) -> Outcome {
-    let (rule, name) = (call.tag_rule(&repository)?, repository.clone());
+    let (rule, name) = (call.tag_rule(&repository, Action::Delete)?, repository.clone());
     let guard = rule.as_ref().map(|rule| rule.guard.clone());
     let deletion = move |store: SharedStore| async move {
         match (guard, target) {

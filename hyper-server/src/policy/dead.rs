@@ -21,6 +21,12 @@ pub(super) fn warnings(rules: &[Rule], immutable: &[Immutable], groups: &[Group]
         .chain(of_tags)
         .map(|(line, reason)| Problem { line, message: format!("the rule can never match: {reason}") })
         .collect();
+    if warnings.is_empty() && !rules.iter().any(|rule| rule.allow) {
+        warnings.push(Problem {
+            line: 1,
+            message: "no [[allow]] allows anything: everybody is denied".to_owned(),
+        });
+    }
     warnings.sort_by_key(|warning| warning.line);
     warnings.truncate(MAX_WARNINGS);
     warnings
@@ -38,7 +44,7 @@ fn reason(rule: &Rule, rules: &[Rule], groups: &[Group], is_small: bool) -> Opti
     if rule.operations == Operations::default() {
         return Some("`actions` is empty".to_owned());
     }
-    let hides = |denial: &&Rule| !denial.allow && denial.who.covers(&rule.who) && hides(denial, rule);
+    let hides = |denial: &&Rule| !denial.allow && hides(denial, rule) && denial.who.covers(&rule.who);
     let denial = rules.iter().find(|denial| is_small && rule.allow && hides(denial))?;
     Some(format!("the deny rule in line {} denies all of it", denial.line))
 }

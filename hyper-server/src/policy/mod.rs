@@ -263,6 +263,18 @@ impl Policy {
         (!is_admin).then_some(rule.line)
     }
 
+    /// The line of a rule that denies somebody the deletion of some tags of a repository.
+    pub fn undeletable_for(&self, subject: &Subject<'_>, repository: &str) -> Option<u32> {
+        let denies = |rule: &&Rule| {
+            !rule.allow
+                && !rule.tags.is_empty()
+                && rule.operations.has(Operation::Delete)
+                && rule.repositories.iter().any(|p| p.matches(repository))
+                && rule.who.has(subject, &self.groups)
+        };
+        self.rules.iter().find(denies).map(|rule| rule.line)
+    }
+
     fn by_rules(
         &self,
         subject: &Subject<'_>,

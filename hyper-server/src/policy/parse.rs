@@ -227,10 +227,15 @@ impl Reader {
         let mut operations = Operations::default();
         for (at, text) in actions {
             match text.parse::<Operation>() {
-                Ok(operation) if tags.is_empty() || is_of_tags(operation) => operations.insert(operation),
+                Ok(operation) if tags.is_empty() || may_have_tags(kind, operation) => {
+                    operations.insert(operation);
+                }
                 Ok(operation) => self.problem(
                     at,
-                    format!("`actions`: `tags` limits create-tag and move-tag alone: give {operation} a rule of its own"),
+                    format!(
+                        "`actions`: `tags` limits create-tag and move-tag alone, and delete in [[deny]]: give {operation} a \
+                         rule of its own"
+                    ),
                 ),
                 Err(e) => self.problem(at, format!("`actions`: {e}")),
             }
@@ -282,6 +287,12 @@ impl Reader {
     }
 }
 
-fn is_of_tags(operation: Operation) -> bool {
-    matches!(operation, Operation::CreateTag | Operation::MoveTag)
+/// Whether a rule of this kind may limit an action to tags. A deletion may take many tags: it can be denied for some of them,
+/// not allowed for some.
+fn may_have_tags(kind: &str, operation: Operation) -> bool {
+    match operation {
+        Operation::CreateTag | Operation::MoveTag => true,
+        Operation::Delete => kind == "deny",
+        _ => false,
+    }
 }

@@ -181,6 +181,10 @@ fn a_rule_without_effect_is_a_warning() {
         assert!(!policy.decide(&Subject::user("x"), Operation::Pull, "a/b", None).is_allowed());
     }
     assert!(Policy::parse(POLICY).unwrap().warnings().is_empty());
+    for text in ["", "[[immutable]]\nrepositories = [\"**\"]\ntags = [\"v*\"]\n"] {
+        let policy = Policy::parse(text).unwrap();
+        assert!(policy.warnings()[0].to_string().contains("no [[allow]]"), "{:?}", policy.warnings());
+    }
     assert_eq!(Policy::parse(&rule("deny", "", "\"**\"", pull).repeat(100)).unwrap().warnings().len(), 20);
 }
 
@@ -289,7 +293,8 @@ fn model_rule() -> impl Strategy<Value = ModelRule> {
     let names = prop::sample::subsequence(vec!["**", "x", "x/**", "x/*", "y/z", "*/z", "**/z"], 1..3);
     (any::<bool>(), who, names, any::<bool>()).prop_flat_map(|(allow, who, names, of_tags)| {
         let (operations, tags) = match of_tags {
-            true => (vec![Operation::CreateTag, Operation::MoveTag], 1..=2),
+            true if allow => (vec![Operation::CreateTag, Operation::MoveTag], 1..=2),
+            true => (vec![Operation::CreateTag, Operation::MoveTag, Operation::Delete], 1..=2),
             false => (Operation::ALL.to_vec(), 0..=0),
         };
         let operations = prop::sample::subsequence(operations, 1..=2);
@@ -373,7 +378,8 @@ proptest! {
         let expected = allowed(operation) && (!is_fixed || allowed(Operation::Admin));
 
         let policy = Policy::parse(&text).unwrap();
-        for warning in policy.warnings() {
+        let of_rules = policy.warnings().iter().filter(|warning| !warning.message.contains("no [[allow]]"));
+        for warning in of_rules {
             let lines = text.lines().take(warning.line as usize);
             let at = lines.filter(|line| matches!(*line, "[[allow]]" | "[[deny]]")).count() - 1;
             prop_assert!(Operation::ALL.iter().all(|o| {
@@ -401,5 +407,41 @@ proptest! {
                 policy.decide(&Subject::user("a"), operation, "a/b", Some("v1"));
             }
         }
+    }
+}
+
+#[test]
+fn names_that_look_right_and_mean_nobody_are_errors() {
+    for who in ["user: bob", "user:bob ", "group: x", "claim:team =web", "claim:team= web", " user:bob"] {
+        let text = format!("[groups]\nx = []\n{}", rule_about(who));
+        let problems = Policy::parse(&text).unwrap_err();
+        assert!(problems[0].to_string().contains("white space"), "{who}: {problems:?}");
+    }
+    for word in ["anonymous", "anyone", "authenticated"] {
+        let problems = Policy::parse(&rule_about(&format!("user:{word}"))).unwrap_err();
+        assert!(problems[0].to_string().contains(&format!("write `{word}`")), "{word}: {problems:?}");
+    }
+    assert!(Policy::parse(&rule_about("user:Jane Doe")).is_ok());
+}
+
+fn rule_about(who: &str) -> String {
+    format!("[[deny]]\nwho = [\"{who}\"]\nrepositories = [\"**\"]\nactions = [\"pull\"]\n")
+}
+
+#[test]
+fn a_deletion_is_denied_for_some_tags_and_not_allowed_for_some() {
+    let rule = |kind: &str, action: &str, tags: &str| {
+        format!("[[{kind}]]\nwho = [\"user:a\"]\nrepositories = [\"**\"]\nactions = [\"{action}\"]\n{tags}")
+    };
+    let text = rule("allow", "delete", "") + &rule("deny", "delete", "tags = [\"latest\"]\n");
+    let policy = Policy::parse(&text).unwrap();
+    let decide = |tag| policy.decide(&Subject::user("a"), Operation::Delete, "x", tag);
+    assert_eq!((decide(None), decide(Some("dev"))), (Decision::Allowed(1), Decision::Allowed(1)));
+    assert_eq!(decide(Some("latest")), Decision::Denied(5));
+    assert_eq!(policy.undeletable_for(&Subject::user("a"), "x"), Some(5));
+    assert_eq!(policy.undeletable_for(&Subject::user("b"), "x"), None);
+    for text in [rule("allow", "delete", "tags = [\"x\"]\n"), rule("deny", "push", "tags = [\"x\"]\n")] {
+        let problems = Policy::parse(&text).unwrap_err();
+        assert!(problems[0].to_string().contains("a rule of its own"), "{problems:?}");
     }
 }

@@ -73,6 +73,15 @@ impl Member {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let forms =
             "use `user:NAME`, `group:NAME`, `claim:NAME=VALUE`, `authenticated`, `anonymous` or `anyone`";
+        // A rule that denies nothing because of a space looks like one that does.
+        let is_padded = |part: &str| part.trim() != part;
+        if text.split_once(':').is_some_and(|(kind, rest)| is_padded(kind) || rest.split('=').any(is_padded))
+        {
+            return Err(format!("`{}` has white space at the end of a name", text.escape_debug()));
+        }
+        if let Some(word @ ("anonymous" | "authenticated" | "anyone")) = text.strip_prefix("user:") {
+            return Err(format!("`{text}` would be a user of that name: write `{word}`"));
+        }
         match (text, text.split_once(':')) {
             ("anyone", _) => Ok(Self::Anyone),
             ("anonymous", _) => Ok(Self::Anonymous),

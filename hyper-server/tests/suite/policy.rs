@@ -208,6 +208,52 @@ async fn an_immutable_tag_keeps_everything_that_it_needs() {
     guarded.send("alice", "DELETE", path, b"").await.expect(202);
 }
 
+#[tokio::test]
+async fn a_tag_whose_deletion_is_denied_keeps_what_it_needs() {
+    let guarded = Guarded::new(memory());
+    let denial = "[[deny]]\nwho = [\"user:alice\"]\nrepositories = [\"**\"]\n\
+                  actions = [\"move-tag\", \"delete\"]\ntags = [\"latest\"]\n";
+    std::fs::write(&guarded.path, format!("{POLICY}\n{denial}")).unwrap();
+    guarded.policy.reload().unwrap();
+    let (digest, reply) = guarded.push("alice", "team/app", "latest", b"1").await;
+    reply.expect(201);
+    guarded.push("alice", "team/app", "other", b"1").await.1.expect(201);
+    guarded.push("alice", "team/app", "latest", b"2").await.1.refused(403, "DENIED");
+    // Neither the tag nor, with it, its manifest: else the tag could be created anew.
+    for target in ["manifests/latest".to_owned(), format!("manifests/{digest}")] {
+        let path = format!("/v2/team/app/{target}");
+        let reply = guarded.send("alice", "DELETE", &path, b"").await.refused(403, "DENIED");
+        assert!(reply.text().contains("no permission to delete `latest`"), "{}", reply.text());
+    }
+    guarded.send("alice", "GET", "/v2/team/app/manifests/latest", b"").await.expect(200);
+    guarded.send("alice", "DELETE", "/v2/team/app/manifests/other", b"").await.expect(202);
+    let (digest, reply) = guarded.push("alice", "team/app", "other", b"3").await;
+    reply.expect(201);
+    guarded.send("alice", "DELETE", &format!("/v2/team/app/manifests/{digest}"), b"").await.expect(202);
+}
+
+/// Where everybody may push, a token for another repository permits what everybody may, and not what its user may.
+#[tokio::test]
+async fn a_token_outside_of_its_scopes_is_nobodys() {
+    let guarded = Guarded::new(memory());
+    let open = "[[allow]]\nwho = [\"anyone\"]\nrepositories = [\"open/**\"]\n\
+                actions = [\"pull\", \"push\", \"create-tag\", \"move-tag\", \"delete\"]\n\
+                [[allow]]\nwho = [\"user:alice\"]\nrepositories = [\"**\"]\nactions = [\"admin\"]\n\
+                [[immutable]]\nrepositories = [\"open/**\"]\ntags = [\"v*\"]\n";
+    std::fs::write(&guarded.path, open).unwrap();
+    guarded.policy.reload().unwrap();
+    guarded.push("", "open/x", "v1", b"1").await.1.expect(201);
+    let token = guarded.token("alice", "repository:team/app:pull").await;
+    guarded.push(&token, "open/x", "dev", b"2").await.1.expect(201);
+    for (method, body) in [("PUT", image(b"2").to_bytes()), ("DELETE", Vec::new())] {
+        let reply = guarded.send(&token, method, "/v2/open/x/manifests/v1", &body).await;
+        assert!(matches!(reply.status.as_u16(), 401 | 403), "{method}: {}", reply.status);
+    }
+    let token = guarded.token("alice", "repository:open/x:pull,push,delete").await;
+    guarded.send(&token, "PUT", "/v2/open/x/manifests/v1", &image(b"2").to_bytes()).await.expect(201);
+    guarded.send(&token, "DELETE", "/v2/open/x/manifests/v1", b"").await.expect(202);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_clients_one_creates_an_immutable_tag() {
     let folder = tempfile::tempdir().unwrap();

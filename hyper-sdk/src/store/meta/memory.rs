@@ -413,7 +413,11 @@ impl MetaBackend for MemoryMeta {
                 if record.state.offset != from {
                     return Err(upload_moved(from, record.state.offset));
                 }
-                (record.state, *at) = (saved, SystemClock.now());
+                // Saving the same bytes again is no progress.
+                if saved.offset != from {
+                    *at = SystemClock.now();
+                }
+                record.state = saved;
                 Ok(0)
             }
             Change::SealUpload { id, content } => state.seal_upload(id, content),

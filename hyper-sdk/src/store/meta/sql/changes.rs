@@ -312,9 +312,11 @@ async fn start_upload(db: &mut Connection<'_>, record: &UploadRecord) -> Outcome
     Ok(0)
 }
 
+/// Saving the same bytes again leaves the time: else lost parts would look as if somebody finished the upload, for ever.
 async fn save_upload(db: &mut Connection<'_>, id: &UploadId, from: u64, state: &StagedState) -> Outcome<u64> {
     let saved = query(
-        "UPDATE uploads SET saved_offset = $2, hash = $3, backend = $4, updated_at = $5 \
+        "UPDATE uploads SET saved_offset = $2, hash = $3, backend = $4, \
+         updated_at = CASE WHEN saved_offset = $2 THEN updated_at ELSE $5 END \
          WHERE id = $1 AND saved_offset = $6",
     )
     .bind(id.as_str())
