@@ -6,7 +6,7 @@ use crate::client::http::exchange::Permission;
 use reqwest::Method;
 
 super::define! {
-    "registry-ping", "end-1", Must, "GET /v2/ is 200" => ping;
+    "registry-ping", "end-1", Must, "GET /v2/ says that this is a registry: 200" => ping;
     "registry-challenge", "end-1", Should, "a request that needs credentials is 401 and names a challenge" => challenge;
     "error-json", "errors", Must, "an error in JSON has a list of errors, each with a code of the specification" => errors;
     "error-codes", "errors", Should, "the code of an error says what is wrong" => codes;
