@@ -168,7 +168,9 @@ def test_save_and_load_send_events(
 
     with pytest.raises(KeyError, match="mine"):
         hyper.save("app:1", tmp_path / "b.tar", progress=raises)
-    assert not (tmp_path / "b.tar").exists()
+    # The first event may come after the end of so short a work: then the file is whole.
+    archive = tmp_path / "b.tar"
+    assert not archive.exists() or archive.read_bytes() == (tmp_path / "a.tar").read_bytes()
 
 
 def test_save_and_load_are_awaited(context: pathlib.Path, tmp_path: pathlib.Path) -> None:

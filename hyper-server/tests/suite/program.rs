@@ -454,9 +454,9 @@ fn a_configuration_without_a_pusher_has_a_warning() {
     let log = dir.path().join("log");
     let mut command = Command::new(PROGRAM);
     command.stderr(std::fs::File::create(&log).unwrap());
-    let process = Process::start_by(command, &dir.path().join("data"), &["--anonymous", "pull"]);
+    let mut process = Process::start_by(command, &dir.path().join("data"), &["--anonymous", "pull"]);
     process.signal("-TERM");
-    drop(process);
+    assert!(process.child.wait().unwrap().success());
     assert!(std::fs::read_to_string(&log).unwrap().contains("nobody may push"));
 }
 
