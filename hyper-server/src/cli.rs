@@ -444,12 +444,20 @@ fn reference() -> String {
     )
 }
 
-fn htpasswd(args: &HtpasswdArgs) -> Result<()> {
+/// A password on standard input, without the end of its line.
+pub(crate) fn read_password() -> Result<String> {
     let mut password = String::new();
     std::io::stdin().take(4096).read_to_string(&mut password).op("read the password")?;
-    let password = password.strip_suffix('\n').unwrap_or(&password);
-    let password = password.strip_suffix('\r').unwrap_or(password);
-    print(&format!("{}\n", htpasswd_entry(&args.user, password, args.cost)?))
+    for end in ['\n', '\r'] {
+        if password.ends_with(end) {
+            password.pop();
+        }
+    }
+    Ok(password)
+}
+
+fn htpasswd(args: &HtpasswdArgs) -> Result<()> {
+    print(&format!("{}\n", htpasswd_entry(&args.user, &read_password()?, args.cost)?))
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! `hyperregistry conformance`: checks any registry. The cases are in the SDK; here are the flags and the lines.
 
-use crate::cli::print;
+use crate::cli::{print, read_password};
 use clap::{Args, ValueEnum};
 use hyper_sdk::client::keychain::{Credentials, StaticKeychain};
 use hyper_sdk::client::registry_conformance::{CaseResult, Level, Options, Report, Status, cases, check};
 use hyper_sdk::client::{HttpClient, read_authorities};
 use hyper_sdk::reference::{RegistryHost, RepositoryName};
-use hyper_sdk::{Error, ErrorKind, Result, ResultExt};
-use std::io::{Read as _, Write as _};
+use hyper_sdk::{Error, ErrorKind, Result};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -111,11 +111,7 @@ impl ConformanceArgs {
             builder = builder.extra_roots(read_authorities(file)?);
         }
         if let Some(user) = &self.username {
-            let mut password = String::new();
-            std::io::stdin().take(4096).read_to_string(&mut password).op("read the password")?;
-            let password = password.strip_suffix('\n').unwrap_or(&password);
-            let password = password.strip_suffix('\r').unwrap_or(password);
-            let credentials = Credentials::basic(user, password);
+            let credentials = Credentials::basic(user, read_password()?);
             builder = builder.keychain(Arc::new(StaticKeychain::default().with(host, credentials)));
         }
         builder.build()

@@ -31,8 +31,7 @@ async fn in_order(kit: &Kit) -> Outcome {
         session.patch(kit, start, bytes.slice(start..end)).await?;
     }
     session.put(kit, &digest).send().await?.expect(&[201])?;
-    kit.has_blob(&digest);
-    kit.get(kit.blob(&digest)).send().await?.expect(&[200])?.has_body(&bytes)
+    kit.has(&digest, &bytes).await
 }
 
 async fn last_in_put(kit: &Kit) -> Outcome {
@@ -43,8 +42,7 @@ async fn last_in_put(kit: &Kit) -> Outcome {
     session.patch(kit, 0, bytes.slice(..chunk)).await?;
     let put = session.put(kit, &digest).with("content-range", range(chunk, bytes.len()));
     put.body(bytes.slice(chunk..)).send().await?.expect(&[201])?;
-    kit.has_blob(&digest);
-    kit.get(kit.blob(&digest)).send().await?.expect(&[200])?.has_body(&bytes)
+    kit.has(&digest, &bytes).await
 }
 
 async fn status(kit: &Kit) -> Outcome {
@@ -57,8 +55,7 @@ async fn status(kit: &Kit) -> Outcome {
     session.patch(kit, chunk, bytes.slice(chunk..)).await?;
     session.status(kit, bytes.len()).await?;
     session.put(kit, &digest).send().await?.expect(&[201])?;
-    kit.has_blob(&digest);
-    kit.get(kit.blob(&digest)).send().await?.expect(&[200])?.has_body(&bytes)
+    kit.has(&digest, &bytes).await
 }
 
 async fn stream(kit: &Kit) -> Outcome {
@@ -68,8 +65,7 @@ async fn stream(kit: &Kit) -> Outcome {
     let patch = session.ask(kit, Method::PATCH).body(bytes.clone()).send().await?;
     session.follow(&patch.expect(&[202])?, bytes.len())?;
     session.put(kit, &digest).send().await?.expect(&[201])?;
-    kit.has_blob(&digest);
-    kit.get(kit.blob(&digest)).send().await?.expect(&[200])?.has_body(&bytes)
+    kit.has(&digest, &bytes).await
 }
 
 async fn unannounced(kit: &Kit) -> Outcome {
@@ -79,8 +75,7 @@ async fn unannounced(kit: &Kit) -> Outcome {
     let patch = session.ask(kit, Method::PATCH).chunked(bytes.clone()).send().await?;
     session.follow(&patch.expect(&[202])?, bytes.len())?;
     session.put(kit, &digest).send().await?.expect(&[201])?;
-    kit.has_blob(&digest);
-    kit.get(kit.blob(&digest)).send().await?.expect(&[200])?.has_body(&bytes)
+    kit.has(&digest, &bytes).await
 }
 
 /// Sends a chunk of `length` that says it begins at `start`, after one whole chunk; then the upload goes on.
@@ -96,8 +91,7 @@ async fn out_of_order(kit: &Kit, start: impl Fn(usize) -> usize) -> Outcome {
     session.status(kit, chunk).await?;
     session.patch(kit, chunk, bytes.slice(chunk..)).await?;
     session.put(kit, &digest).send().await?.expect(&[201])?;
-    kit.has_blob(&digest);
-    kit.get(kit.blob(&digest)).send().await?.expect(&[200])?.has_body(&bytes)
+    kit.has(&digest, &bytes).await
 }
 
 async fn gap(kit: &Kit) -> Outcome {
@@ -127,8 +121,7 @@ async fn gap_in_put_goes_on(kit: &Kit) -> Outcome {
     session.status(kit, chunk).await?;
     let put = session.put(kit, &digest).with("content-range", range(chunk, 2 * chunk));
     put.body(bytes.slice(chunk..)).send().await?.expect(&[201])?;
-    kit.has_blob(&digest);
-    kit.get(kit.blob(&digest)).send().await?.expect(&[200])?.has_body(&bytes)
+    kit.has(&digest, &bytes).await
 }
 
 async fn gap_in_put(kit: &Kit) -> Outcome {

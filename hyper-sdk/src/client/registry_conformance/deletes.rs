@@ -27,8 +27,7 @@ async fn tag(kit: &Kit) -> Outcome {
     delete(kit, kit.manifest(&tags[0])).await?.expect(&[202])?;
     kit.get(kit.manifest(&tags[0])).send().await?.expect(&[404])?;
     for target in [kit.manifest(&tags[1]), kit.manifest(Digest::sha256(&bytes))] {
-        let reply = kit.get(target).with("accept", media_type::OCI_MANIFEST).send().await?;
-        reply.expect(&[200])?.has_body(&bytes)?;
+        kit.pull(target).await?.has_body(&bytes)?;
     }
     Ok(())
 }

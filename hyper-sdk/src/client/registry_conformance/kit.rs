@@ -227,6 +227,17 @@ impl Kit {
         self.note(Made::Blob(self.other.clone(), digest.clone()));
     }
 
+    /// That a blob that was pushed is these bytes.
+    pub(super) async fn has(&self, digest: &Digest, bytes: &[u8]) -> Outcome {
+        self.has_blob(digest);
+        self.get(self.blob(digest)).send().await?.expect(&[200])?.has_body(bytes)
+    }
+
+    /// The manifest at a path or a URL, as the answer.
+    pub(super) async fn pull(&self, target: impl Into<String>) -> Result<Reply, Stop> {
+        self.get(target).with("accept", media_type::OCI_MANIFEST).send().await?.expect(&[200])
+    }
+
     /// Pushes a blob: POST, then PUT.
     pub(super) async fn push(&self, bytes: &Bytes) -> Result<Digest, Stop> {
         self.push_as(Algorithm::Sha256, bytes).await

@@ -34,7 +34,7 @@ async fn by_tag(kit: &Kit) -> Outcome {
     let digest = Digest::sha256(&bytes);
     let reply = kit.put(&tag, media_type::OCI_MANIFEST, bytes.clone()).await?.expect(&[201])?;
     for target in [reply.location()?, kit.manifest(&tag), kit.manifest(&digest)] {
-        let reply = kit.get(target).with("accept", media_type::OCI_MANIFEST).send().await?.expect(&[200])?;
+        let reply = kit.pull(target).await?;
         reply.has_body(&bytes)?;
         reply.has_length(bytes.len())?;
     }
@@ -48,12 +48,7 @@ async fn by_digest(kit: &Kit) -> Outcome {
     if put.header("docker-content-digest").is_some() {
         put.has_digest(&digest)?;
     }
-    let reply = kit
-        .get(kit.manifest(&digest))
-        .with("accept", media_type::OCI_MANIFEST)
-        .send()
-        .await?
-        .expect(&[200])?;
+    let reply = kit.pull(kit.manifest(&digest)).await?;
     reply.has_body(&bytes)
 }
 
@@ -86,8 +81,7 @@ async fn bytes_stay(kit: &Kit) -> Outcome {
     let tag = kit.name();
     kit.put(&tag, media_type::OCI_MANIFEST, bytes.clone()).await?.expect(&[201])?;
     for target in [kit.manifest(&tag), kit.manifest(Digest::sha256(&bytes))] {
-        let reply = kit.get(target).with("accept", media_type::OCI_MANIFEST).send().await?;
-        reply.expect(&[200])?.has_body(&bytes)?;
+        kit.pull(target).await?.has_body(&bytes)?;
     }
     Ok(())
 }
@@ -111,7 +105,7 @@ async fn parameters(kit: &Kit) -> Outcome {
     let kind = format!("{}; charset=utf-8", media_type::OCI_MANIFEST);
     kit.put(Digest::sha256(&bytes), &kind, bytes.clone()).await?.expect(&[201])?;
     let target = kit.manifest(Digest::sha256(&bytes));
-    let reply = kit.get(target).with("accept", media_type::OCI_MANIFEST).send().await?.expect(&[200])?;
+    let reply = kit.pull(target).await?;
     let given = media_type::essence(reply.header("content-type").unwrap_or("none"));
     reply.require(given == media_type::OCI_MANIFEST, format_args!("answered with the Content-Type {given}"))
 }
@@ -155,8 +149,7 @@ async fn long_tag(kit: &Kit) -> Outcome {
     let name = kit.name();
     let tag = format!("{name}-{}", "x".repeat(127 - name.len()));
     let bytes = kit.tagged(&tag).await?;
-    let reply = kit.get(kit.manifest(&tag)).with("accept", media_type::OCI_MANIFEST).send().await?;
-    reply.expect(&[200])?.has_body(&bytes)
+    kit.pull(kit.manifest(&tag)).await?.has_body(&bytes)
 }
 
 async fn missing_blob(kit: &Kit) -> Outcome {
@@ -180,8 +173,7 @@ async fn moves_tag(kit: &Kit) -> Outcome {
     let old = kit.tagged(&tag).await?;
     let new = kit.tagged(&tag).await?;
     for (target, bytes) in [(kit.manifest(&tag), &new), (kit.manifest(Digest::sha256(&old)), &old)] {
-        let reply = kit.get(target).with("accept", media_type::OCI_MANIFEST).send().await?;
-        reply.expect(&[200])?.has_body(bytes)?;
+        kit.pull(target).await?.has_body(bytes)?;
     }
     Ok(())
 }
@@ -200,8 +192,7 @@ async fn large(kit: &Kit) -> Outcome {
     let bytes = Bytes::from(image.to_bytes());
     let tag = kit.name();
     kit.put(&tag, media_type::OCI_MANIFEST, bytes.clone()).await?.expect(&[201])?;
-    let reply = kit.get(kit.manifest(&tag)).with("accept", media_type::OCI_MANIFEST).send().await?;
-    reply.expect(&[200])?.has_body(&bytes)
+    kit.pull(kit.manifest(&tag)).await?.has_body(&bytes)
 }
 
 async fn sha512(kit: &Kit) -> Outcome {
@@ -212,12 +203,7 @@ async fn sha512(kit: &Kit) -> Outcome {
         return skip("the registry does not know the algorithm of the digest");
     }
     reply.expect(&[201])?;
-    let reply = kit
-        .get(kit.manifest(&digest))
-        .with("accept", media_type::OCI_MANIFEST)
-        .send()
-        .await?
-        .expect(&[200])?;
+    let reply = kit.pull(kit.manifest(&digest)).await?;
     reply.has_body(&bytes)
 }
 
@@ -252,8 +238,7 @@ async fn set_tags(kit: &Kit, count: usize) -> Outcome {
             named.contains(&tag.as_str()),
             format_args!("answered without the tag {tag} in OCI-Tag"),
         )?;
-        let get = kit.get(kit.manifest(tag)).with("accept", media_type::OCI_MANIFEST).send().await?;
-        get.expect(&[200])?.has_body(&bytes)?;
+        kit.pull(kit.manifest(tag)).await?.has_body(&bytes)?;
     }
     Ok(())
 }
