@@ -22,67 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A configuration file with every key at its default. A key without a default is commented out.
-pub(crate) const REFERENCE: &str = r#"# hyperregistry configuration; every key may be left out.
-listen = "127.0.0.1:5000"       # address and port; `:5000` is every address, port 0 lets the system choose; or a list
-                                # `http://`, `https://` before it: without and with TLS; `unix:PATH`: a socket
-socket-mode = "0600"            # who may connect to `unix:PATH`
-# public-url = "https://registry.example.com"   # how clients reach it; default: from each request
-# trusted-proxies = ["10.0.0.0/8", "unix"]   # believe their X-Forwarded headers; default: scheme and host of everybody
-data = "hyperregistry-data"     # the folder of the store
-# blobs = "s3://bucket/prefix?region=eu-west-1"   # keep the blobs in a bucket; default: in the folder
-read-only = false               # refuse everything that writes
-sparse = false                  # accept manifests whose blobs or manifests are not there
-
-[database]
-# url = "postgres://registry@db.example.com/registry?sslmode=verify-full"   # metadata in PostgreSQL, not in `data`
-# password-file = "/etc/hyperregistry/database-password"   # default: as the URL or PGPASSWORD says
-connections = 16                # open at once
-
-[auth]
-# htpasswd = "/etc/hyperregistry/htpasswd"   # users, bcrypt hashes; read again when it changes
-# policy = "/etc/hyperregistry/policy.toml"    # who may do what; read again at SIGHUP; takes the place of `anonymous`
-# anonymous = "pull"            # none, pull or full; without it: full, or none when there are users
-realm = "hyperregistry"         # what clients show when they ask for a password
-
-[tls]
-# certificate = "/etc/hyperregistry/tls.crt"   # PEM, with those of its authorities; read again when it changes, as all here
-# key = "/etc/hyperregistry/tls.key"           # PEM, without a password
-# client-ca = "/etc/hyperregistry/clients.crt" # authorities of client certificates, which then stand for users
-# client-crl = "/etc/hyperregistry/clients.crl"   # revoked client certificates, of every authority
-client-auth = "required"        # required, or optional beside other ways to log in
-client-name = "cn"              # the user in a client certificate: cn, or dns, email or uri of its alternative names
-
-[limits]
-manifest = "4224KiB"            # largest manifest
-# blob = "20GiB"                # largest blob
-tags-per-request = 100          # most `tag` parameters of one push, at most 2400
-page = 10000                    # most entries of a list in one response
-connections = 4096              # open at once; others wait
-handshake-timeout = "10s"       # a handshake of TLS
-header-timeout = "60s"          # head of a request, idle time included
-body-timeout = "60s"            # longest pause of a request body
-write-timeout = "60s"           # longest pause of a response
-drain-timeout = "30s"           # requests in flight when the server stops
-upload-max-age = "24h"          # idle uploads are removed after this time; "0s" keeps all
-# upload-memory = "256MiB"      # of all uploads to a bucket together; others wait. Parts have 8 MiB, later ones 64 MiB
-
-[gc]
-every = "1h"                    # how often what nothing keeps is removed; "0s" never
-# untagged-after = "720h"       # remove manifests without a tag that are this old too; default: they stay
-
-[cache]
-memory = "32MiB"                # manifests and small blobs; 0 turns it off
-blob = "64KiB"                  # largest blob that is kept
-
-[log]
-format = "text"                 # text or json
-level = "info"                  # error, warn, info, debug, trace, or a filter such as "info,hyper=debug"
-access = true                   # one line for each request
-
-[metrics]
-enabled = true                  # serve /metrics
-users-only = false              # ask for the password of a user; the metrics name no repository
-"#;
+pub(crate) const REFERENCE: &str = include_str!("config_reference.toml");
 
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
