@@ -197,14 +197,13 @@ impl Incoming {
     /// Appends the whole body to an upload, and reads the next block while a block is stored. Returns the length of the
     /// body.
     ///
-    /// When the body is interrupted or longer than `most`, the upload keeps the bytes before that. With `saved` the
-    /// upload is saved from time to time.
+    /// When the body is interrupted or longer than `most`, the upload keeps the bytes before that. The upload is saved from
+    /// time to time, so that little is lost, and no server takes it for an idle one.
     pub(crate) async fn append_to(
         &mut self,
         upload: &mut Box<dyn BlobUpload>,
         most: Option<u64>,
         limit: Option<u64>,
-        saved: bool,
     ) -> Result<u64> {
         let start = upload.offset();
         let mut last = (start, Instant::now());
@@ -225,9 +224,8 @@ impl Incoming {
                 )
                 .with_context("limit", limit));
             }
-            let due = saved
-                && (upload.offset() - last.0 >= SAVE_BYTES
-                    || last.1.elapsed() >= SAVE_EVERY && upload.offset() > last.0);
+            let due = upload.offset() - last.0 >= SAVE_BYTES
+                || last.1.elapsed() >= SAVE_EVERY && upload.offset() > last.0;
             let store = async {
                 if due {
                     upload.save().await?;
@@ -413,6 +411,23 @@ impl<F: FnOnce(u64, bool) + Unpin> Drop for CountedBody<F> {
 mod tests {
     use super::*;
     use futures::stream;
+    use hyper_sdk::RepositoryName;
+    use hyper_sdk::store::{MemoryStore, RegistryStore as _};
+
+    /// Whatever the request: one whose client knows no session, too, is not idle while it sends.
+    #[tokio::test]
+    async fn a_long_body_is_saved_on_its_way() {
+        let (store, name) = (MemoryStore::default(), RepositoryName::parse("a").unwrap());
+        let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+        let id = upload.id().clone();
+        let block = Bytes::from(vec![7; 8 << 20]);
+        let blocks = stream::iter((0..10).map(move |_| Ok::<_, Error>(block.clone())));
+        let mut body = Incoming::new(Body::from_stream(blocks), Duration::from_secs(5));
+        assert_eq!(body.append_to(&mut upload, None, None).await.unwrap(), 80 << 20);
+        drop(upload);
+        let saved = store.resume_upload(&name, &id).await.unwrap().offset();
+        assert!(saved >= 64 << 20, "{saved}");
+    }
 
     fn reader(length: u64, parts: Vec<Result<Bytes>>) -> BlobReader {
         BlobReader { size: length, offset: 0, length, stream: stream::iter(parts).boxed() }

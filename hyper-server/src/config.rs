@@ -355,6 +355,12 @@ impl Config {
             Some(AnonymousAccess::Pull) if !self.read_only => warnings.push(nobody("push")),
             _ => {}
         }
+        if self.limits.upload_memory.is_some() && self.blobs.is_none() {
+            warnings.push(
+                "`limits.upload-memory` has no effect: it is for uploads to a bucket, and `blobs` names none"
+                    .to_owned(),
+            );
+        }
         warnings
     }
 

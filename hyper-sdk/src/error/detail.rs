@@ -37,6 +37,8 @@ pub enum ErrorDetail {
     BlobBeingRemoved,
     /// The bucket does not have the parts of an upload. Another request may be making its object of them.
     UploadPartsMissing,
+    /// Another request has put the parts of an upload together, or is going to, with other content.
+    UploadContentDiffers,
 }
 
 /// The failure of a command of a build.

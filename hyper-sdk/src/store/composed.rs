@@ -17,6 +17,7 @@
 //! [`RegistryStore::collect`] removes them. Abandoned sessions are removed when they are old
 //! ([`RegistryStore::expire_uploads`]).
 
+mod claim;
 mod collect;
 mod edges;
 mod expiry;
@@ -85,6 +86,10 @@ pub struct Composed<B, M>(Arc<Backends<B, M>>, SharedClock);
 struct Backends<B, M> {
     blobs: B,
     meta: M,
+    /// For how many seconds a writer claims a session.
+    claim: i64,
+    /// The age at which bytes that no row names are nobody's.
+    unnamed_age: Duration,
 }
 
 impl<B, M> Clone for Composed<B, M> {
@@ -97,7 +102,10 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// A store of these two backends.
     pub fn new(blobs: B, meta: M) -> Self {
         let clock = meta.clock();
-        Self(Arc::new(Backends { blobs, meta }), clock)
+        Self(
+            Arc::new(Backends { blobs, meta, claim: claim::SECONDS, unnamed_age: collect::UNNAMED_AGE }),
+            clock,
+        )
     }
 
     /// Sets the clock by which leases end and uploads expire. The default is the clock of the metadata backend, by which it
@@ -105,6 +113,26 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     #[must_use]
     pub fn with_clock(self, clock: SharedClock) -> Self {
         Self(self.0, clock)
+    }
+
+    /// Lets claims end after this time. That of writers without one ends at once, as if they had stopped for long.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn claiming(mut self, seconds: i64) -> Self {
+        if let Some(backends) = Arc::get_mut(&mut self.0) {
+            backends.claim = seconds;
+        }
+        self
+    }
+
+    /// Lets a collector remove bytes that no row names however new they are.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn collecting_at_once(mut self) -> Self {
+        if let Some(backends) = Arc::get_mut(&mut self.0) {
+            backends.unnamed_age = Duration::ZERO;
+        }
+        self
     }
 
     /// The blob backend.
@@ -209,16 +237,22 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
     }
 
-    /// Ends a session whose staging area is held.
-    async fn drop_upload(&self, id: &UploadId, mut staging: Box<dyn BlobStaging>) -> Result<()> {
+    /// Ends a session whose staging area is held by a writer.
+    async fn drop_upload(
+        &self,
+        id: &UploadId,
+        mut staging: Box<dyn BlobStaging>,
+        writer: Option<String>,
+    ) -> Result<()> {
+        let end = Change::EndUpload { id: id.clone(), writer };
         if self.0.blobs.has_own_keys() {
             // Another server may be about to link the bytes: it cannot once the session has ended.
-            self.0.meta.write(Change::EndUpload { id: id.clone() }).await?;
+            self.0.meta.write(end).await?;
             return staging.discard().await;
         }
         // The bytes first, because the database may need their space.
         let discarded = staging.discard().await;
-        self.0.meta.write(Change::EndUpload { id: id.clone() }).await?;
+        self.0.meta.write(end).await?;
         discarded
     }
 }

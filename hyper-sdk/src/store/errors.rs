@@ -10,6 +10,7 @@ use crate::oci::Manifest;
 use crate::reference::{RepositoryName, Tag};
 use crate::{Digest, Error, ErrorDetail, ErrorKind};
 use std::fmt::Display;
+use std::time::Duration;
 
 /// [`ErrorKind::DigestInvalid`]: the content does not match the expected digest.
 pub fn digest_mismatch(expected: &Digest, got: &Digest) -> Error {
@@ -41,7 +42,31 @@ pub fn sealed_otherwise(id: &UploadId) -> Error {
         ErrorKind::UploadUnknown,
         "another request finishes this upload with other content: start the upload again",
     )
+    .with_detail(ErrorDetail::UploadContentDiffers)
     .with_context("upload", id)
+}
+
+/// [`ErrorKind::UploadUnknown`] with [`ErrorDetail::UploadContentDiffers`]: another request has put the parts of the upload
+/// together, with other content. The session stays for whoever has that content.
+pub fn other_content() -> Error {
+    Error::new(
+        ErrorKind::UploadUnknown,
+        "the parts of the upload were put together with other content: start the upload again",
+    )
+    .with_detail(ErrorDetail::UploadContentDiffers)
+}
+
+/// Whether this is the error of [`sealed_otherwise`] or [`other_content`].
+pub fn is_other_content(error: &Error) -> bool {
+    error.details().any(|detail| *detail == ErrorDetail::UploadContentDiffers)
+}
+
+/// [`ErrorKind::Unavailable`]: a writer in another process has claimed the upload
+/// ([`Change::ClaimUpload`](super::meta::Change::ClaimUpload)), for this time at most, or had claimed it meanwhile.
+pub fn claimed(id: &UploadId, left: Duration) -> Error {
+    Error::new(ErrorKind::Unavailable, "another request is writing to this upload: try again")
+        .with_context("upload", id)
+        .with_retry_after(left.max(Duration::from_secs(1)))
 }
 
 /// [`ErrorKind::Unavailable`] with [`ErrorDetail::UploadPartsMissing`]: the parts of an upload are not there. Another request

@@ -195,7 +195,7 @@ async fn receive(
     let task = tokio::spawn(async move {
         let receiving = state.metrics.upload();
         let limit = state.options.limits.blob_bytes;
-        let appended = taken.append_to(&mut upload, length, limit, ending.is_known).await;
+        let appended = taken.append_to(&mut upload, length, limit).await;
         drop(receiving);
         let received = appended.and_then(|got| match length {
             Some(length) if length != got => {

@@ -256,6 +256,24 @@ pub trait BlobStaging: Debug + Send + Sync + 'static {
         None
     }
 
+    /// The digest of everything staged, when it has been hashed by this algorithm already.
+    fn content(&self, _: Algorithm) -> Option<Digest> {
+        None
+    }
+
+    /// Whether appending so many bytes replaces what another process may have written for the upload, so that the store must
+    /// claim the session first ([`Change::ClaimUpload`](super::meta::Change::ClaimUpload)). Never, as by default, where
+    /// nobody else can have the area open.
+    fn needs_claim(&self, _appended: u64) -> bool {
+        false
+    }
+
+    /// Whether others wait for the memory that this area has had for a while. The store then saves the session, and opens the
+    /// area again, which waits for its turn.
+    fn keeps_others_waiting(&self) -> bool {
+        false
+    }
+
     /// Checks the digest of everything staged, and makes the bytes durable. Returns the size, and the key of the bytes
     /// once they are committed.
     ///

@@ -25,7 +25,7 @@ const LISTED: usize = 999;
 /// The bytes of how many blobs are deleted at once.
 const DELETIONS: usize = 8;
 /// Bytes with a [`BlobKey::Own`] that no row names may be those of a push that is about to name them.
-const UNNAMED_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const UNNAMED_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// See [`crate::store::RegistryStore::collect`].
@@ -169,7 +169,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     async fn collect_unnamed(&self, options: &CollectOptions, collected: &mut Collected) -> Result<()> {
         // By the clock that is behind: bytes that look old by the other one only may be those of a push.
         let now = self.file_time().map(|now| now.min(SystemTime::now()));
-        let young = now.and_then(|now| now.checked_sub(UNNAMED_AGE));
+        let young = now.and_then(|now| now.checked_sub(self.0.unnamed_age));
         let is_old = |stored: &StoredBytes| young.zip(stored.modified).is_some_and(|(young, at)| at < young);
         let mut after = None;
         loop {

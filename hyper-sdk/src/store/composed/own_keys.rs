@@ -31,7 +31,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             staging.commit(digest).await.map(|()| verified)
         };
         match stored.await {
-            Ok(verified) => self.link_committed(repository, digest, verified, None, staging).await,
+            Ok(verified) => self.link_committed(repository, digest, verified, None, None, staging).await,
             // Nothing was linked, so nothing names the bytes.
             Err(e) => {
                 discard(staging.as_mut(), digest).await;
@@ -50,6 +50,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         digest: &Digest,
         Verified { size, key }: Verified,
         upload: Option<UploadId>,
+        writer: Option<String>,
         mut staging: Box<dyn BlobStaging>,
     ) -> Result<Descriptor> {
         let linked = self.link(repository, digest, size, key.clone(), upload.clone()).await;
@@ -61,7 +62,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             Err(ErrorKind::UploadUnknown) => true,
             // The space of the upload is needed.
             Err(ErrorKind::StorageFull | ErrorKind::Conflict) => match upload.clone() {
-                Some(id) => self.0.meta.write(Change::EndUpload { id }).await.is_ok(),
+                Some(id) => self.0.meta.write(Change::EndUpload { id, writer }).await.is_ok(),
                 None => true,
             },
             Err(_) => false,

@@ -1,12 +1,16 @@
 //! The handle of an upload session.
 
+use super::claim::{Claim, held};
 use super::{Backends, Composed, descriptor};
 use crate::oci::Descriptor;
 use crate::store::blob::{BlobBackend, BlobStaging, Verified};
-use crate::store::errors::{interrupted, is_parts_missing, staging_lost, upload_moved, upload_unknown};
+use crate::store::errors::{
+    digest_mismatch, interrupted, is_other_content, is_parts_missing, staging_lost, upload_moved,
+    upload_unknown,
+};
 use crate::store::meta::{Change, MetaBackend, UploadRecord};
 use crate::store::{BlobUpload, UploadId};
-use crate::{Digest, ErrorKind, Result};
+use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 
@@ -19,12 +23,15 @@ pub(super) struct Upload<B, M> {
     record: UploadRecord,
     offset: u64,
     staging: Option<Box<dyn BlobStaging>>,
+    claim: Option<Claim>,
+    /// Whether a request that failed may still write a part.
+    is_unsure: bool,
 }
 
 impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
     /// A handle on a session at the offset of its record.
     pub(super) fn new(store: Composed<B, M>, record: UploadRecord) -> Self {
-        Self { store, offset: record.state.offset, record, staging: None }
+        Self { store, offset: record.state.offset, record, staging: None, claim: None, is_unsure: false }
     }
 
     /// The staging area; opens it if this handle does not hold it yet.
@@ -39,7 +46,7 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
     /// Only a writer that holds the area may read the saved state, because the state cannot change while the area is
     /// held.
     async fn open(&self) -> Result<Box<dyn BlobStaging>> {
-        let Backends { blobs, meta } = &*self.store.0;
+        let Backends { blobs, meta, .. } = &*self.store.0;
         let id = &self.record.id;
         let mut staging = blobs.stage(id).await?;
         let Some(saved) = meta.upload(id).await? else {
@@ -70,15 +77,39 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
 
     /// Ends the session after an error. What cannot be removed now expires later.
     async fn drop_quietly(&self, staging: Box<dyn BlobStaging>) {
-        if let Err(error) = self.store.drop_upload(&self.record.id, staging).await {
+        if let Err(error) = self.store.drop_upload(&self.record.id, staging, self.writer()).await {
             tracing::debug!(%error, upload = %self.record.id, "an upload could not be removed and expires later");
         }
+    }
+
+    /// The name by which this handle has claimed the session.
+    fn writer(&self) -> Option<String> {
+        self.claim.as_ref().filter(|claim| claim.was_had()).map(Claim::writer)
+    }
+
+    /// Claims the session for this handle.
+    async fn claim(&mut self) -> Result<()> {
+        let claim = match &mut self.claim {
+            Some(claim) => claim,
+            none => none.insert(Claim::new(&self.record.id, self.record.state.offset, self.store.0.claim)?),
+        };
+        claim.get(&self.store.0.meta).await
     }
 
     /// Seals the session for this writer, where several can finish it. Returns whether another one has ended it with the same
     /// content, which is as good.
     async fn seal(&mut self, digest: &Digest) -> Result<bool> {
         let Some(content) = self.staging().await?.seal() else { return Ok(false) };
+        if let Err(e) = self.claim().await {
+            return match e.kind() {
+                ErrorKind::UploadUnknown if content == *digest => Ok(true),
+                _ => Err(e),
+            };
+        }
+        // Content that is wrong for sure must not keep the right one from the session.
+        if content.algorithm() == digest.algorithm() && content != *digest {
+            return Err(digest_mismatch(digest, &content));
+        }
         let (id, meta) = (self.record.id.clone(), &self.store.0.meta);
         let sealed = meta.write(Change::SealUpload { id: id.clone(), content: content.clone() }).await;
         if let Err(e) = &sealed
@@ -105,6 +136,23 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
         }
     }
 
+    /// Returns an outcome, and ends the session when its content has another digest.
+    async fn unless_wrong<T>(&mut self, outcome: Result<T>) -> Result<T> {
+        if outcome.as_ref().is_err_and(|e| e.kind() == ErrorKind::DigestInvalid)
+            && let Some(staging) = self.staging.take()
+        {
+            self.drop_quietly(staging).await;
+        }
+        outcome
+    }
+
+    /// Lets others claim the session.
+    async fn release(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            claim.release(&self.store.0.meta).await;
+        }
+    }
+
     /// Returns an outcome, and ends the session when the storage is full and its space is needed.
     async fn unless_full<T>(&mut self, outcome: Result<T>) -> Result<T> {
         match &outcome {
@@ -118,71 +166,47 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
     async fn unless_over<T>(&mut self, outcome: Result<T>) -> Result<T> {
         if let Err(e) = &outcome
             && matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::UploadUnknown)
+            && !is_other_content(e)
             && let Some(staging) = self.staging.take()
         {
             self.drop_quietly(staging).await;
         }
         outcome
     }
-}
 
-#[async_trait]
-impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
-    fn id(&self) -> &UploadId {
-        &self.record.id
-    }
-
-    fn offset(&self) -> u64 {
-        self.offset
-    }
-
-    async fn append(&mut self, bytes: Bytes) -> Result<()> {
-        let length = bytes.len() as u64;
-        let appended = self.staging().await?.append(bytes).await;
-        let appended = self.unless_lost(appended).await;
-        self.unless_over(appended).await?;
-        self.offset += length;
-        Ok(())
-    }
-
-    async fn save(&mut self) -> Result<()> {
-        let Some(staging) = &mut self.staging else { return Ok(()) };
-        let saved = staging.save().await;
-        let state = self.unless_over(saved).await?;
-        let (id, from) = (self.record.id.clone(), self.record.state.offset);
-        let change = Change::SaveUpload { id, from, state: state.clone() };
-        let saved = self.store.0.meta.write(change).await;
-        self.unless_over(saved).await?;
-        self.record.state = state;
-        self.staging = None;
-        Ok(())
-    }
-
-    async fn finish(mut self: Box<Self>, digest: &Digest) -> Result<Descriptor> {
-        if self.seal(digest).await? {
+    /// See [`BlobUpload::finish`].
+    async fn end(&mut self, digest: &Digest) -> Result<Descriptor> {
+        let sealed = self.seal(digest).await;
+        if self.unless_wrong(sealed).await? {
             return match self.store.lease(&self.record.repository, digest, 0).await {
                 Ok(size) => Ok(descriptor(digest, size)),
                 Err(e) if e.kind() == ErrorKind::BlobUnknown => Err(upload_unknown(&self.record.id)),
                 Err(e) => Err(e),
             };
         }
-        let verified = self.staging().await?.verify(digest).await;
+        self.staging().await?;
+        let verified = match &mut self.staging {
+            Some(staging) => held(&mut self.claim, &self.store.0.meta, staging.verify(digest)).await,
+            None => Err(interrupted()),
+        };
+        self.is_unsure = verified.as_ref().is_err_and(may_have_written);
         let verified = self.unless_lost(verified).await;
-        if verified.as_ref().is_err_and(|e| e.kind() == ErrorKind::DigestInvalid)
-            && let Some(staging) = self.staging.take()
-        {
-            self.drop_quietly(staging).await;
-        }
+        let verified = self.unless_wrong(verified).await;
         let verified = self.unless_over(verified).await?;
         let ended = Some(self.record.id.clone());
         if self.store.0.blobs.has_own_keys() {
-            let committed = self.staging().await?.commit(digest).await;
+            self.staging().await?;
+            let committed = match &mut self.staging {
+                Some(staging) => held(&mut self.claim, &self.store.0.meta, staging.commit(digest)).await,
+                None => Err(interrupted()),
+            };
+            self.is_unsure = committed.as_ref().is_err_and(may_have_written);
             let committed = self.unless_lost(committed).await;
             self.unless_over(committed).await?;
             let staging = self.staging.take().ok_or_else(interrupted)?;
             return self
                 .store
-                .link_committed(&self.record.repository, digest, verified, ended, staging)
+                .link_committed(&self.record.repository, digest, verified, ended, self.writer(), staging)
                 .await;
         }
         let Verified { size, key } = verified;
@@ -198,12 +222,72 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
         placed?;
         Ok(descriptor)
     }
+}
+
+/// Whether a request that failed may still write a part.
+fn may_have_written(error: &Error) -> bool {
+    error.kind() != ErrorKind::DigestInvalid && !is_parts_missing(error)
+}
+
+#[async_trait]
+impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
+    fn id(&self) -> &UploadId {
+        &self.record.id
+    }
+
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    async fn append(&mut self, bytes: Bytes) -> Result<()> {
+        let length = bytes.len() as u64;
+        if self.staging.as_ref().is_some_and(|staging| staging.keeps_others_waiting()) {
+            self.save().await?;
+        }
+        let is_shared = self.staging().await?.needs_claim(length);
+        if is_shared {
+            let claimed = self.claim().await;
+            self.unless_over(claimed).await?;
+        }
+        self.staging().await?;
+        let appended = match &mut self.staging {
+            Some(staging) => held(&mut self.claim, &self.store.0.meta, staging.append(bytes)).await,
+            None => Err(interrupted()),
+        };
+        self.is_unsure |= is_shared && appended.is_err();
+        let appended = self.unless_lost(appended).await;
+        self.unless_over(appended).await?;
+        self.offset += length;
+        Ok(())
+    }
+
+    async fn save(&mut self) -> Result<()> {
+        let Some(staging) = &mut self.staging else { return Ok(()) };
+        let saved = staging.save().await;
+        let state = self.unless_over(saved).await?;
+        let (id, from, writer) = (self.record.id.clone(), self.record.state.offset, self.writer());
+        let keeps_claim = self.is_unsure;
+        let change = Change::SaveUpload { id, from, state: state.clone(), writer, keeps_claim };
+        let saved = self.store.0.meta.write(change).await;
+        self.unless_over(saved).await?;
+        self.record.state = state;
+        (self.staging, self.claim) = (None, None);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>, digest: &Digest) -> Result<Descriptor> {
+        let ended = self.end(digest).await;
+        if ended.is_err() && !self.is_unsure {
+            self.release().await;
+        }
+        ended
+    }
 
     async fn abort(mut self: Box<Self>) -> Result<()> {
         let staging = match self.staging.take() {
             Some(staging) => staging,
             None => self.store.0.blobs.stage(&self.record.id).await?,
         };
-        self.store.drop_upload(&self.record.id, staging).await
+        self.store.drop_upload(&self.record.id, staging, self.writer()).await
     }
 }

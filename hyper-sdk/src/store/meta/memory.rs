@@ -1,5 +1,8 @@
 //! Metadata in memory: sorted maps under one lock, which makes every change atomic.
 
+mod sessions;
+
+use self::sessions::Sessions;
 use super::{
     BlobLink, BlobRecord, Change, EdgeKind, ManifestAt, ManifestChange, MetaBackend, UploadRecord, referrer,
 };
@@ -8,8 +11,8 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
 use crate::store::errors::{
-    being_removed, blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, sealed_otherwise,
-    tag_moved, upload_moved, upload_unknown,
+    being_removed, blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved,
+    upload_unknown,
 };
 use crate::store::{DeleteTarget, Listing, TagChange, TagGuard, UploadId};
 use crate::{Digest, Result};
@@ -36,10 +39,7 @@ struct Shared {
 struct State {
     repositories: BTreeMap<String, Repository>,
     blobs: BTreeMap<Digest, Blob>,
-    /// The sessions, with the time of the last save.
-    uploads: HashMap<UploadId, (UploadRecord, i64)>,
-    /// The content that sessions are sealed with.
-    seals: HashMap<UploadId, Digest>,
+    sessions: Sessions,
 }
 
 #[derive(Debug)]
@@ -142,24 +142,6 @@ impl State {
     }
 
     /// Fixes the content of an upload; the same content again changes nothing.
-    fn seal_upload(&mut self, id: UploadId, content: Digest) -> Result<u64> {
-        let (_, at) = self.uploads.get_mut(&id).ok_or_else(|| upload_unknown(&id))?;
-        match self.seals.get(&id) {
-            Some(sealed) if *sealed != content => return Err(sealed_otherwise(&id)),
-            Some(_) => {}
-            None => {
-                *at = SystemClock.now();
-                self.seals.insert(id, content);
-            }
-        }
-        Ok(0)
-    }
-
-    fn end_upload(&mut self, id: &UploadId) {
-        self.uploads.remove(id);
-        self.seals.remove(id);
-    }
-
     /// Whether a garbage collector may remove the link.
     fn is_unreferenced(&self, repository: &Repository, digest: &Digest, now: i64) -> bool {
         let lease_ended = repository.blobs.get(digest).is_some_and(|leased_until| *leased_until <= now);
@@ -344,12 +326,12 @@ impl MetaBackend for MemoryMeta {
         self.0.version.fetch_add(1, Ordering::SeqCst);
         match change {
             Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
-                if let Some(id) = upload.as_ref().filter(|id| !state.uploads.contains_key(id)) {
+                if let Some(id) = upload.as_ref().filter(|id| !state.sessions.find(id).is_some()) {
                     return Err(upload_unknown(id));
                 }
                 state.link_blob(&repository, digest, (size, key), leased_until)?;
                 if let Some(id) = upload {
-                    state.end_upload(&id);
+                    state.sessions.end(&id);
                 }
                 Ok(size)
             }
@@ -404,33 +386,17 @@ impl MetaBackend for MemoryMeta {
             }
             Change::DeleteManifest { repository, digest } => state.delete_manifest(&repository, &digest),
             Change::DeleteTag { repository, tag } => state.delete_tag(&repository, &tag),
-            Change::StartUpload(record) => {
-                state.uploads.insert(record.id.clone(), (record, SystemClock.now()));
-                Ok(0)
+            Change::StartUpload(record) => state.sessions.start(record),
+            Change::SaveUpload { id, from, state: saved, writer, keeps_claim } => {
+                state.sessions.save(&id, from, saved, (writer.as_deref(), keeps_claim))
             }
-            Change::SaveUpload { id, from, state: saved } => {
-                let (record, at) = state.uploads.get_mut(&id).ok_or_else(|| upload_unknown(&id))?;
-                if record.state.offset != from {
-                    return Err(upload_moved(from, record.state.offset));
-                }
-                // Saving the same bytes again is no progress.
-                if saved.offset != from {
-                    *at = SystemClock.now();
-                }
-                record.state = saved;
-                Ok(0)
+            Change::ClaimUpload { id, from, writer, seconds } => {
+                state.sessions.claim(id, from, writer, seconds)
             }
-            Change::SealUpload { id, content } => state.seal_upload(id, content),
-            Change::EndUpload { id } => {
-                state.end_upload(&id);
-                Ok(0)
-            }
-            Change::ExpireUpload { id, before } => {
-                if state.uploads.get(&id).is_some_and(|(_, at)| *at <= before) {
-                    state.end_upload(&id);
-                }
-                Ok(u64::from(state.uploads.contains_key(&id)))
-            }
+            Change::ReleaseUpload { id, writer } => state.sessions.release(&id, &writer),
+            Change::SealUpload { id, content } => state.sessions.seal(id, content),
+            Change::EndUpload { id, writer } => state.sessions.end_unclaimed(&id, writer.as_deref()),
+            Change::ExpireUpload { id, before } => state.sessions.expire(&id, before),
         }
     }
 
@@ -580,11 +546,10 @@ impl MetaBackend for MemoryMeta {
     }
 
     async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
-        Ok(self.state().uploads.get(id).map(|(record, _)| record.clone()))
+        Ok(self.state().sessions.find(id).cloned())
     }
 
     async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>> {
-        let state = self.state();
-        Ok(state.uploads.iter().filter(|(_, (_, at))| *at <= before).map(|(id, _)| id.clone()).collect())
+        Ok(self.state().sessions.stale(before))
     }
 }

@@ -242,7 +242,8 @@ pub enum Change {
     StartUpload(UploadRecord),
     /// Saves the state of a session. Rejected with [`crate::ErrorKind::UploadUnknown`] when it does not exist, and with
     /// [`crate::ErrorKind::RangeInvalid`] when its saved offset is not `from`: another writer has saved it in the meantime
-    /// ([`upload_moved`](super::errors::upload_moved)).
+    /// ([`upload_moved`](super::errors::upload_moved)). With a `writer` it is rejected with
+    /// [`claimed`](super::errors::claimed), too, when the claim is not that of this writer any more; else its claim ends, unless it keeps it.
     SaveUpload {
         /// The session.
         id: UploadId,
@@ -250,6 +251,30 @@ pub enum Change {
         from: u64,
         /// The new state.
         state: StagedState,
+        /// The writer whose claim the state depends on.
+        writer: Option<String>,
+        /// Whether the claim goes on, because a request that failed may still write a part.
+        keeps_claim: bool,
+    },
+    /// Claims a session for a writer, or prolongs its claim: until then no other one may claim it, end it or let it expire.
+    /// Rejected as [`Change::SaveUpload`] is when the session does not exist or has moved, and with
+    /// [`claimed`](super::errors::claimed) while another writer has it.
+    ClaimUpload {
+        /// The session.
+        id: UploadId,
+        /// The offset that the writer began at.
+        from: u64,
+        /// A name that no other writer has.
+        writer: String,
+        /// For how many seconds, by the clock of the backend.
+        seconds: i64,
+    },
+    /// Ends the claim of a writer, if it has one.
+    ReleaseUpload {
+        /// The session.
+        id: UploadId,
+        /// The writer.
+        writer: String,
     },
     /// Seals a session: from now on it can be finished with this content only. Sealing it with the same content again is not
     /// an error. Rejected with [`crate::ErrorKind::UploadUnknown`] when the session does not exist, and when it is sealed with
@@ -260,12 +285,15 @@ pub enum Change {
         /// The digest of the content by the algorithm of the session.
         content: Digest,
     },
-    /// Ends a session. Ending it again is not an error.
+    /// Ends a session. Ending it again is not an error. Rejected with [`claimed`](super::errors::claimed) while another
+    /// writer than this one has claimed it.
     EndUpload {
         /// The session.
         id: UploadId,
+        /// The writer that ends it.
+        writer: Option<String>,
     },
-    /// Ends a session that was not saved after a given time. Returns 1 if it was saved later and is therefore kept.
+    /// Ends a session that was not saved after a given time and that no writer has claimed. Returns 1 if it is kept.
     ExpireUpload {
         /// The session.
         id: UploadId,

@@ -34,7 +34,7 @@ async fn age_rows(root: &Path, age: Duration) {
     use sqlx::ConnectOptions as _;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(root.join("hyper.db"));
     let mut connection = options.connect().await.unwrap();
-    sqlx::query("UPDATE uploads SET updated_at = updated_at - $1")
+    sqlx::query("UPDATE upload_sessions SET updated_at = updated_at - $1")
         .bind(age.as_secs() as i64)
         .execute(&mut connection)
         .await
@@ -45,7 +45,7 @@ async fn rows(root: &Path) -> i64 {
     use sqlx::ConnectOptions as _;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(root.join("hyper.db"));
     let mut connection = options.connect().await.unwrap();
-    sqlx::query_scalar("SELECT COUNT(*) FROM uploads").fetch_one(&mut connection).await.unwrap()
+    sqlx::query_scalar("SELECT COUNT(*) FROM upload_sessions").fetch_one(&mut connection).await.unwrap()
 }
 
 /// A request that is dropped between opening the area and reading the saved state leaves the area unchanged.
@@ -75,7 +75,7 @@ async fn the_bytes_of_a_session_that_another_request_ended_are_removed() {
         let mut upload = store.start_upload(&name(), Default::default()).await.unwrap();
         upload.append(Bytes::from(vec![1; 2_000_000])).await.unwrap();
         assert_eq!(files(folder.path()).len(), 1);
-        store.meta().write(Change::EndUpload { id: upload.id().clone() }).await.unwrap();
+        store.meta().write(Change::EndUpload { id: upload.id().clone(), writer: None }).await.unwrap();
         match end {
             "save" => assert_eq!(upload.save().await.unwrap_err().kind(), ErrorKind::UploadUnknown),
             _ => drop(upload.finish(&Digest::sha256("other")).await.unwrap_err()),

@@ -201,6 +201,18 @@ impl BlobStaging for FaultyStaging {
         self.inner.seal()
     }
 
+    fn content(&self, algorithm: Algorithm) -> Option<Digest> {
+        self.inner.content(algorithm)
+    }
+
+    fn needs_claim(&self, appended: u64) -> bool {
+        self.inner.needs_claim(appended)
+    }
+
+    fn keeps_others_waiting(&self) -> bool {
+        self.inner.keeps_others_waiting()
+    }
+
     async fn verify(&mut self, digest: &Digest) -> Result<Verified> {
         self.plan.run(self.inner.verify(digest)).await
     }

@@ -3,7 +3,7 @@
 //! # Invariants
 //! - An upload that has more than a little in memory holds the place of its whole part, and gives it back when the part is
 //!   sent. It never waits while it holds one, so that each of them comes to its end, and those that wait get a place in the
-//!   order in which they came.
+//!   order in which they came. One that has not filled it after its turn gives it back, too: what it has is saved.
 //! - A request waits for a limited time, and then the client is asked to come again.
 //! - Places and saved ends together are as large as the limit, which has one part at the least.
 
@@ -12,8 +12,9 @@ use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use object_store::path::Path as Key;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The memory of uploads, unless the caller says another one.
@@ -22,6 +23,8 @@ pub(super) const DEFAULT: u64 = 32 * PART;
 const LITTLE: u64 = 256 << 10;
 /// How long a request waits for a place.
 const WAIT: Duration = Duration::from_secs(20);
+/// An upload that fills its place slowly has it for this part of the wait, while others wait.
+const TURNS: u32 = 10;
 /// When a client is asked to come again.
 const LATER: Duration = Duration::from_secs(10);
 /// What a saved end takes besides its bytes.
@@ -33,6 +36,8 @@ pub(super) struct Memory {
     places: Arc<Semaphore>,
     all: u32,
     wait: Duration,
+    /// How many uploads wait for a place.
+    waiting: Arc<AtomicUsize>,
     ends: Arc<Mutex<Ends>>,
 }
 
@@ -42,7 +47,7 @@ impl Memory {
         let all = u32::try_from(((bytes - bytes / 8) / PART).clamp(1, 1 << 20)).unwrap_or(1);
         let ends = Ends { most: usize::try_from(bytes / 8).unwrap_or(usize::MAX), ..Ends::default() };
         let places = Arc::new(Semaphore::new(all as usize));
-        Self { places, all, wait: WAIT, ends: Arc::new(Mutex::new(ends)) }
+        Self { places, all, wait: WAIT, waiting: Arc::default(), ends: Arc::new(Mutex::new(ends)) }
     }
 
     #[cfg(test)]
@@ -54,19 +59,26 @@ impl Memory {
     pub(super) async fn hold(&self, held: &mut Held, bytes: u64, part: u64) -> Result<()> {
         let needed = if bytes <= LITTLE { 0 } else { u32::try_from(part / PART).unwrap_or(self.all) };
         let needed = needed.min(self.all);
-        if needed <= held.0.as_ref().map_or(0, |permit| permit.num_permits() as u32) {
+        if needed <= held.0.as_ref().map_or(0, |(permit, _)| permit.num_permits() as u32) {
             return Ok(());
         }
         held.0 = None;
         let coming = Arc::clone(&self.places).acquire_many_owned(needed);
+        let _waiting = Waiting::new(&self.waiting);
         match tokio::time::timeout(self.wait, coming).await {
-            Ok(Ok(permit)) => held.0 = Some(permit),
+            Ok(Ok(permit)) => held.0 = Some((permit, Instant::now())),
             _ => {
                 let full = "too many uploads are in memory at the moment: try again";
                 return Err(Error::new(ErrorKind::Unavailable, full).with_retry_after(LATER));
             }
         }
         Ok(())
+    }
+
+    /// Whether others wait for a place that was held for a turn.
+    pub(super) fn is_wanted(&self, held: &Held) -> bool {
+        let had_turn = held.0.as_ref().is_some_and(|(_, since)| since.elapsed() >= self.wait / TURNS);
+        had_turn && self.waiting.load(Ordering::Relaxed) > 0
     }
 
     fn ends(&self) -> MutexGuard<'_, Ends> {
@@ -91,7 +103,23 @@ impl Memory {
 
 /// The place that an upload holds. It is free again when this is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Held(Option<OwnedSemaphorePermit>);
+pub(super) struct Held(Option<(OwnedSemaphorePermit, Instant)>);
+
+/// One that waits for a place.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl Held {
     /// Gives the place back when only a little is left in memory.

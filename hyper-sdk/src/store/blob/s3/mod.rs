@@ -203,7 +203,7 @@ impl S3Blobs {
                 parts.push(&self.bucket, &id, name, piece).await?;
                 held.shrink(parts.in_memory(0).0);
             }
-            match parts.complete(&self.bucket, name).await? {
+            match parts.complete(&self.bucket, name, || ()).await? {
                 // The caller has checked the content, and the key names it.
                 Completed::Now => Ok(()),
                 // It may be an object with other content that was there before.

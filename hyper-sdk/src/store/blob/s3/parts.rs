@@ -13,7 +13,7 @@ use super::place::PARTS;
 use super::reading;
 use crate::store::UploadId;
 use crate::store::blob::BlobKey;
-use crate::store::errors::{parts_missing, staging_lost};
+use crate::store::errors::{interrupted, other_content, parts_missing, staging_lost};
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -67,17 +67,24 @@ pub(super) struct Parts {
     rest_size: u64,
     /// The size of the object when it is there already, of an earlier end of the upload. Then the rest is in it.
     made: Option<u64>,
+    /// The tag of the last part, which may be shorter, once the bucket has it. The rest is not in memory any more.
+    last: Option<String>,
 }
 
 impl Parts {
     pub(super) fn new(sent: Option<Sent>, rest: Vec<Bytes>) -> Self {
         let rest_size = rest.iter().map(|piece| piece.len() as u64).sum();
-        Self { sent, rest, rest_size, made: None }
+        Self { sent, rest, rest_size, ..Self::default() }
     }
 
     /// What was appended to an object that is there already, and has this size.
     pub(super) fn of_made(sent: Option<Sent>, rest_size: u64, made: u64) -> Self {
-        Self { sent, rest: Vec::new(), rest_size, made: Some(made) }
+        Self { sent, rest_size, made: Some(made), ..Self::default() }
+    }
+
+    /// Whether what comes after the last part can still be saved.
+    pub(super) fn has_rest(&self) -> bool {
+        self.last.is_none()
     }
 
     pub(super) fn made(&self) -> Option<u64> {
@@ -115,6 +122,9 @@ impl Parts {
     ) -> Result<()> {
         if bytes.is_empty() {
             return Ok(());
+        }
+        if self.last.is_some() {
+            return Err(interrupted());
         }
         let size = self.rest_size + bytes.len() as u64;
         if let (Some(made), Some(sent)) = (self.made, &self.sent) {
@@ -186,25 +196,37 @@ impl Parts {
         self.rest.iter().cloned().collect()
     }
 
-    /// Makes the object of everything. It may be called again after an error.
-    pub(super) async fn complete(&self, bucket: &Bucket, object: &str) -> Result<Completed> {
+    /// Makes the object of everything. It may be called again after an error. `is_sent` is called when nothing is in memory any
+    /// more.
+    pub(super) async fn complete(
+        &mut self,
+        bucket: &Bucket,
+        object: &str,
+        is_sent: impl FnOnce() + Send,
+    ) -> Result<Completed> {
         let object = &bucket.place.blobs().join(object);
         let Some(sent) = &self.sent else {
             bucket.put(object, self.rest_payload()).await?;
+            self.rest = Vec::new();
+            is_sent();
             return Ok(Completed::Now);
         };
         if self.made.is_some() {
             return self.earlier(bucket, object).await;
         }
         let mut tags = sent.tags.clone();
-        if self.rest_size > 0 {
+        if self.rest_size > 0 && self.last.is_none() {
             let last = bucket.put_part(object, &sent.name, tags.len(), self.rest_payload()).await;
             match last {
-                Ok(tag) => tags.push(tag),
+                Ok(tag) => self.last = Some(tag),
                 Err(e) if bucket.is_missing(&e) => return self.earlier(bucket, object).await,
                 Err(e) => return Err(bucket.error(&e)),
             }
+            // What follows may take long, and needs none of it.
+            self.rest = Vec::new();
         }
+        is_sent();
+        tags.extend(self.last.clone());
         match bucket.complete(object, &sent.name, tags, self.size()).await {
             Ok(()) => match bucket.head(object).await? {
                 Some(meta) if meta.size == self.size() => Ok(Completed::Now),
@@ -286,14 +308,6 @@ pub(super) enum Completed {
 
 fn wrong_size() -> Error {
     Error::new(ErrorKind::Unavailable, "the bucket made an object of another size of the parts of a blob")
-}
-
-/// The error of an upload that another request has ended with other content.
-pub(super) fn other_content() -> Error {
-    Error::new(
-        ErrorKind::UploadUnknown,
-        "the parts of the upload were put together with other content: start the upload again",
-    )
 }
 
 /// Begins an upload in parts. Its name is in the bucket before its first part is, so that its parts are found when the writer

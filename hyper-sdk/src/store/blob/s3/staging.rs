@@ -16,13 +16,13 @@
 
 use super::bucket::Bucket;
 use super::memory::{Held, Memory};
-use super::parts::{Completed, Parts, Sent, other_content, part_size, removed};
+use super::parts::{Completed, Parts, Sent, part_size, removed};
 use super::place::{PARTS, TAIL, random_name};
 use super::reading;
 use crate::digest::{Algorithm, Hasher};
 use crate::store::UploadId;
 use crate::store::blob::{BlobKey, BlobStaging, StagedState, Verified};
-use crate::store::errors::{digest_mismatch, interrupted, not_verified, staging_lost};
+use crate::store::errors::{digest_mismatch, interrupted, not_verified, other_content, staging_lost};
 use crate::{Digest, Error, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -142,7 +142,11 @@ impl S3Staging {
         if self.progress != Progress::Open {
             return Ok(());
         }
-        if self.parts.complete(&self.bucket, &self.object).await? == Completed::Earlier {
+        let held = &mut self.held;
+        let completed = self.parts.complete(&self.bucket, &self.object, || held.shrink(0)).await?;
+        // Nothing is in memory when it was found.
+        self.held.shrink(0);
+        if completed == Completed::Earlier {
             let digest = self.hasher.clone().finish();
             let got = self.rehash(digest.algorithm()).await?;
             if got != digest {
@@ -236,6 +240,9 @@ impl BlobStaging for S3Staging {
 
     async fn save(&mut self) -> Result<StagedState> {
         let offset = self.parts.size();
+        if !self.parts.has_rest() {
+            return Err(interrupted());
+        }
         match &self.saved {
             _ if offset == 0 => {
                 return Ok(StagedState { offset: 0, hash: self.hasher.save(), ..StagedState::default() });
@@ -261,6 +268,21 @@ impl BlobStaging for S3Staging {
     fn seal(&self) -> Option<Digest> {
         let is_shared = self.saved.is_some() && self.parts.sent.is_some();
         is_shared.then(|| self.hasher.clone().finish())
+    }
+
+    fn content(&self, algorithm: Algorithm) -> Option<Digest> {
+        (algorithm == self.hasher.algorithm()).then(|| self.hasher.clone().finish())
+    }
+
+    /// The parts of an upload that was saved have numbers that another process may use, too.
+    fn needs_claim(&self, appended: u64) -> bool {
+        let is_shared = self.saved.is_some() && self.parts.sent.is_some();
+        let (in_memory, part) = self.parts.in_memory(appended);
+        is_shared && in_memory >= part
+    }
+
+    fn keeps_others_waiting(&self) -> bool {
+        self.memory.is_wanted(&self.held)
     }
 
     async fn verify(&mut self, digest: &Digest) -> Result<Verified> {

@@ -86,7 +86,7 @@ macro_rules! meta_conformance {
             a_backend_displays_a_name,
 
             a_session_exists_until_it_ends, a_saved_session_has_its_state, one_of_two_writers_saves_a_session,
-            saving_an_ended_session_is_rejected, a_session_is_sealed_with_one_content, a_link_ends_its_session,
+            saving_an_ended_session_is_rejected, a_session_is_sealed_with_one_content, a_session_has_one_claim, a_link_ends_its_session,
             a_link_of_an_ended_session_is_rejected, stale_sessions_are_listed, only_stale_sessions_expire,
 
             a_link_without_manifest_is_unreferenced, a_lease_keeps_a_link, the_end_of_a_lease_is_told, a_lease_is_never_shortened,

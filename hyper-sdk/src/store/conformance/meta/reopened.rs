@@ -33,8 +33,16 @@ pub async fn sessions_survive_reopening(opener: MetaOpener) {
     for record in [&saved, &ended] {
         meta.write(Change::StartUpload(record.clone())).await.unwrap();
     }
-    meta.write(Change::SaveUpload { id: saved.id.clone(), from: 0, state: state() }).await.unwrap();
-    meta.write(Change::EndUpload { id: ended.id.clone() }).await.unwrap();
+    meta.write(Change::SaveUpload {
+        id: saved.id.clone(),
+        from: 0,
+        state: state(),
+        writer: None,
+        keeps_claim: false,
+    })
+    .await
+    .unwrap();
+    meta.write(Change::EndUpload { id: ended.id.clone(), writer: None }).await.unwrap();
     drop(meta);
     let meta = opener.open().await;
     let found = meta.upload(&saved.id).await.unwrap().unwrap();

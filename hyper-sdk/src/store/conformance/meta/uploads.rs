@@ -35,7 +35,7 @@ pub async fn a_session_exists_until_it_ends(opener: MetaOpener) {
         "a session creates no repository"
     );
     for _ in 0..2 {
-        meta.write(Change::EndUpload { id: record.id.clone() }).await.unwrap();
+        meta.write(Change::EndUpload { id: record.id.clone(), writer: None }).await.unwrap();
         assert!(meta.upload(&record.id).await.unwrap().is_none());
     }
 }
@@ -46,7 +46,15 @@ pub async fn a_saved_session_has_its_state(opener: MetaOpener) {
     for record in [&one, &two] {
         meta.write(Change::StartUpload(record.clone())).await.unwrap();
     }
-    meta.write(Change::SaveUpload { id: one.id.clone(), from: 0, state: state() }).await.unwrap();
+    meta.write(Change::SaveUpload {
+        id: one.id.clone(),
+        from: 0,
+        state: state(),
+        writer: None,
+        keeps_claim: false,
+    })
+    .await
+    .unwrap();
     assert_eq!(meta.upload(&one.id).await.unwrap().unwrap().state, state());
     assert_eq!(meta.upload(&two.id).await.unwrap().unwrap().state, StagedState::default());
 }
@@ -54,10 +62,16 @@ pub async fn a_saved_session_has_its_state(opener: MetaOpener) {
 pub async fn saving_an_ended_session_is_rejected(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
-    let save = || Change::SaveUpload { id: record.id.clone(), from: 0, state: state() };
+    let save = || Change::SaveUpload {
+        id: record.id.clone(),
+        from: 0,
+        state: state(),
+        writer: None,
+        keeps_claim: false,
+    };
     fails(meta.write(save()).await, &[ErrorKind::UploadUnknown]);
     meta.write(Change::StartUpload(record.clone())).await.unwrap();
-    meta.write(Change::EndUpload { id: record.id.clone() }).await.unwrap();
+    meta.write(Change::EndUpload { id: record.id.clone(), writer: None }).await.unwrap();
     fails(meta.write(save()).await, &[ErrorKind::UploadUnknown]);
     assert!(meta.upload(&record.id).await.unwrap().is_none());
 }
@@ -70,6 +84,8 @@ pub async fn one_of_two_writers_saves_a_session(opener: MetaOpener) {
         id: record.id.clone(),
         from,
         state: StagedState { offset, ..state() },
+        writer: None,
+        keeps_claim: false,
     };
     // Both began at the start. The one that saves later is too late, also with more bytes.
     let outcomes = futures::future::join(meta.write(save(0, 7)), meta.write(save(0, 9))).await;
@@ -108,15 +124,79 @@ pub async fn a_session_is_sealed_with_one_content(opener: MetaOpener) {
         }
         both => panic!("not exactly one content was accepted: {both:?}"),
     };
-    meta.write(Change::SaveUpload { id: one.id.clone(), from: 0, state: state() }).await.unwrap();
+    meta.write(Change::SaveUpload {
+        id: one.id.clone(),
+        from: 0,
+        state: state(),
+        writer: None,
+        keeps_claim: false,
+    })
+    .await
+    .unwrap();
     for _ in 0..2 {
         meta.write(seal(&one, sealed)).await.unwrap();
         fails(meta.write(seal(&one, other)).await, &[ErrorKind::UploadUnknown]);
         meta.write(seal(&two, other)).await.unwrap();
     }
     assert_eq!(meta.upload(&one.id).await.unwrap().unwrap().state, state());
-    meta.write(Change::EndUpload { id: one.id.clone() }).await.unwrap();
+    meta.write(Change::EndUpload { id: one.id.clone(), writer: None }).await.unwrap();
     fails(meta.write(seal(&one, sealed)).await, &[ErrorKind::UploadUnknown]);
+}
+
+pub async fn a_session_has_one_claim(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let record = record("a");
+    let claim = |from, writer: &str, seconds| Change::ClaimUpload {
+        id: record.id.clone(),
+        from,
+        writer: writer.to_owned(),
+        seconds,
+    };
+    let save = |from, writer: Option<&str>, keeps_claim| Change::SaveUpload {
+        id: record.id.clone(),
+        from,
+        state: StagedState { offset: from + 1, ..state() },
+        writer: writer.map(str::to_owned),
+        keeps_claim,
+    };
+    let end =
+        |writer: Option<&str>| Change::EndUpload { id: record.id.clone(), writer: writer.map(str::to_owned) };
+    let expire = || Change::ExpireUpload { id: record.id.clone(), before: FUTURE };
+    fails(meta.write(claim(0, "one", 600)).await, &[ErrorKind::UploadUnknown]);
+    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    fails(meta.write(claim(7, "one", 600)).await, &[ErrorKind::RangeInvalid]);
+    // Its holder prolongs it; nobody else gets it, saves by it, or ends the session.
+    for _ in 0..2 {
+        meta.write(claim(0, "one", 600)).await.unwrap();
+        let error = meta.write(claim(0, "two", 600)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(error.retry_after().is_some_and(|left| (500..=600).contains(&left.as_secs())), "{error}");
+        fails(meta.write(save(0, Some("two"), false)).await, &[ErrorKind::Unavailable]);
+        fails(meta.write(end(None)).await, &[ErrorKind::Unavailable]);
+        fails(meta.write(end(Some("two"))).await, &[ErrorKind::Unavailable]);
+        assert_eq!(meta.write(expire()).await.unwrap(), 1, "a claimed session expired");
+        let release = Change::ReleaseUpload { id: record.id.clone(), writer: "two".to_owned() };
+        meta.write(release).await.unwrap();
+    }
+    // A save ends it, or keeps it.
+    meta.write(save(0, Some("one"), true)).await.unwrap();
+    fails(meta.write(claim(1, "two", 600)).await, &[ErrorKind::Unavailable]);
+    // One that needs no claim is as before.
+    meta.write(save(1, None, false)).await.unwrap();
+    meta.write(save(2, Some("one"), false)).await.unwrap();
+    fails(meta.write(save(3, Some("one"), false)).await, &[ErrorKind::Unavailable]);
+    meta.write(claim(3, "two", 600)).await.unwrap();
+    let release = Change::ReleaseUpload { id: record.id.clone(), writer: "two".to_owned() };
+    meta.write(release).await.unwrap();
+    fails(meta.write(save(3, Some("two"), false)).await, &[ErrorKind::Unavailable]);
+    // One whose time is over still saves, unless another one had the claim since.
+    meta.write(claim(3, "one", -1)).await.unwrap();
+    meta.write(save(3, Some("one"), false)).await.unwrap();
+    meta.write(claim(4, "one", -1)).await.unwrap();
+    meta.write(claim(4, "two", 600)).await.unwrap();
+    fails(meta.write(save(4, Some("one"), false)).await, &[ErrorKind::Unavailable]);
+    meta.write(end(Some("two"))).await.unwrap();
+    assert!(meta.upload(&record.id).await.unwrap().is_none());
 }
 
 pub async fn a_link_ends_its_session(opener: MetaOpener) {
@@ -151,7 +231,7 @@ pub async fn a_link_of_an_ended_session_is_rejected(opener: MetaOpener) {
     };
     fails(meta.write(link()).await, &[ErrorKind::UploadUnknown]);
     meta.write(Change::StartUpload(record.clone())).await.unwrap();
-    meta.write(Change::EndUpload { id: record.id.clone() }).await.unwrap();
+    meta.write(Change::EndUpload { id: record.id.clone(), writer: None }).await.unwrap();
     fails(meta.write(link()).await, &[ErrorKind::UploadUnknown]);
     assert!(meta.blob(&record.repository, &digest("x")).await.unwrap().is_none(), "the blob was linked");
 }
@@ -162,7 +242,7 @@ pub async fn stale_sessions_are_listed(opener: MetaOpener) {
     meta.write(Change::StartUpload(record.clone())).await.unwrap();
     assert_eq!(meta.stale_uploads(FUTURE).await.unwrap(), std::slice::from_ref(&record.id));
     assert!(meta.stale_uploads(0).await.unwrap().is_empty(), "it was started after 1970");
-    meta.write(Change::EndUpload { id: record.id }).await.unwrap();
+    meta.write(Change::EndUpload { id: record.id, writer: None }).await.unwrap();
     assert!(meta.stale_uploads(FUTURE).await.unwrap().is_empty());
 }
 

@@ -2,26 +2,24 @@
 
 use super::query::{Connection, query};
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{blobs, guards, keepers};
+use super::{blobs, guards, keepers, sessions};
 use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::store::blob::StagedState;
 use crate::store::errors::{
-    manifest_blob_unknown, manifest_unknown, other_media_type, sealed_otherwise, tag_moved, upload_moved,
-    upload_unknown,
+    manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
 };
-use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, UploadRecord};
-use crate::store::{DeleteTarget, TagGuard, UploadId};
+use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange};
+use crate::store::{DeleteTarget, TagGuard};
 
 pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u64> {
     match change {
         Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
             if let Some(id) = upload {
-                find_upload(db, id).await?.ok_or_else(|| Stop::Refused(upload_unknown(id)))?;
+                sessions::find(db, id).await?.ok_or_else(|| Stop::Refused(upload_unknown(id)))?;
             }
             let size = blobs::link_blob(db, (repository, digest), *size, key, *leased_until).await?;
             if let Some(id) = upload {
-                end_upload(db, id).await?;
+                sessions::end(db, id).await?;
             }
             Ok(size)
         }
@@ -47,11 +45,17 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
         Change::DeleteGuarded { repository, target, guard } => {
             delete_guarded(db, repository, target, guard).await
         }
-        Change::StartUpload(record) => start_upload(db, record).await,
-        Change::SaveUpload { id, from, state } => save_upload(db, id, *from, state).await,
-        Change::SealUpload { id, content } => seal_upload(db, id, content).await,
-        Change::EndUpload { id } => end_upload(db, id).await,
-        Change::ExpireUpload { id, before } => expire_upload(db, id, *before).await,
+        Change::StartUpload(record) => sessions::start(db, record).await,
+        Change::SaveUpload { id, from, state, writer, keeps_claim } => {
+            sessions::save(db, id, *from, state, (writer.as_deref(), *keeps_claim)).await
+        }
+        Change::ClaimUpload { id, from, writer, seconds } => {
+            sessions::claim(db, id, *from, writer, *seconds).await
+        }
+        Change::ReleaseUpload { id, writer } => sessions::release(db, id, writer).await,
+        Change::SealUpload { id, content } => sessions::seal(db, id, content).await,
+        Change::EndUpload { id, writer } => sessions::end_unclaimed(db, id, writer.as_deref()).await,
+        Change::ExpireUpload { id, before } => sessions::expire(db, id, *before).await,
     }
     .inspect_err(|stop| {
         if let Stop::Refused(e) = stop {
@@ -293,83 +297,4 @@ async fn delete_tag(db: &mut Connection<'_>, repository: &RepositoryName, tag: &
     .execute(db)
     .await?;
     if gone == 0 { Err(Stop::Refused(manifest_unknown(repository, tag))) } else { Ok(0) }
-}
-
-async fn start_upload(db: &mut Connection<'_>, record: &UploadRecord) -> Outcome<u64> {
-    query(
-        "INSERT INTO uploads (id, repository, algorithm, saved_offset, hash, backend, started_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $7)",
-    )
-    .bind(record.id.as_str())
-    .bind(record.repository.as_str())
-    .bind(record.algorithm.name())
-    .bind(signed(record.state.offset))
-    .bind(record.state.hash.as_slice())
-    .bind(record.state.backend.as_slice())
-    .bind(db.now())
-    .execute(db)
-    .await?;
-    Ok(0)
-}
-
-/// Saving the same bytes again leaves the time: else lost parts would look as if somebody finished the upload, for ever.
-async fn save_upload(db: &mut Connection<'_>, id: &UploadId, from: u64, state: &StagedState) -> Outcome<u64> {
-    let saved = query(
-        "UPDATE uploads SET saved_offset = $2, hash = $3, backend = $4, \
-         updated_at = CASE WHEN saved_offset = $2 THEN updated_at ELSE $5 END \
-         WHERE id = $1 AND saved_offset = $6",
-    )
-    .bind(id.as_str())
-    .bind(signed(state.offset))
-    .bind(state.hash.as_slice())
-    .bind(state.backend.as_slice())
-    .bind(db.now())
-    .bind(signed(from))
-    .execute(db)
-    .await?;
-    if saved > 0 {
-        return Ok(0);
-    }
-    let there = find_upload(db, id).await?;
-    Err(Stop::Refused(
-        there.map_or_else(|| upload_unknown(id), |there| upload_moved(from, super::unsigned(there))),
-    ))
-}
-
-/// The row says when it was sealed first: a later time would let lost parts look as if somebody finished the upload.
-async fn seal_upload(db: &mut Connection<'_>, id: &UploadId, content: &Digest) -> Outcome<u64> {
-    query("UPDATE uploads SET sealed = $2, updated_at = $3 WHERE id = $1 AND sealed IS NULL")
-        .bind(id.as_str())
-        .bind(content.as_str())
-        .bind(db.now())
-        .execute(db)
-        .await?;
-    let sealed: Option<String> =
-        query("SELECT sealed FROM uploads WHERE id = $1").bind(id.as_str()).fetch_scalar(db).await?;
-    match sealed {
-        Some(sealed) if sealed == content.as_str() => Ok(0),
-        Some(_) => Err(Stop::Refused(sealed_otherwise(id))),
-        None => Err(Stop::Refused(upload_unknown(id))),
-    }
-}
-
-/// The saved offset of a session.
-async fn find_upload(db: &mut Connection<'_>, id: &UploadId) -> sqlx::Result<Option<i64>> {
-    query("SELECT saved_offset FROM uploads WHERE id = $1").bind(id.as_str()).fetch_scalar(db).await
-}
-
-async fn end_upload(db: &mut Connection<'_>, id: &UploadId) -> Outcome<u64> {
-    query("DELETE FROM uploads WHERE id = $1").bind(id.as_str()).execute(db).await?;
-    Ok(0)
-}
-
-async fn expire_upload(db: &mut Connection<'_>, id: &UploadId, before: i64) -> Outcome<u64> {
-    query("DELETE FROM uploads WHERE id = $1 AND updated_at <= $2")
-        .bind(id.as_str())
-        .bind(before)
-        .execute(db)
-        .await?;
-    let goes_on: Option<i64> =
-        query("SELECT updated_at FROM uploads WHERE id = $1").bind(id.as_str()).fetch_scalar(db).await?;
-    Ok(u64::from(goes_on.is_some()))
 }

@@ -23,6 +23,7 @@ mod query;
 mod queue;
 mod rows;
 mod schema;
+mod sessions;
 mod sqlite;
 
 #[cfg(feature = "store-postgres")]
@@ -419,12 +420,13 @@ impl MetaBackend for SqlMeta {
     }
 
     async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
-        let row: Option<(String, String, i64, Vec<u8>, Vec<u8>)> =
-            query("SELECT repository, algorithm, saved_offset, hash, backend FROM uploads WHERE id = $1")
-                .bind(id.as_str())
-                .fetch_optional(&mut self.reader().await?.connection())
-                .await
-                .map_err(|e| self.failed(e))?;
+        let row: Option<(String, String, i64, Vec<u8>, Vec<u8>)> = query(
+            "SELECT repository, algorithm, saved_offset, hash, backend FROM upload_sessions WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&mut self.reader().await?.connection())
+        .await
+        .map_err(|e| self.failed(e))?;
         let Some((repository, algorithm, offset, hash, backend)) = row else { return Ok(None) };
         let read = || {
             Ok(UploadRecord {
@@ -438,7 +440,7 @@ impl MetaBackend for SqlMeta {
     }
 
     async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>> {
-        let rows: Vec<(String,)> = query("SELECT id FROM uploads WHERE updated_at <= $1")
+        let rows: Vec<(String,)> = query("SELECT id FROM upload_sessions WHERE updated_at <= $1")
             .bind(before)
             .fetch_all(&mut self.reader().await?.connection())
             .await

@@ -47,6 +47,7 @@ pub(super) enum MetaFault {
     LastSaveWins,
     SessionStays,
     SealIgnored,
+    ClaimIgnored,
     EndedLinked,
     KeysReordered,
     KeysOfFirstPage,
@@ -124,9 +125,14 @@ impl<M: MetaBackend> MetaMutant<M> {
             {
                 return Ok(None);
             }
-            (MetaFault::LastSaveWins, Change::SaveUpload { id, state, .. }) => {
+            (MetaFault::LastSaveWins, Change::SaveUpload { id, state, writer, keeps_claim, .. }) => {
                 let from = self.inner.upload(&id).await?.map_or(0, |record| record.state.offset);
-                Change::SaveUpload { id, from, state }
+                Change::SaveUpload { id, from, state, writer, keeps_claim }
+            }
+            (MetaFault::ClaimIgnored, Change::ClaimUpload { id, from, .. })
+                if self.inner.upload(&id).await?.is_some_and(|record| record.state.offset == from) =>
+            {
+                return Ok(None);
             }
             (MetaFault::CollectsReferenced, Change::CollectLink { repository, digest, .. }) => {
                 Change::UnlinkBlob { repository, digest }

@@ -51,7 +51,8 @@ impl Place {
             act
         });
         let front = front.await;
-        let store = Composed::new(blobs_at(&front.host, &bucket), meta::MemoryMeta::default());
+        // A part that failed may still arrive: what comes next waits for the end of the claim, here for none.
+        let store = Composed::new(blobs_at(&front.host, &bucket), meta::MemoryMeta::default()).claiming(0);
         Some(Self { store, front, faulty, name: RepositoryName::parse("a").unwrap() })
     }
 

@@ -102,6 +102,59 @@ async fn a_sent_part_gives_its_place_back() {
     assert!(store.read_blob(&name, &Digest::sha256(&bytes), 64 << 20).await.unwrap() == bytes);
 }
 
+/// Clients that send slowly take turns: none of them keeps a place that it does not fill while others wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_uploads_keep_no_place_that_they_do_not_fill() {
+    let blobs = blobs_with(1).waiting(Duration::from_secs(2));
+    let store = Composed::new(blobs, MemoryMeta::default());
+    let name = RepositoryName::parse("a").unwrap();
+    let slow = (0..3).map(|seed| {
+        let (store, name) = (store.clone(), name.clone());
+        tokio::spawn(async move {
+            let bytes = content(seed, 6 << 20);
+            let mut upload = store.start_upload(&name, Default::default()).await.unwrap();
+            for piece in 0..12 {
+                upload.append(bytes.slice(piece << 19..(piece + 1) << 19)).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            upload.finish(&Digest::sha256(&bytes)).await.unwrap();
+        })
+    });
+    let slow: Vec<_> = slow.collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for seed in 10..13 {
+        let bytes = content(seed, 1 << 20);
+        store.put_blob(&name, &Digest::sha256(&bytes), bytes).await.unwrap();
+    }
+    for push in slow {
+        push.await.unwrap();
+    }
+}
+
+/// The request that makes the object may take minutes, and needs none of the bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_finisher_gives_its_place_back_when_the_last_part_is_there() {
+    let Some(server) = given::<&S3Server>("a_finisher_gives_its_place", S3Server::running()) else { return };
+    let bucket = server.bucket();
+    let front = Front::start(server.host(), |method, target| {
+        if method == "POST" && target.contains("uploadId=") { Act::Hold } else { Act::Pass }
+    });
+    let front = front.await;
+    let blobs = blobs_at(&front.host, &bucket).with_upload_memory(8 << 20).waiting(Duration::from_secs(5));
+    let store = Composed::new(blobs, MemoryMeta::default());
+    let name = RepositoryName::parse("a").unwrap();
+    let large = content(7, 10 << 20);
+    let (pushing, to, bytes) = (store.clone(), name.clone(), large.clone());
+    let push =
+        tokio::spawn(async move { pushing.put_blob(&to, &Digest::sha256(&bytes), bytes.clone()).await });
+    front.held().await;
+    let small = content(8, 1 << 20);
+    store.put_blob(&name, &Digest::sha256(&small), small).await.unwrap();
+    front.release();
+    push.await.unwrap().unwrap();
+    assert!(store.read_blob(&name, &Digest::sha256(&large), 64 << 20).await.unwrap() == large);
+}
+
 /// What a server has saved last it need not fetch, and another one fetches it once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_end_of_an_upload_is_not_fetched_where_it_is() {

@@ -1,7 +1,10 @@
 //! The suites on blobs in buckets: in memory with every pair, and on a real server of S3.
 
+mod claims;
 mod faults;
 mod finishers;
+#[cfg(feature = "store-postgres")]
+mod history;
 mod memory;
 mod uploads;
 

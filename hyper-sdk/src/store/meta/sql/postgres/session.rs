@@ -203,6 +203,8 @@ fn is_visible(change: &Change) -> bool {
         Change::LeaseBlob { .. }
             | Change::StartUpload(_)
             | Change::SaveUpload { .. }
+            | Change::ClaimUpload { .. }
+            | Change::ReleaseUpload { .. }
             | Change::SealUpload { .. }
             | Change::EndUpload { .. }
             | Change::ExpireUpload { .. }
