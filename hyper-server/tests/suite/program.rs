@@ -437,7 +437,7 @@ fn the_error_of_an_address_has_the_reason_and_a_hint() {
 }
 
 #[test]
-fn a_configuration_without_a_pusher_has_a_warning() {
+fn a_configuration_with_a_setting_without_effect_has_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.toml");
     let check = |text: &str| {
@@ -448,6 +448,7 @@ fn a_configuration_without_a_pusher_has_a_warning() {
     };
     assert!(check("[auth]\nanonymous = \"pull\"").contains("nobody may push"));
     assert!(check("[auth]\nanonymous = \"none\"").contains("nobody may pull or push"));
+    assert!(check("[limits]\nupload-memory = \"64MiB\"").contains("`limits.upload-memory` has no effect"));
     for fine in ["", "[auth]\nanonymous = \"full\"", "read-only = true\n[auth]\nanonymous = \"pull\""] {
         assert_eq!(check(fine), "", "{fine}");
     }

@@ -326,7 +326,7 @@ impl MetaBackend for MemoryMeta {
         self.0.version.fetch_add(1, Ordering::SeqCst);
         match change {
             Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
-                if let Some(id) = upload.as_ref().filter(|id| !state.sessions.find(id).is_some()) {
+                if let Some(id) = upload.as_ref().filter(|id| state.sessions.find(id).is_none()) {
                     return Err(upload_unknown(id));
                 }
                 state.link_blob(&repository, digest, (size, key), leased_until)?;
