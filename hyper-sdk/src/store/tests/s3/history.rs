@@ -509,6 +509,16 @@ async fn history(seed: u64, postgres: &'static PostgresServer, server: &'static 
     collector.await.unwrap();
     is_on.store(false, Ordering::SeqCst);
     let clients: Vec<Client> = clients.into_iter().map(|client| client.unwrap()).collect();
+    // A pool learns of a connection that was cut when it uses it.
+    for store in &servers.stores {
+        let mut answers = 0;
+        while answers < 20 {
+            match store.list_repositories(Default::default()).await {
+                Ok(_) => answers += 1,
+                Err(e) => assert!(is_trouble(&e), "{e:?}"),
+            }
+        }
+    }
     for client in &clients {
         client.check().await;
     }
