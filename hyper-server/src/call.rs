@@ -1,14 +1,16 @@
 //! An admitted request, as the handlers get it.
 
 use crate::admission::refusal;
+use crate::audit::{Author, Deed, Entry, Outcome, Pending};
 use crate::auth::{Action, AuthRequest, Denial, Principal, Resource, decide, lists};
 use crate::error::ApiError;
 use crate::state::State;
 use http::header::AsHeaderName;
 use http::request::Parts;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper_sdk::store::{SharedStore, TagGuard};
 use hyper_sdk::{Error, ErrorKind, RepositoryName, Result};
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +21,36 @@ pub(crate) struct Call<'a> {
     pub(crate) state: &'a Arc<State>,
     pub(crate) principal: &'a Principal,
     pub(crate) parts: &'a Parts,
+    pub(crate) audit: &'a Audit,
+}
+
+/// What the audit log needs to know of a request.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    pub(crate) request_id: HeaderValue,
+    pub(crate) client: Option<IpAddr>,
+    /// Whether a change was begun, so that its line says how the request has ended.
+    began: AtomicBool,
+}
+
+impl Audit {
+    pub(crate) fn new(request_id: HeaderValue, client: Option<IpAddr>) -> Self {
+        Self { request_id, client, began: AtomicBool::new(false) }
+    }
+
+    /// Writes that a known user was refused a change, unless the line of the change says so.
+    pub(crate) async fn refused(&self, state: &State, principal: &Principal, asked: Option<Deed>) {
+        let (Some(log), Some(deed)) = (&state.options.audit, asked) else { return };
+        if principal.is_anonymous() || self.began.load(Ordering::Relaxed) {
+            return;
+        }
+        log.refused(&self.entry(principal, deed.short(), Outcome::Refused)).await;
+    }
+
+    fn entry(&self, principal: &Principal, deed: Deed, outcome: Outcome) -> Entry {
+        let (request_id, principal) = (self.request_id.clone(), principal.clone());
+        Entry { author: Some(Author { request_id, client: self.client, principal }), deed, outcome }
+    }
 }
 
 impl Deref for Call<'_> {
@@ -85,7 +117,7 @@ impl Call<'_> {
             ),
         };
         answer.cause = Some(e);
-        answer
+        answer.as_refusal()
     }
 
     /// The method.
@@ -108,14 +140,42 @@ impl Call<'_> {
         self.parts.headers.get(name).and_then(|v| v.to_str().ok())
     }
 
-    /// Runs a change of the store to its end, even when the client disconnects.
-    pub(crate) async fn change<T, F, Fut>(&self, change: F) -> Result<T>
+    /// Begins a change for the audit log, if there is one.
+    pub(crate) fn begin(&self, deed: impl FnOnce() -> Deed, rule: Option<&TagRule>) -> Option<Pending> {
+        let log = self.options.audit.as_ref()?;
+        self.audit.began.store(true, Ordering::Relaxed);
+        // The change may fail before its end is known, and without an answer.
+        let entry = self.audit.entry(self.principal, deed(), Outcome::Unknown);
+        Some(Pending::new(log.clone(), entry, rule.map(|rule| rule.has_refused.clone())))
+    }
+
+    /// Runs a change of the store to its end, even when the client disconnects, and writes its line of the audit log.
+    ///
+    /// # Errors
+    /// Those of the change, and [`ErrorKind::Unavailable`] while the audit log cannot be written.
+    pub(crate) async fn change<T, F, Fut>(
+        &self,
+        deed: impl FnOnce() -> Deed,
+        rule: Option<&TagRule>,
+        change: F,
+    ) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(SharedStore) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        tokio::spawn(change(self.store.clone()))
+        let (mut pending, change) = (self.begin(deed, rule), change(self.store.clone()));
+        let to_its_end = async move {
+            if let Some(pending) = &mut pending {
+                pending.ready().await?;
+            }
+            let result = change.await;
+            if let Some(pending) = pending {
+                pending.ended(result.as_ref().err()).await;
+            }
+            result
+        };
+        tokio::spawn(to_its_end)
             .await
             .map_err(|e| Error::internal("a change of the store was interrupted").with_source(e))?
     }
@@ -166,7 +226,8 @@ mod tests {
         let state = Arc::new(State::new(Arc::new(MemoryStore::default()), options).unwrap());
         let parts = http::Request::new(()).into_parts().0;
         let principal = Principal::anonymous();
-        let call = Call { state: &state, principal: &principal, parts: &parts };
+        let audit = Audit::new(HeaderValue::from_static("id"), None);
+        let call = Call { state: &state, principal: &principal, parts: &parts, audit: &audit };
         let name = RepositoryName::parse("a").unwrap();
         let denied = || Error::new(ErrorKind::Denied, "the bucket denies it");
         let rule = TagRule::new(TagGuard::new(move |_, _| Err(denied())));

@@ -3,6 +3,7 @@
 //! A failure is printed to standard error, with its causes, and ends with status 1; a misused command line with 2.
 //! `serve` prints one line to standard output when it listens, and nothing else.
 
+use crate::audit::AuditLog;
 use crate::auth::{AnonymousAccess, Authorizer, PolicyFile, htpasswd_entry};
 use crate::blob_place::BlobText;
 use crate::command_docs::{self, Shell};
@@ -12,6 +13,7 @@ use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
 use crate::open_store::{self, Opened};
 use crate::policy_command::{self, PolicyCommand};
+use crate::status::{self, StatusArgs};
 use crate::units::TimeSpan;
 use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, TrustedProxy, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -36,7 +38,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serves a folder as a registry
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
+    /// Says whether a running server is ready, and shows its counts; ends with status 1 if it is not
+    Status(StatusArgs),
     /// Removes what nothing keeps from a store, once; a server may use the store meanwhile
     Gc(GcArgs),
     /// Checks a registry against the rules of the distribution specification
@@ -124,6 +128,9 @@ struct ServeArgs {
     /// Level of the log, or a filter [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// File that gets a line of JSON for each change: who made it, what it is, and from where
+    #[arg(long, value_name = "FILE")]
+    audit_log: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -210,7 +217,11 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Serve(args) => run_serve(args),
+        Command::Serve(args) => run_serve(*args),
+        Command::Status(args) => {
+            let is_ready = status::run(args)?;
+            return Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         Command::Gc(args) => gc(args),
         #[cfg(feature = "conformance")]
         Command::Conformance(args) => crate::conformance::run(args),
@@ -279,6 +290,7 @@ impl ServeArgs {
         config.sparse |= self.sparse;
         config.log.format = self.log_format.unwrap_or(config.log.format);
         config.log.level = self.log_level.unwrap_or(config.log.level);
+        config.log.audit = self.audit_log.or(config.log.audit);
         config.check()?;
         Ok(config)
     }
@@ -289,13 +301,18 @@ fn run_serve(args: ServeArgs) -> Result<()> {
     let log = LineWriter::start(std::io::stderr())?;
     start_log(&config, log.clone())?;
     let runtime = hyper_sdk::runtime::start()?;
-    let outcome = runtime.block_on(serve_until_signal(config));
+    let audit = config.log.audit.as_deref().map(AuditLog::open).transpose()?;
+    let outcome = runtime.block_on(serve_until_signal(config, audit.clone()));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    // After the tasks have ended: a change that was cut off has noted so.
+    if let Some(audit) = audit {
+        audit.close();
+    }
     log.flush();
     outcome
 }
 
-async fn serve_until_signal(config: Config) -> Result<()> {
+async fn serve_until_signal(config: Config, audit: Option<AuditLog>) -> Result<()> {
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
     let Opened { store, secret } = open_store::open(&config, config.upload_max_age()).await?;
     if !config.read_only && !store.capabilities().write {
@@ -312,6 +329,7 @@ async fn serve_until_signal(config: Config) -> Result<()> {
     let mut options = config.registry();
     options.token_key = Some(config.data.join("token.key"));
     options.token_secret = secret;
+    options.audit = audit;
     options.authorizer = policy.clone().map(|policy| Arc::new(policy) as Arc<dyn Authorizer>);
     let place = store.to_string();
     let registry = Registry::new(store, options)?;
@@ -422,6 +440,9 @@ fn check(args: &CheckArgs) -> Result<()> {
     filter(&config.log.level)?;
     if let Some(path) = &config.auth.htpasswd {
         crate::auth::check_htpasswd(path)?;
+    }
+    if let Some(path) = &config.log.audit {
+        AuditLog::check(path)?;
     }
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
     let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, config.has_users()));

@@ -141,6 +141,8 @@ pub(crate) struct LogConfig {
     pub(crate) level: String,
     /// A line for each request.
     pub(crate) access: bool,
+    /// The file with a line for each change.
+    pub(crate) audit: Option<PathBuf>,
 }
 
 /// The metrics.
@@ -242,7 +244,7 @@ impl Default for CacheConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { format: LogFormat::Text, level: "info".to_owned(), access: true }
+        Self { format: LogFormat::Text, level: "info".to_owned(), access: true, audit: None }
     }
 }
 
@@ -375,7 +377,7 @@ impl Config {
         GarbageCollection { every: self.gc.every.0, untagged_after }
     }
 
-    /// The options of the registry. The caller adds the key of tokens.
+    /// The options of the registry. The caller adds the key of tokens and the audit log.
     pub(crate) fn registry(&self) -> RegistryOptions {
         RegistryOptions {
             read_only: self.read_only,
@@ -406,6 +408,7 @@ impl Config {
             metrics: self.metrics.enabled,
             metrics_for_users: self.metrics.users_only,
             access_log: self.log.access,
+            audit: None,
             clock: Arc::new(SystemClock),
         }
     }

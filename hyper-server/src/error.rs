@@ -52,6 +52,8 @@ pub(crate) struct ApiError {
     message: String,
     detail: BTreeMap<&'static str, String>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether the sender lacks the right.
+    pub(crate) is_refusal: bool,
     /// The error for the log.
     pub(crate) cause: Option<Error>,
 }
@@ -77,6 +79,7 @@ impl ApiError {
             message: message.into(),
             detail: BTreeMap::new(),
             headers: Vec::new(),
+            is_refusal: false,
             cause: None,
         }
     }
@@ -86,6 +89,12 @@ impl ApiError {
         if let Ok(value) = value.try_into() {
             self.headers.push((name, value));
         }
+        self
+    }
+
+    /// Says that the sender lacks the right.
+    pub(crate) fn as_refusal(mut self) -> Self {
+        self.is_refusal = true;
         self
     }
 

@@ -13,6 +13,7 @@
 
 mod access_log;
 mod admission;
+mod audit;
 pub mod auth;
 mod blob_place;
 mod body;
@@ -49,11 +50,13 @@ mod server;
 mod session;
 mod socket;
 mod state;
+mod status;
 mod tls;
 mod tls_config;
 mod units;
 mod unix_socket;
 
+pub use audit::AuditLog;
 pub use client_certificate::{ClientCertificate, NameRule};
 pub use connection::{ConnectionInfo, Connections};
 pub use hang_up::HangUps;

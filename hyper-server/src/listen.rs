@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 /// An address and a port: `127.0.0.1:5000`, `[::1]:5000`, `localhost:5000`, or `:5000` for every address of the machine.
 /// Port 0 lets the system choose.
@@ -38,6 +38,19 @@ impl ListenAddress {
             }
         }
         Err(last.map_or_else(|| self.unknown_host(), |e| cannot_listen(self, e)))
+    }
+
+    /// Connects to a server that listens here. One that listens at every address is asked at that of the machine itself.
+    pub(crate) async fn connect(&self) -> io::Result<TcpStream> {
+        let mut addresses = self.addresses().await?;
+        for address in &mut addresses {
+            if address.ip().is_unspecified() {
+                let own =
+                    if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+                address.set_ip(own);
+            }
+        }
+        TcpStream::connect(&*addresses).await
     }
 
     fn unknown_host(&self) -> Error {

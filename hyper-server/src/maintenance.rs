@@ -1,10 +1,11 @@
 //! The maintenance tasks of a registry: one removes idle uploads, the other what nothing keeps.
 
+use crate::audit::{AuditLog, Deed, Entry, Outcome};
 use crate::options::GarbageCollection;
 use crate::state::State;
 use hyper_sdk::ErrorKind;
 use hyper_sdk::clock::{Clock as _, SystemClock};
-use hyper_sdk::store::CollectOptions;
+use hyper_sdk::store::{CollectOptions, RemovalObserver};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -45,13 +46,26 @@ async fn expire_uploads(state: Weak<State>, age: Duration) {
     }
 }
 
+/// Writes a line of the audit log for each removal.
+fn note_removals(log: AuditLog) -> RemovalObserver {
+    Arc::new(move |removal| {
+        log.note(&Entry { author: None, deed: Deed::collect(removal), outcome: Outcome::Done });
+    })
+}
+
 async fn collect_garbage(state: Weak<State>, options: GarbageCollection) {
     let mut looked = None;
     loop {
         tokio::time::sleep(options.every).await;
         let Some(state) = state.upgrade() else { return };
+        if let Some(audit) = &state.options.audit
+            && audit.ready().await.is_err()
+        {
+            continue;
+        }
         let unnamed = looked.is_none_or(|at: Instant| at.elapsed() >= UNNAMED);
-        let options = CollectOptions { unnamed, ..options.options(SystemClock.now()) };
+        let observer = state.options.audit.clone().map(note_removals);
+        let options = CollectOptions { unnamed, observer, ..options.options(SystemClock.now()) };
         match state.store.collect(options).await {
             Ok(collected) => {
                 if unnamed && !collected.left_to_another {

@@ -3,6 +3,7 @@
 //! The set of series is fixed (endpoints × methods × statuses), so counting is one atomic addition, and a client cannot
 //! create series. Nothing is global: each registry has its own counters.
 
+use crate::audit::AuditLog;
 use crate::connection::Connections;
 use crate::route::Endpoint;
 use http::{Method, StatusCode};
@@ -160,7 +161,12 @@ impl Metrics {
     }
 
     /// The Prometheus text format, version 0.0.4.
-    pub(crate) fn render(&self, cache: CacheStatistics, connections: &Connections) -> String {
+    pub(crate) fn render(
+        &self,
+        cache: CacheStatistics,
+        connections: &Connections,
+        audit: Option<&AuditLog>,
+    ) -> String {
         let mut out = String::with_capacity(8 << 10);
         self.render_requests(&mut out);
         self.render_durations(&mut out);
@@ -182,6 +188,7 @@ impl Metrics {
             header(&mut out, name, "gauge", help);
             let _ = writeln!(out, "hyperregistry_{name} {value}");
         }
+        let (audit_lines, lost_lines) = audit.map(AuditLog::counts).unwrap_or_default();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = [
             ("bytes_received_total", "Bytes of request bodies", load(&self.bytes_in)),
@@ -199,6 +206,8 @@ impl Metrics {
             ("gc_manifests_total", "Manifests removed as garbage", load(&self.collected_manifests)),
             ("gc_blobs_total", "Blobs removed as garbage", load(&self.collected_blobs)),
             ("gc_bytes_total", "Bytes of blobs removed as garbage", load(&self.collected_bytes)),
+            ("audit_lines_total", "Lines for the audit log", audit_lines),
+            ("audit_lines_lost_total", "Lines of the audit log that were lost", lost_lines),
         ];
         for (name, help, value) in counters {
             header(&mut out, name, "counter", help);
@@ -232,7 +241,7 @@ mod tests {
         metrics.answered(Some(6), &Method::GET, StatusCode::OK, Duration::from_secs(100));
         metrics.answered(None, &Method::TRACE, StatusCode::IM_A_TEAPOT, took);
         let _upload = metrics.upload();
-        let text = metrics.render(CacheStatistics::default(), &Connections::default());
+        let text = metrics.render(CacheStatistics::default(), &Connections::default(), None);
         for line in [
             "hyperregistry_requests_total{route=\"manifest\",method=\"GET\",status=\"200\"} 2",
             "hyperregistry_requests_total{route=\"none\",method=\"other\",status=\"other\"} 1",

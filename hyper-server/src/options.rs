@@ -1,5 +1,6 @@
 //! The options of a registry.
 
+use crate::audit::AuditLog;
 use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
 use crate::proxies::TrustedProxy;
 use hyper_sdk::Secret;
@@ -119,6 +120,8 @@ pub struct RegistryOptions {
     pub metrics_for_users: bool,
     /// Writes a line for each request to the log, at the level `info`.
     pub access_log: bool,
+    /// Writes a line for each change; `None` writes none.
+    pub audit: Option<AuditLog>,
     /// The clock by which tokens are issued and expire.
     pub clock: SharedClock,
 }
@@ -145,6 +148,7 @@ impl Default for RegistryOptions {
             metrics: true,
             metrics_for_users: false,
             access_log: true,
+            audit: None,
             clock: Arc::new(SystemClock),
         }
     }

@@ -12,9 +12,10 @@
 
 use crate::access_log::Record;
 use crate::admission::admit;
+use crate::audit::Deed;
 use crate::auth::Principal;
 use crate::body::{CountedBody, HeldBody, Incoming};
-use crate::call::{Call, Streamed};
+use crate::call::{Audit, Call, Streamed};
 use crate::connection::Connections;
 use crate::error::{API_VERSION, ApiError};
 use crate::handlers;
@@ -100,12 +101,13 @@ impl Registry {
         let trusted = state.options.trusted_proxies.as_deref().unwrap_or_default();
         let client = proxies::client(trusted, parts.extensions.get(), &parts.headers);
         let mut principal = Principal::anonymous();
-        let outcome = answer(state, parsed, &parts, &mut body, &mut principal).await;
+        let audit = Audit::new(request_id, client);
+        let outcome = answer(state, parsed, &parts, &mut body, &mut principal, &audit).await;
         // A short rest of an unread body is read now, so that the connection can be reused.
         let unread = !body.discard(&parts.headers, parts.version).await;
         let version = parts.version;
         let mut record = Record {
-            request_id,
+            request_id: audit.request_id,
             client,
             method: parts.method,
             uri: parts.uri,
@@ -140,14 +142,32 @@ async fn answer(
     parts: &Parts,
     body: &mut Incoming,
     principal: &mut Principal,
+    audit: &Audit,
 ) -> Result<Response, ApiError> {
-    admit(state, parsed.as_ref().ok(), parts, principal).await?;
-    match parsed {
-        Ok(endpoint) => handlers::dispatch(&Call { state, principal, parts }, endpoint, body).await,
-        Err(Rejection::Malformed(e)) => Err(e.into()),
-        Err(Rejection::NotFound) => Err(ApiError::not_found()),
-        Err(Rejection::Method(allow)) => Err(ApiError::method(allow)),
+    let log = state.options.audit.as_ref();
+    let asked = log.and_then(|_| Deed::asked(parsed.as_ref().ok()?, &parts.method));
+    let changes = asked.is_some();
+    let answered = async {
+        admit(state, parsed.as_ref().ok(), parts, principal).await?;
+        if let Some(log) = log.filter(|_| changes) {
+            // A client may hold its body back, so it is asked again when the change begins.
+            log.ready().await?;
+        }
+        let principal = &*principal;
+        match parsed {
+            Ok(endpoint) => {
+                handlers::dispatch(&Call { state, principal, parts, audit }, endpoint, body).await
+            }
+            Err(Rejection::Malformed(e)) => Err(e.into()),
+            Err(Rejection::NotFound) => Err(ApiError::not_found()),
+            Err(Rejection::Method(allow)) => Err(ApiError::method(allow)),
+        }
+    };
+    let outcome = answered.await;
+    if outcome.as_ref().is_err_and(|e| e.is_refusal) {
+        audit.refused(state, principal, asked).await;
     }
+    outcome
 }
 
 /// Closes the connection after the response to a request with an unread body, and keeps that body until the response

@@ -6,6 +6,7 @@
 
 mod suite {
     mod access;
+    mod audit;
     mod blobs;
     mod bucket;
     mod client;

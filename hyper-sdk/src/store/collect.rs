@@ -136,7 +136,7 @@ pub struct CollectOptions {
     pub unnamed: bool,
     /// What keeps content besides.
     pub roots: Arc<dyn Roots>,
-    /// Is told of each removal: before it, in a dry run instead of it.
+    /// Is told of each removal: after it, in a dry run instead of it. Not of bytes that belong to no blob.
     pub observer: Option<RemovalObserver>,
 }
 

@@ -4,6 +4,7 @@ use super::{
     CONTENT_DIGEST, ContentHeaders, Outcome, content, digest_value, empty, etag_listed, etag_value,
     not_modified, set,
 };
+use crate::audit::Deed;
 use crate::auth::Action;
 use crate::body::Incoming;
 use crate::call::Call;
@@ -98,12 +99,13 @@ pub(super) async fn put(
     let guard = rule.as_ref().map(|rule| rule.guard.clone());
     let put = PutManifest { manifest, tags: distinct.clone(), if_match, guard, sparse };
     let target = repository.clone();
-    call.change(move |store| async move { store.put_manifest(&target, put).await }).await.map_err(
-        |e| match e.kind() {
+    let deed = || Deed::push_manifest(&repository, &digest, &distinct);
+    call.change(deed, rule.as_ref(), move |store| async move { store.put_manifest(&target, put).await })
+        .await
+        .map_err(|e| match e.kind() {
             ErrorKind::Conflict if conditional => precondition_failed(),
             _ => call.failed_change(&repository, Action::Push, rule.as_ref(), e),
-        },
-    )?;
+        })?;
     let mut response = empty(StatusCode::CREATED);
     set(&mut response, header::LOCATION, &format!("/v2/{repository}/manifests/{digest}"));
     let headers = response.headers_mut();

@@ -7,6 +7,7 @@ mod ranges;
 mod token;
 mod uploads;
 
+use crate::audit::Deed;
 use crate::auth::Action;
 use crate::body::Incoming;
 use crate::call::Call;
@@ -32,9 +33,11 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         Endpoint::Token(scopes) => token::issue(call, scopes, body).await,
         Endpoint::Live => Ok(text("ok\n".to_owned())),
         Endpoint::Ready => ready(call).await,
-        Endpoint::Metrics if call.options.metrics => {
-            Ok(text(call.metrics.render(call.cache.statistics(), &call.connections)))
-        }
+        Endpoint::Metrics if call.options.metrics => Ok(text(call.metrics.render(
+            call.cache.statistics(),
+            &call.connections,
+            call.options.audit.as_ref(),
+        ))),
         Endpoint::Metrics => Err(ApiError::not_found()),
         Endpoint::Extensions(repository) => Ok(lists::extensions(repository.as_ref())),
         Endpoint::Catalog(page) => lists::catalog(call, page).await,
@@ -67,6 +70,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
 /// Deletes a tag, a manifest or a blob, as far as the rules for tags allow it.
 async fn delete(call: &Call<'_>, repository: RepositoryName, target: DeleteTarget) -> Outcome {
     let (rule, name) = (call.tag_rule(&repository, Action::Delete)?, repository.clone());
+    let deed = Deed::delete(&repository, &target);
     let guard = rule.as_ref().map(|rule| rule.guard.clone());
     let deletion = move |store: SharedStore| async move {
         match (guard, target) {
@@ -75,7 +79,7 @@ async fn delete(call: &Call<'_>, repository: RepositoryName, target: DeleteTarge
             (None, DeleteTarget::Blob(digest)) => store.delete_blob(&name, &digest).await,
         }
     };
-    let deleted = call.change(deletion).await;
+    let deleted = call.change(|| deed, rule.as_ref(), deletion).await;
     deleted.map_err(|e| call.failed_change(&repository, Action::Delete, rule.as_ref(), e))?;
     Ok(empty(StatusCode::ACCEPTED))
 }
@@ -87,7 +91,11 @@ fn without_handler() -> ApiError {
 
 async fn ready(call: &Call<'_>) -> Outcome {
     let write = !call.options.read_only && call.store.capabilities().write;
-    match call.readiness.check(&call.store, write).await {
+    let mut ready = call.readiness.check(&call.store, write).await;
+    if let Some(audit) = call.options.audit.as_ref().filter(|_| write) {
+        ready = ready.and(audit.ready().await);
+    }
+    match ready {
         Ok(()) => Ok(text("ok\n".to_owned())),
         Err(e) => Err(ApiError::from(e).with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")),
     }

@@ -6,6 +6,7 @@
 //! PUT, and does not change the session.
 
 use super::{CONTENT_DIGEST, Outcome, digest_value, empty, set};
+use crate::audit::Deed;
 use crate::auth::Action;
 use crate::body::Incoming;
 use crate::call::Call;
@@ -58,7 +59,7 @@ pub(super) async fn start(
     };
     // The client does not know the id of this session and cannot resume it.
     let ending = Ending { digest: Some(digest.clone()), is_known: false };
-    receive(call, upload, body, None, ending).await?;
+    receive(call, &repository, upload, body, None, ending).await?;
     Ok(created(&repository, &digest))
 }
 
@@ -74,7 +75,8 @@ async fn put_monolithic(
     let bytes = body.read_all(IN_MEMORY).await.map_err(from_upload)?;
     drop(receiving);
     let (to, wanted) = (repository.clone(), digest.clone());
-    call.change(move |store| async move { store.put_blob(&to, &wanted, bytes).await }).await?;
+    let deed = || Deed::push_blob(repository, digest);
+    call.change(deed, None, move |store| async move { store.put_blob(&to, &wanted, bytes).await }).await?;
     Ok(created(repository, digest))
 }
 
@@ -97,7 +99,8 @@ pub(super) async fn append(
 ) -> Outcome {
     let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
     let range = expected_range(call, repository, upload.as_ref(), body)?;
-    let offset = receive(call, upload, body, range, Ending { digest: None, is_known: true }).await?;
+    let offset =
+        receive(call, repository, upload, body, range, Ending { digest: None, is_known: true }).await?;
     Ok(in_progress(StatusCode::ACCEPTED, repository, id, offset))
 }
 
@@ -114,7 +117,7 @@ pub(super) async fn finish(
     let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
     let range = expected_range(call, repository, upload.as_ref(), body)?;
     let ending = Ending { digest: Some(digest.clone()), is_known: true };
-    receive(call, upload, body, range, ending).await?;
+    receive(call, repository, upload, body, range, ending).await?;
     Ok(created(repository, &digest))
 }
 
@@ -125,7 +128,9 @@ pub(super) async fn status(call: &Call<'_>, repository: &RepositoryName, id: &Up
 
 pub(super) async fn cancel(call: &Call<'_>, repository: &RepositoryName, id: &UploadId) -> Outcome {
     let upload = call.store.resume_upload(repository, id).await.map_err(from_upload)?;
-    call.change(move |_| upload.abort()).await.map_err(from_upload)?;
+    call.change(|| Deed::cancel_upload(repository), None, move |_| upload.abort())
+        .await
+        .map_err(from_upload)?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
@@ -185,25 +190,39 @@ impl Ending {
 /// client can resume, or removed when nobody can resume.
 async fn receive(
     call: &Call<'_>,
+    repository: &RepositoryName,
     mut upload: Box<dyn BlobUpload>,
     body: &mut Incoming,
     length: Option<u64>,
     ending: Ending,
 ) -> Result<u64, ApiError> {
     let state = call.state.clone();
+    let deed = |digest| Deed::push_blob(repository, digest);
+    let mut pending = ending.digest.as_ref().and_then(|digest| call.begin(|| deed(digest), None));
     let mut taken = body.take();
     let task = tokio::spawn(async move {
         let receiving = state.metrics.upload();
         let limit = state.options.limits.blob_bytes;
         let appended = taken.append_to(&mut upload, length, limit).await;
         drop(receiving);
-        let received = appended.and_then(|got| match length {
+        let mut received = appended.and_then(|got| match length {
             Some(length) if length != got => {
                 Err(Error::new(ErrorKind::SizeInvalid, "the body is shorter than its Content-Range says"))
             }
             _ => Ok(()),
         });
-        (ending.run(upload, received).await, taken)
+        if let (Ok(()), Some(pending)) = (&received, &mut pending) {
+            received = pending.ready().await;
+        }
+        let came = received.is_ok();
+        let ended = ending.run(upload, received).await;
+        match pending {
+            Some(pending) if came => pending.ended(ended.as_ref().err()).await,
+            // Nothing but the session has changed.
+            Some(pending) => pending.forget(),
+            None => {}
+        }
+        (ended, taken)
     });
     let (ended, taken) =
         task.await.map_err(|e| Error::internal("the upload was interrupted").with_source(e))?;
@@ -260,7 +279,10 @@ async fn mount_from(
         Err(e) => return Err(e.into()),
     }
     let (to, blob, from) = (repository.clone(), digest.clone(), from.clone());
-    let mounted = call.change(move |store| async move { store.mount_blob(&to, &blob, &from).await }).await;
+    let deed = Deed::mount_blob(repository, digest, &from);
+    let mounted = call
+        .change(|| deed, None, move |store| async move { store.mount_blob(&to, &blob, &from).await })
+        .await;
     match mounted {
         Ok(_) => Ok(true),
         Err(e) if matches!(e.kind(), ErrorKind::BlobUnknown | ErrorKind::NameUnknown) => Ok(false),

@@ -487,3 +487,40 @@ fn sighup_ends_the_program_gracefully() {
     process.signal("-HUP");
     assert!(process.child.wait().unwrap().success());
 }
+
+#[test]
+fn status_says_whether_the_server_is_ready() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, socket) = (dir.path().join("data"), dir.path().join("socket"));
+    let unix = format!("unix:{}", socket.display());
+    let log = dir.path().join("log/audit.log");
+    std::fs::create_dir(log.parent().unwrap()).unwrap();
+    let server = Process::start(&data, &["--listen", &unix, "--audit-log", log.to_str().unwrap()]);
+    let address = server.url.strip_prefix("http://").unwrap();
+    for place in [address, &server.url, &unix] {
+        let output = run(&["status", place], "");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.starts_with(&format!("{place} is ready\n")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("requests in flight ")), "{text}");
+    }
+    // One change is made before anybody knows that its line cannot be written.
+    std::fs::rename(log.parent().unwrap(), dir.path().join("gone")).unwrap();
+    let push = |n: u8| {
+        let digest = Digest::sha256([n]);
+        let mut client = std::net::TcpStream::connect(address).unwrap();
+        write!(client, "POST /v2/a/blobs/uploads/?digest={digest} HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\nconnection: close\r\n\r\n").unwrap();
+        client.write_all(&[n]).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(push(1).starts_with("HTTP/1.1 201"));
+    assert!(push(2).starts_with("HTTP/1.1 503"));
+    let output = run(&["status", address, "--format", "json"], "");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(!output.status.success() && json["ready"] == false, "{json}");
+    assert!(json["fault"].as_str().unwrap().contains("try again later"), "{json}");
+    assert_eq!(json["counts"]["audit_lines_total"], 0);
+    let nobody = run(&["status", "127.0.0.1:1"], "");
+    assert!(!nobody.status.success() && stderr(&nobody).contains("is it running?"), "{nobody:?}");
+}

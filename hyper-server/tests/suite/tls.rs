@@ -98,6 +98,11 @@ impl Files {
         path
     }
 
+    fn options_as_toml(&self) -> String {
+        let (certificate, key) = (self.options.certificate.display(), self.options.key.display());
+        format!("[tls]\ncertificate = \"{certificate}\"\nkey = \"{key}\"\n")
+    }
+
     fn refused(&self) -> String {
         format!("{:#}", Tls::open(self.options.clone()).unwrap_err())
     }
@@ -301,6 +306,19 @@ async fn a_hang_up_reads_the_files_again_and_the_server_goes_on() {
     assert!(url.starts_with("https://127.0.0.1:"), "{line}");
     let get = async |root: &Authority| client(&[root], None, true).get(&url).send().await;
     assert_eq!(get(&old).await.unwrap().status(), 200);
+    // `status` accepts this certificate and no other.
+    let config = files.write("config.toml", &files.options_as_toml());
+    let (other, _) = new.issue("other", 3, 2090);
+    files.write("other.crt", &other);
+    let other = files.options_as_toml().replace("/crt", "/other.crt");
+    let other = files.write("other.toml", &other);
+    let output = super::program::run(&["status", &server.url, "--config", other.to_str().unwrap()], "");
+    assert!(!output.status.success() && super::program::stderr(&output).contains("begin TLS"), "{output:?}");
+    let status = ["status", &server.url, "--config", config.to_str().unwrap()];
+    let output = super::program::run(&status, "");
+    assert!(output.status.success(), "{output:?}");
+    let output = super::program::run(&status[..2], "");
+    assert!(super::program::stderr(&output).contains("use --config"), "{output:?}");
     let (certificate, key) = new.issue("server", 2, 2090);
     files.put(&certificate, &key);
     server.signal("-HUP");

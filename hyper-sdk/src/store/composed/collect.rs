@@ -14,7 +14,7 @@ use crate::store::collect::{CollectOptions, Collected, Removal};
 use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend};
 use crate::{Digest, Result};
 use futures::StreamExt as _;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::{BoxFuture, join_all, try_join_all};
 use std::time::{Duration, SystemTime};
 
 /// How many entries are looked at together.
@@ -26,6 +26,10 @@ const LISTED: usize = 999;
 const DELETIONS: usize = 8;
 /// Bytes with a [`BlobKey::Own`] that no row names may be those of a push that is about to name them.
 pub(super) const UNNAMED_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn bytes_of(record: &BlobRecord) -> Removal {
+    Removal::Blob { digest: record.digest.clone(), size: record.size }
+}
 
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// See [`crate::store::RegistryStore::collect`].
@@ -64,18 +68,15 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             let page = self.0.meta.unkept_manifests(before, after.as_ref(), PAGE).await?;
             let goes = page.iter().filter(|at| !options.roots.keeps_manifest(&at.repository, &at.digest));
             let goes: Vec<ManifestAt> = goes.cloned().collect();
-            for at in &goes {
-                let ManifestAt { repository, digest } = at.clone();
-                options.report(|| Removal::Manifest { repository, digest });
-            }
-            found += if options.dry_run {
-                goes.len() as u64
-            } else {
-                let changes = goes.into_iter().map(|ManifestAt { repository, digest }| {
-                    self.0.meta.write(Change::CollectManifest { repository, digest, before })
-                });
-                try_join_all(changes.collect::<Vec<_>>()).await?.into_iter().sum::<u64>()
-            };
+            let removals = goes.into_iter().map(|ManifestAt { repository, digest }| {
+                let change = Change::CollectManifest {
+                    repository: repository.clone(),
+                    digest: digest.clone(),
+                    before,
+                };
+                (Removal::Manifest { repository, digest }, change)
+            });
+            found += self.remove_rows(options, removals.collect()).await?;
             let is_last = page.len() < PAGE;
             after = page.into_iter().last();
             if is_last {
@@ -85,6 +86,29 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
     }
 
+    /// Removes rows, unless a client needs them again by now, and reports those that are removed. Returns their number.
+    async fn remove_rows(&self, options: &CollectOptions, rows: Vec<(Removal, Change)>) -> Result<u64> {
+        if options.dry_run {
+            rows.iter().for_each(|(removal, _)| options.report(|| removal.clone()));
+            return Ok(rows.len() as u64);
+        }
+        let (removals, changes): (Vec<_>, Vec<_>) = rows.into_iter().unzip();
+        let written = join_all(changes.into_iter().map(|change| self.0.meta.write(change))).await;
+        let mut sum = 0;
+        let mut failed = Ok(());
+        for (removal, removed) in removals.into_iter().zip(written) {
+            match removed {
+                Ok(0) => {}
+                Ok(removed) => {
+                    sum += removed;
+                    options.report(|| removal);
+                }
+                Err(e) => failed = Err(e),
+            }
+        }
+        failed.map(|()| sum)
+    }
+
     async fn collect_links(&self, options: &CollectOptions, collected: &mut Collected) -> Result<()> {
         let now = options.leases_until.unwrap_or_else(|| self.1.now());
         let mut after = None;
@@ -92,18 +116,12 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             let page = self.0.meta.unreferenced_links(now, after.as_ref(), PAGE).await?;
             let goes = page.iter().filter(|link| !options.roots.keeps_blob(&link.repository, &link.digest));
             let goes: Vec<BlobLink> = goes.cloned().collect();
-            for link in &goes {
-                let BlobLink { repository, digest } = link.clone();
-                options.report(|| Removal::Link { repository, digest });
-            }
-            collected.links += if options.dry_run {
-                goes.len() as u64
-            } else {
-                let changes = goes.into_iter().map(|BlobLink { repository, digest }| {
-                    self.0.meta.write(Change::CollectLink { repository, digest, now })
-                });
-                try_join_all(changes.collect::<Vec<_>>()).await?.into_iter().sum::<u64>()
-            };
+            let removals = goes.into_iter().map(|BlobLink { repository, digest }| {
+                let change =
+                    Change::CollectLink { repository: repository.clone(), digest: digest.clone(), now };
+                (Removal::Link { repository, digest }, change)
+            });
+            collected.links += self.remove_rows(options, removals.collect()).await?;
             let is_last = page.len() < PAGE;
             after = page.into_iter().last();
             if is_last {
@@ -117,16 +135,18 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         let mut after: Option<Digest> = None;
         loop {
             let page = self.0.meta.unlinked_blobs(after.as_ref(), PAGE).await?;
-            for record in &page {
-                options.report(|| Removal::Blob { digest: record.digest.clone(), size: record.size });
-            }
             let is_last = page.len() < PAGE;
             after = page.last().map(|record| record.digest.clone());
             if options.dry_run {
+                page.iter().for_each(|record| options.report(|| bytes_of(record)));
                 collected.blobs += page.len() as u64;
                 collected.bytes += page.iter().map(|record| record.size).sum::<u64>();
             } else {
-                self.remove_page(page, collected).await?;
+                for record in self.remove_page(page).await? {
+                    collected.blobs += 1;
+                    collected.bytes += record.size;
+                    options.report(|| bytes_of(&record));
+                }
             }
             if is_last {
                 return Ok(());
@@ -134,7 +154,8 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
     }
 
-    async fn remove_page(&self, page: Vec<BlobRecord>, collected: &mut Collected) -> Result<()> {
+    /// Removes blobs without links. Returns those whose row and bytes are gone.
+    async fn remove_page(&self, page: Vec<BlobRecord>) -> Result<Vec<BlobRecord>> {
         let mark = mark()?;
         let condemned = page.iter().map(|record| {
             let digest = record.digest.clone();
@@ -148,11 +169,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             .iter()
             .map(|record| self.0.meta.write(Change::RemoveBlob { digest: record.digest.clone(), mark }));
         let removed = try_join_all(removed.collect::<Vec<_>>()).await?;
-        for (record, _) in marked.iter().zip(removed).filter(|(_, removed)| *removed == 1) {
-            collected.blobs += 1;
-            collected.bytes += record.size;
-        }
-        Ok(())
+        Ok(marked.into_iter().zip(removed).filter(|(_, removed)| *removed == 1).map(|(r, _)| r).collect())
     }
 
     async fn delete_bytes(&self, keys: &[&BlobKey]) -> Result<()> {
@@ -179,8 +196,11 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             for (stored, _) in page.items.iter().zip(named).filter(|(_, named)| !named) {
                 let gone = match &stored.key {
                     BlobKey::Digest(digest) => {
-                        options.report(|| Removal::Blob { digest: digest.clone(), size: stored.size });
-                        options.dry_run || self.remove_unnamed(digest, stored.size).await?
+                        let gone = options.dry_run || self.remove_unnamed(digest, stored.size).await?;
+                        if gone {
+                            options.report(|| Removal::Blob { digest: digest.clone(), size: stored.size });
+                        }
+                        gone
                     }
                     // No push names a key again that was abandoned, but the page may be older than the row.
                     BlobKey::Own(_) if is_old(stored) => {
@@ -222,7 +242,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         Box::pin(async move {
             let records = self.0.meta.blobs(std::slice::from_ref(digest)).await?;
             let marked = records.into_iter().flatten().filter(|record| record.condemned.is_some()).collect();
-            self.remove_page(marked, &mut Collected::default()).await
+            self.remove_page(marked).await.map(drop)
         })
     }
 }
