@@ -6,6 +6,7 @@
 use crate::audit::AuditLog;
 use crate::auth::{AnonymousAccess, Authorizer, PolicyFile, htpasswd_entry};
 use crate::blob_place::BlobText;
+use crate::check_command::{self, CheckBlobsArgs};
 use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
 use crate::database::DatabaseUrl;
@@ -43,6 +44,11 @@ enum Command {
     Status(StatusArgs),
     /// Removes what nothing keeps from a store, once; a server may use the store meanwhile
     Gc(GcArgs),
+    /// Reads all blobs of a store, and reports those that are damaged; a server may use the store meanwhile
+    ///
+    /// A blob is damaged when its bytes are missing, do not match its digest, or have another size than the database says. The
+    /// command ends with status 1 when a blob is damaged or cannot be read.
+    Check(CheckBlobsArgs),
     /// Checks a registry against the rules of the distribution specification
     ///
     /// Each rule is a named case. The cases push small content into two repositories of any registry, read it back, and remove
@@ -223,6 +229,10 @@ fn run(command: Command) -> Result<ExitCode> {
             return Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Gc(args) => gc(args),
+        Command::Check(args) => {
+            let is_whole = check_command::run(args)?;
+            return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         #[cfg(feature = "conformance")]
         Command::Conformance(args) => crate::conformance::run(args),
         Command::Config(ConfigCommand::Check(args)) => check(&args),

@@ -10,7 +10,7 @@ use crate::listen_on::{ListenOn, one_or_more};
 use crate::proxies::TrustedProxy;
 use crate::tls_config::TlsConfig;
 use crate::units::{Size, SocketMode, TimeSpan, optional_text, text};
-use crate::{CacheOptions, GarbageCollection, Limits, RegistryOptions, ServerOptions};
+use crate::{CacheOptions, GarbageCollection, Limits, RegistryOptions, Scrub, ServerOptions};
 use hyper_sdk::clock::SystemClock;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, Result, ResultExt};
@@ -57,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) limits: LimitsConfig,
     /// Garbage collection.
     pub(crate) gc: GcConfig,
+    /// Reading of blobs to find damage.
+    pub(crate) scrub: ScrubConfig,
     /// The cache in memory.
     pub(crate) cache: CacheConfig,
     /// The log.
@@ -118,6 +120,18 @@ pub(crate) struct GcConfig {
     pub(crate) every: TimeSpan,
     /// The age at which manifests without a tag are removed.
     pub(crate) untagged_after: Option<TimeSpan>,
+}
+
+/// Reading of blobs to find damage.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct ScrubConfig {
+    /// The time between rounds; 0 means that there are none.
+    pub(crate) every: TimeSpan,
+    /// How many bytes are read in a second.
+    pub(crate) rate: Size,
+    /// Checks whole blobs while they are sent.
+    pub(crate) verify_reads: bool,
 }
 
 /// The cache in memory.
@@ -196,6 +210,7 @@ impl Default for Config {
             tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
             gc: GcConfig::default(),
+            scrub: ScrubConfig::default(),
             cache: CacheConfig::default(),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
@@ -232,6 +247,16 @@ impl Default for LimitsConfig {
 impl Default for GcConfig {
     fn default() -> Self {
         Self { every: TimeSpan(Duration::from_secs(60 * 60)), untagged_after: None }
+    }
+}
+
+impl Default for ScrubConfig {
+    fn default() -> Self {
+        Self {
+            every: TimeSpan(Duration::from_secs(30 * 24 * 60 * 60)),
+            rate: Size(8 << 20),
+            verify_reads: false,
+        }
     }
 }
 
@@ -333,6 +358,9 @@ impl Config {
                 return Err(Error::invalid(format!("the configuration key `{key}` must not be 0")));
             }
         }
+        if self.scrub.rate.0 < 64 << 10 {
+            return Err(Error::invalid("the configuration key `scrub.rate` must be at least 64KiB"));
+        }
         if usize::try_from(limits.manifest.0).is_err() || limits.manifest.0 > 1 << 30 {
             return Err(Error::invalid("the configuration key `limits.manifest` is above 1GiB"));
         }
@@ -394,6 +422,9 @@ impl Config {
             trusted_proxies: self.trusted_proxies.clone(),
             upload_max_age: self.upload_max_age(),
             garbage_collection: Some(self.collection()).filter(|gc| !gc.every.is_zero()),
+            scrub: Some(Scrub { every: self.scrub.every.0, rate: self.scrub.rate.0 })
+                .filter(|scrub| !scrub.every.is_zero()),
+            verify_reads: self.scrub.verify_reads,
             limits: Limits {
                 manifest_bytes: usize::try_from(self.limits.manifest.0).unwrap_or(usize::MAX),
                 blob_bytes: self.limits.blob.map(|s| s.0),
@@ -491,6 +522,7 @@ mod tests {
             ("[limits]\nmanifest = \"4 parsecs\"", vec!["line 2", "invalid size"]),
             ("[limits]\nheader-timeout = \"5\"", vec!["line 2", "invalid duration"]),
             ("[limits]\nconnections = 0", vec!["limits.connections", "must not be 0"]),
+            ("[scrub]\nrate = 1", vec!["scrub.rate", "64KiB"]),
             ("[log]\nformat = \"xml\"", vec!["line 2", "text or json"]),
             (
                 "[database]\nurl = \"postgres://ada:s3cret@db:x/a\"",

@@ -1,11 +1,11 @@
-//! The maintenance tasks of a registry: one removes idle uploads, the other what nothing keeps.
+//! The maintenance tasks of a registry: one removes idle uploads, one what nothing keeps, and one looks for damage.
 
 use crate::audit::{AuditLog, Deed, Entry, Outcome};
-use crate::options::GarbageCollection;
+use crate::options::{GarbageCollection, Scrub};
 use crate::state::State;
 use hyper_sdk::ErrorKind;
 use hyper_sdk::clock::{Clock as _, SystemClock};
-use hyper_sdk::store::{CollectOptions, RemovalObserver};
+use hyper_sdk::store::{CollectOptions, RemovalObserver, ScrubEnd, ScrubObserver, ScrubTurn};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -29,6 +29,9 @@ pub(crate) fn start(state: &Arc<State>) {
     }
     if let Some(options) = state.options.garbage_collection {
         runtime.spawn(collect_garbage(Arc::downgrade(state), options));
+    }
+    if let Some(options) = state.options.scrub {
+        runtime.spawn(scrub(Arc::downgrade(state), options));
     }
 }
 
@@ -88,5 +91,58 @@ async fn collect_garbage(state: Weak<State>, options: GarbageCollection) {
                 tracing::warn!(%error, "garbage cannot be removed");
             }
         }
+    }
+}
+
+/// How often a scrub that is not due, or is left to another server, is asked for again, at most.
+const ASK: Duration = Duration::from_secs(60);
+
+async fn scrub(state: Weak<State>, options: Scrub) {
+    let turn = match ScrubTurn::new(options.every) {
+        Ok(turn) => turn,
+        Err(error) => return tracing::warn!(%error, "blobs cannot be read again"),
+    };
+    let observer: ScrubObserver = Arc::new({
+        let state = state.clone();
+        move |event| {
+            if let Some(state) = state.upgrade() {
+                state.metrics.scrubbed(event);
+            }
+        }
+    });
+    loop {
+        tokio::time::sleep(options.every.min(ASK)).await;
+        let Some(store) = state.upgrade().map(|state| state.store.clone()) else { return };
+        // A round takes days, and the registry may be dropped meanwhile.
+        let scrubbed = tokio::select! {
+            scrubbed = store.scrub(options.options(turn, observer.clone())) => scrubbed,
+            () = dropped(&state) => return,
+        };
+        let Some(state) = state.upgrade() else { return };
+        match scrubbed {
+            Ok(scrubbed) => {
+                if let Some(at) = scrubbed.last_round {
+                    state.metrics.scrub_ended(at);
+                }
+                if scrubbed.end == ScrubEnd::Complete {
+                    let (blobs, bytes, damaged) = (scrubbed.blobs, scrubbed.bytes, scrubbed.damaged);
+                    tracing::info!(
+                        blobs,
+                        bytes,
+                        damaged,
+                        unreadable = scrubbed.unreadable,
+                        "all blobs were read again"
+                    );
+                }
+            }
+            Err(e) if e.kind() == ErrorKind::Unsupported => return,
+            Err(error) => tracing::warn!(%error, "blobs cannot be read again"),
+        }
+    }
+}
+
+async fn dropped(state: &Weak<State>) {
+    while state.strong_count() > 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -7,8 +7,8 @@ use crate::audit::AuditLog;
 use crate::connection::Connections;
 use crate::route::Endpoint;
 use http::{Method, StatusCode};
-use hyper_sdk::store::Collected;
 use hyper_sdk::store::wrap::CacheStatistics;
+use hyper_sdk::store::{Collected, ScrubEvent};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -56,6 +56,11 @@ pub(crate) struct Metrics {
     collected_manifests: AtomicU64,
     collected_blobs: AtomicU64,
     collected_bytes: AtomicU64,
+    scrubbed_blobs: AtomicU64,
+    scrubbed_bytes: AtomicU64,
+    damaged: AtomicU64,
+    unreadable: AtomicU64,
+    last_scrub: AtomicI64,
 }
 
 /// Increments a gauge until it is dropped.
@@ -92,6 +97,28 @@ impl Metrics {
     /// Counts a collection of garbage that failed.
     pub(crate) fn collection_failed(&self) {
         self.failed_collections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts what a scrub reports.
+    pub(crate) fn scrubbed(&self, event: &ScrubEvent<'_>) {
+        let (counter, count) = match event {
+            ScrubEvent::Read(bytes) => (&self.scrubbed_bytes, *bytes),
+            ScrubEvent::Whole(_) => (&self.scrubbed_blobs, 1),
+            ScrubEvent::Damaged(_) => return self.found_damage(),
+            ScrubEvent::Unreadable(..) => (&self.unreadable, 1),
+            _ => return,
+        };
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Counts a damaged blob.
+    pub(crate) fn found_damage(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sets when the last round of the scrub ended, in seconds since 1970.
+    pub(crate) fn scrub_ended(&self, at: i64) {
+        self.last_scrub.store(at, Ordering::Relaxed);
     }
 
     /// Counts an answered request; `route` is an index into [`Endpoint::NAMES`], `None` when there was none.
@@ -179,6 +206,11 @@ impl Metrics {
             ),
             ("connections", "Open connections", connections.open()),
             (
+                "scrub_last_round_timestamp_seconds",
+                "When the last round of the scrub ended, as this server knows; 0 before",
+                self.last_scrub.load(Ordering::Relaxed),
+            ),
+            (
                 "cache_bytes",
                 "Bytes held by the cache in memory",
                 i64::try_from(cache.bytes).unwrap_or(i64::MAX),
@@ -208,6 +240,10 @@ impl Metrics {
             ("gc_bytes_total", "Bytes of blobs removed as garbage", load(&self.collected_bytes)),
             ("audit_lines_total", "Lines for the audit log", audit_lines),
             ("audit_lines_lost_total", "Lines of the audit log that were lost", lost_lines),
+            ("scrub_blobs_total", "Blobs that a scrub read and found whole", load(&self.scrubbed_blobs)),
+            ("scrub_bytes_total", "Bytes of blobs that a scrub read", load(&self.scrubbed_bytes)),
+            ("damaged_blobs_total", "Findings of damaged blobs, by a scrub or a reader", load(&self.damaged)),
+            ("unreadable_blobs_total", "Blobs that a scrub could not read", load(&self.unreadable)),
         ];
         for (name, help, value) in counters {
             header(&mut out, name, "counter", help);

@@ -5,8 +5,8 @@ use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
 use crate::proxies::TrustedProxy;
 use hyper_sdk::Secret;
 use hyper_sdk::clock::{SharedClock, SystemClock};
-use hyper_sdk::store::CollectOptions;
 use hyper_sdk::store::wrap::CacheOptions;
+use hyper_sdk::store::{CollectOptions, ScrubObserver, ScrubOptions, ScrubTurn};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +62,25 @@ impl GarbageCollection {
     }
 }
 
+/// When a registry reads all of its blobs again, to find damaged ones before somebody needs them. Such a blob counts as missing
+/// until it is pushed again. One server of a store does it at a time, and another goes on where it stopped.
+///
+/// It runs as a collection of garbage does ([`GarbageCollection`]). A registry that is read-only reads nothing again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scrub {
+    /// The time from the end of a round to the next one.
+    pub every: Duration,
+    /// How many bytes are read in a second; a blob counts as 64 KiB at least.
+    pub rate: u64,
+}
+
+impl Scrub {
+    pub(crate) fn options(&self, turn: ScrubTurn, observer: ScrubObserver) -> ScrubOptions {
+        let (rate, turn, observer) = (Some(self.rate), Some(turn), Some(observer));
+        ScrubOptions { rate, quarantine: true, turn, observer }
+    }
+}
+
 /// How a registry behaves.
 ///
 /// ```
@@ -110,6 +129,10 @@ pub struct RegistryOptions {
     /// Removes what nothing keeps, regularly; `None` leaves that to others, such as a builder that has the same store. See
     /// [`GarbageCollection`] for what that is.
     pub garbage_collection: Option<GarbageCollection>,
+    /// Reads all blobs again, regularly; `None` leaves that to others.
+    pub scrub: Option<Scrub>,
+    /// Checks each whole blob while it is sent: when it is damaged, the client does not get its end. Parts of a blob are not checked.
+    pub verify_reads: bool,
     /// Limits.
     pub limits: Limits,
     /// The cache in memory.
@@ -143,6 +166,8 @@ impl Default for RegistryOptions {
             trusted_proxies: None,
             upload_max_age: Some(Duration::from_secs(24 * 60 * 60)),
             garbage_collection: None,
+            scrub: None,
+            verify_reads: false,
             limits: Limits::default(),
             cache: CacheOptions::default(),
             metrics: true,

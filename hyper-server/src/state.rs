@@ -11,6 +11,7 @@ use hyper_sdk::store::wrap::Cached;
 use hyper_sdk::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use tokio::sync::Semaphore;
 
 /// The store, the options and everything that lives as long as the registry.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct State {
     pub(crate) connections: Connections,
     pub(crate) readiness: Readiness,
     pub(crate) request_ids: RequestIds,
+    /// The right to look at a blob again that a reader found damaged.
+    pub(crate) suspects: Arc<Semaphore>,
     /// Whether the maintenance task was started.
     pub(crate) has_maintenance: AtomicBool,
     pub(crate) authenticator: Arc<dyn Authenticator>,
@@ -76,6 +79,7 @@ impl State {
             tokens,
             readiness: Readiness::default(),
             request_ids: RequestIds::new()?,
+            suspects: Arc::new(Semaphore::new(1)),
             has_maintenance: AtomicBool::new(false),
             cache,
             metrics: Metrics::default(),

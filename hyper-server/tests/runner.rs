@@ -25,6 +25,7 @@ mod suite {
     mod program;
     mod registry_conformance;
     mod registry_mutants;
+    mod scrub;
     mod sockets;
     mod storage;
     mod support;

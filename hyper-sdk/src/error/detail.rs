@@ -35,6 +35,8 @@ pub enum ErrorDetail {
     SharedFolder(PathBuf),
     /// A garbage collector is removing the blob that was written: it can be written when that has ended.
     BlobBeingRemoved,
+    /// The stored bytes of a blob do not match its digest.
+    BlobDamaged,
     /// The bucket does not have the parts of an upload. Another request may be making its object of them.
     UploadPartsMissing,
     /// Another request has put the parts of an upload together, or is going to, with other content.

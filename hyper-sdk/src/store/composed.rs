@@ -22,6 +22,7 @@ mod collect;
 mod edges;
 mod expiry;
 mod own_keys;
+mod scrub;
 mod upload;
 
 use self::edges::edges;
@@ -34,7 +35,7 @@ use super::errors::{
 use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, UploadRecord};
 use super::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    RegistryStore, ScrubOptions, Scrubbed, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::clock::SharedClock;
 use crate::digest::Algorithm;
@@ -527,5 +528,13 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     async fn collect(&self, options: CollectOptions) -> Result<Collected> {
         self.collect_garbage(&options).await
+    }
+
+    async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {
+        self.scrub_blobs(&options).await
+    }
+
+    async fn scrub_blob(&self, digest: &Digest) -> Result<bool> {
+        self.scrub_suspect(digest).await
     }
 }

@@ -149,7 +149,13 @@ pub fn bytes_lost(repository: &RepositoryName, digest: &Digest) -> Error {
 /// [`ErrorKind::BlobUnknown`]: the stored bytes of the blob do not match its digest.
 pub fn bytes_damaged(digest: &Digest) -> Error {
     Error::new(ErrorKind::BlobUnknown, "the stored blob does not match its digest: push the blob again")
+        .with_detail(ErrorDetail::BlobDamaged)
         .with_context("digest", digest)
+}
+
+/// Whether this is the error of [`bytes_damaged`].
+pub fn is_bytes_damaged(error: &Error) -> bool {
+    error.details().any(|detail| *detail == ErrorDetail::BlobDamaged)
 }
 
 /// [`ErrorKind::NameUnknown`]: the repository does not exist.

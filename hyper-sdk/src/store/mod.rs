@@ -28,8 +28,10 @@ mod kinds;
 mod local_name;
 pub mod meta;
 mod range;
+mod scrub;
 mod tag_guard;
 mod upload;
+mod verified;
 pub mod wrap;
 
 pub use capabilities::StoreCapabilities;
@@ -49,6 +51,9 @@ pub(crate) use local_name::prefixes;
 pub(crate) use local_name::{base_repository, is_of_bases, is_of_records};
 pub use local_name::{find_local, is_internal, local_reference, local_repository};
 pub use range::ByteRange;
+pub use scrub::{
+    BlobDamage, DamageKind, ScrubEnd, ScrubEvent, ScrubObserver, ScrubOptions, ScrubTurn, Scrubbed,
+};
 pub use tag_guard::{DeleteTarget, TagChange, TagGuard};
 pub use upload::{BlobUpload, UploadId, UploadOptions};
 
@@ -373,6 +378,25 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     async fn collect(&self, options: CollectOptions) -> Result<Collected> {
         let _ = options;
         Err(crate::Error::unsupported("the store does not collect garbage"))
+    }
+
+    /// Reads every blob of the store again, and finds those that are damaged: whose bytes are missing, do not match the digest,
+    /// or have another size than the database says. With [`ScrubOptions::quarantine`], no repository has such a blob from then
+    /// on, until it is pushed again, and its bytes are kept aside. Manifests that reference it stay. Other processes may use the
+    /// store meanwhile. It can be dropped or killed anywhere.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when the store cannot be written and the options want that, or when it cannot read its
+    /// blobs; the error of reading when many blobs in a row cannot be read.
+    async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {
+        let _ = options;
+        Err(crate::Error::unsupported("the store does not read its blobs again"))
+    }
+
+    /// Reads one blob again, and quarantines it if it is damaged, as [`RegistryStore::scrub`] does. Returns whether it is damaged.
+    async fn scrub_blob(&self, digest: &Digest) -> Result<bool> {
+        let _ = digest;
+        Ok(false)
     }
 }
 

@@ -154,3 +154,4 @@ mod own_keys;
 mod postgres;
 #[cfg(feature = "store-s3")]
 mod s3;
+mod scrub;

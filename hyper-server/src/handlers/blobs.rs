@@ -5,6 +5,7 @@ use super::{CONTENT_DIGEST, ContentHeaders, Outcome, content, digest_value, etag
 use crate::body::BlobBody;
 use crate::call::{Call, Streamed};
 use crate::error::ApiError;
+use crate::suspects;
 use axum::body::Body;
 use axum::response::Response;
 use http::StatusCode;
@@ -41,9 +42,10 @@ pub(super) async fn get(call: &Call<'_>, repository: &RepositoryName, digest: &D
 
 /// The whole blob; a small blob is cached.
 async fn whole(call: &Call<'_>, repository: &RepositoryName, digest: &Digest) -> Outcome {
-    let reader = match call.cache.fetch_blob(repository, digest).await? {
+    let fetched = call.cache.fetch_blob(repository, digest).await;
+    let reader = match fetched.inspect_err(|e| suspects::suspect(call.state, digest, e))? {
         FetchedBlob::Whole(content) => return from_memory(call, &content, None),
-        FetchedBlob::Reader(reader) => reader,
+        FetchedBlob::Reader(reader) => suspects::checked(call.state, digest, reader),
     };
     let size = reader.size;
     let mut response = streamed(digest, size, Body::new(BlobBody::open(reader).await?));

@@ -166,6 +166,24 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// Removes bytes that do not match the digest of their blob. Returns whether they were damaged.
     async fn remove_damaged(&self, key: &BlobKey, digest: &Digest) -> Result<bool>;
 
+    /// Keeps bytes that do not match the digest of their blob where no reader finds them, for whoever wants to look at them:
+    /// reads all of them, and moves them away. A push of the blob in the meantime is left alone. A backend with keys of its own
+    /// moves nothing, because the metadata say that the key is not read any more
+    /// ([`Change::QuarantineBlob`](super::meta::Change::QuarantineBlob)). Returns whether they are damaged; missing bytes are not.
+    /// By default they are removed.
+    ///
+    /// # Errors
+    /// Those of reading: bytes that cannot be read are not taken for damaged ones.
+    async fn set_aside(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
+        self.remove_damaged(key, digest).await
+    }
+
+    /// Removes what [`BlobBackend::set_aside`] has moved away before a time. Returns how much it was.
+    async fn forget_set_aside(&self, before: SystemTime) -> Result<u64> {
+        let _ = before;
+        Ok(0)
+    }
+
     /// Deletes bytes, as durably as [`BlobBackend::durable`] says. Returns whether there were any. A concurrent reader
     /// continues or gets an error.
     ///

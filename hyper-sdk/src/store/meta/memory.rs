@@ -1,20 +1,24 @@
 //! Metadata in memory: sorted maps under one lock, which makes every change atomic.
 
+mod guards;
+mod scrub;
 mod sessions;
 
+use self::scrub::Scrub;
 use self::sessions::Sessions;
 use super::{
-    BlobLink, BlobRecord, Change, EdgeKind, ManifestAt, ManifestChange, MetaBackend, UploadRecord, referrer,
+    BlobLink, BlobRecord, Change, EdgeKind, ManifestAt, ManifestChange, MetaBackend, ScrubPlace,
+    UploadRecord, referrer,
 };
 use crate::clock::{Clock as _, SystemClock};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
 use crate::store::errors::{
-    being_removed, blob_unknown, manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved,
-    upload_unknown,
+    being_removed, blob_unknown, bytes_damaged, manifest_blob_unknown, manifest_unknown, other_media_type,
+    tag_moved, upload_unknown,
 };
-use crate::store::{DeleteTarget, Listing, TagChange, TagGuard, UploadId};
+use crate::store::{Listing, UploadId};
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -40,6 +44,7 @@ struct State {
     repositories: BTreeMap<String, Repository>,
     blobs: BTreeMap<Digest, Blob>,
     sessions: Sessions,
+    scrub: Scrub,
 }
 
 #[derive(Debug)]
@@ -47,6 +52,7 @@ struct Blob {
     size: u64,
     key: BlobKey,
     condemned: Option<u64>,
+    quarantined: bool,
     /// The repositories that have the blob.
     repositories: BTreeSet<String>,
 }
@@ -58,6 +64,7 @@ impl Blob {
             size: self.size,
             key: self.key.clone(),
             condemned: self.condemned,
+            quarantined: self.quarantined,
         }
     }
 }
@@ -103,9 +110,10 @@ impl State {
         self.repositories.get(name.as_str())
     }
 
-    /// The blob of a repository.
+    /// The blob of a repository, unless its bytes are damaged.
     fn linked(&self, repository: &RepositoryName, digest: &Digest) -> Option<&Blob> {
-        self.find(repository).filter(|r| r.blobs.contains_key(digest)).and_then(|_| self.blobs.get(digest))
+        let blob = self.blobs.get(digest).filter(|blob| !blob.quarantined);
+        blob.filter(|_| self.find(repository).is_some_and(|r| r.blobs.contains_key(digest)))
     }
 
     fn link(&mut self, repository: &RepositoryName, digest: Digest, leased_until: i64) {
@@ -133,10 +141,12 @@ impl State {
     ) -> Result<u64> {
         let repositories = match self.blobs.get_mut(&digest) {
             Some(blob) if blob.condemned.is_some() && blob.key == key => return Err(being_removed(&digest)),
+            Some(blob) if blob.quarantined && blob.key == key => return Err(bytes_damaged(&digest)),
             Some(blob) => std::mem::take(&mut blob.repositories),
             None => BTreeSet::new(),
         };
-        self.blobs.insert(digest.clone(), Blob { size, key, condemned: None, repositories });
+        let blob = Blob { size, key, condemned: None, quarantined: false, repositories };
+        self.blobs.insert(digest.clone(), blob);
         self.link(repository, digest, leased_until);
         Ok(size)
     }
@@ -229,38 +239,6 @@ impl State {
         if self.unlink(name, digest) { Ok(0) } else { Err(blob_unknown(name, digest)) }
     }
 
-    fn delete_guarded(
-        &mut self,
-        name: &RepositoryName,
-        target: &DeleteTarget,
-        guard: &TagGuard,
-    ) -> Result<u64> {
-        let needed = match target {
-            DeleteTarget::Manifest(ManifestReference::Tag(tag)) => {
-                let is_there = self.find(name).is_some_and(|r| r.tags.contains_key(tag.as_str()));
-                if is_there {
-                    guard.check(tag, TagChange::Delete)?;
-                }
-                return self.delete_tag(name, tag);
-            }
-            DeleteTarget::Manifest(ManifestReference::Digest(digest)) | DeleteTarget::Blob(digest) => digest,
-        };
-        if let Some(repository) = self.find(name).filter(|_| guard.asks_about_deletions()) {
-            let (mut seen, mut open) = (HashSet::from([needed]), vec![needed]);
-            while let Some(digest) = open.pop() {
-                let having = repository.edges.iter().filter(|(_, edges)| edges.contains(digest));
-                open.extend(having.map(|(manifest, _)| manifest).filter(|manifest| seen.insert(manifest)));
-            }
-            for (tag, _) in repository.tags.iter().filter(|(_, named)| seen.contains(named)) {
-                guard.check(&Tag::parse(tag)?, TagChange::Delete)?;
-            }
-        }
-        match target {
-            DeleteTarget::Blob(digest) => self.delete_blob(name, digest),
-            DeleteTarget::Manifest(_) => self.delete_manifest(name, needed),
-        }
-    }
-
     fn delete_manifest(&mut self, name: &RepositoryName, digest: &Digest) -> Result<u64> {
         let repository = self.repositories.get_mut(name.as_str());
         let Some((repository, manifest)) =
@@ -343,7 +321,8 @@ impl MetaBackend for MemoryMeta {
             }
             Change::UnlinkBlob { repository, digest } => state.delete_blob(&repository, &digest),
             Change::LeaseBlob { repository, digest, until } => {
-                let found = state.repositories.get_mut(repository.as_str());
+                let is_there = state.linked(&repository, &digest).is_some();
+                let found = state.repositories.get_mut(repository.as_str()).filter(|_| is_there);
                 let lease = found.and_then(|r| r.blobs.get_mut(&digest));
                 let lease = lease.ok_or_else(|| blob_unknown(&repository, &digest))?;
                 *lease = until.max(*lease);
@@ -370,9 +349,12 @@ impl MetaBackend for MemoryMeta {
                     return Ok(0);
                 }
                 let (key, repositories) = (BlobKey::Digest(digest.clone()), BTreeSet::new());
-                state.blobs.insert(digest, Blob { size, key, condemned: Some(mark), repositories });
+                let blob = Blob { size, key, condemned: Some(mark), quarantined: false, repositories };
+                state.blobs.insert(digest, blob);
                 Ok(1)
             }
+            Change::QuarantineBlob { digest, key } => Ok(state.quarantine_blob(&digest, &key)),
+            Change::HoldScrub { holder, seconds, place } => Ok(state.hold_scrub(holder, seconds, place)),
             Change::CollectManifest { repository, digest, before } => {
                 let found = state.find(&repository).filter(|r| r.manifests.contains_key(&digest));
                 match found.is_some_and(|r| !State::is_kept(r, &digest, before)) {
@@ -493,6 +475,18 @@ impl MetaBackend for MemoryMeta {
         let blobs = state.blobs.range::<Digest, _>((start, Bound::Unbounded));
         let unlinked = blobs.filter(|(_, blob)| blob.repositories.is_empty());
         Ok(unlinked.take(limit).map(|(digest, blob)| blob.record(digest)).collect())
+    }
+
+    async fn linked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
+        Ok(self.state().linked_blobs(after, limit))
+    }
+
+    async fn manifests_with(&self, digest: &Digest, limit: usize) -> Result<Vec<ManifestAt>> {
+        self.state().manifests_with(digest, limit)
+    }
+
+    async fn scrub_place(&self) -> Result<ScrubPlace> {
+        Ok(self.state().scrub.place.clone())
     }
 
     async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {

@@ -37,6 +37,8 @@ pub struct BlobRecord {
     pub key: BlobKey,
     /// The mark of the garbage collector that is removing the blob ([`Change::CondemnBlob`]).
     pub condemned: Option<u64>,
+    /// Whether the bytes are damaged and kept aside ([`Change::QuarantineBlob`]).
+    pub quarantined: bool,
 }
 
 /// A link: the repository has the blob.
@@ -55,6 +57,15 @@ pub struct ManifestAt {
     pub repository: RepositoryName,
     /// The manifest.
     pub digest: Digest,
+}
+
+/// How far a scrub is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubPlace {
+    /// The last blob that the round has read; `None` between rounds.
+    pub after: Option<Digest>,
+    /// When the last round ended, in seconds since 1970.
+    pub ended_at: Option<i64>,
 }
 
 /// A row of the table of upload sessions.
@@ -199,6 +210,27 @@ pub enum Change {
         size: u64,
         /// A number that no other garbage collector uses.
         mark: u64,
+    },
+    /// Marks a blob whose bytes under this key are damaged: from then on no repository has it, until it is linked with another
+    /// key. Its row and its links stay. Linking the same key again is rejected with [`crate::ErrorKind::BlobUnknown`]. Returns 1
+    /// if it is marked now, and 0 when its row names another key, or has this mark or that of a collector.
+    ///
+    /// Only for keys that no push uses again: bytes under a digest come after their link, so a mark could outlive them.
+    QuarantineBlob {
+        /// The blob.
+        digest: Digest,
+        /// The key of the damaged bytes.
+        key: BlobKey,
+    },
+    /// Takes the right to scrub, or renews or ends it; one holder has it at a time. Returns 1 if this holder has it, and 0 while
+    /// another one does.
+    HoldScrub {
+        /// A number that no other scrub uses.
+        holder: u64,
+        /// How long nobody else may have it, by the clock of the backend. With 0 the right ends.
+        seconds: i64,
+        /// How far the scrub is, when that is to be recorded.
+        place: Option<ScrubPlace>,
     },
     /// Deletes a manifest if [`MetaBackend::unkept_manifests`] lists it. Returns 1 if it was deleted.
     CollectManifest {
@@ -358,10 +390,10 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     /// that the change documents, or 0.
     async fn write(&self, change: Change) -> Result<u64>;
 
-    /// A blob that is linked into the repository.
+    /// A blob that is linked into the repository, and not quarantined.
     async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>>;
 
-    /// A blob that is linked into the repository, and the end of the lease of its link, in seconds since 1970.
+    /// A blob that is linked into the repository and not quarantined, and the end of the lease of its link, in seconds since 1970.
     async fn leased_blob(
         &self,
         repository: &RepositoryName,
@@ -403,6 +435,15 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
 
     /// At most `limit` blobs that no repository has, after the digest `after`, in byte order.
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>>;
+
+    /// At most `limit` blobs that a repository has, after the digest `after`, in byte order. Those that are marked are among them.
+    async fn linked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>>;
+
+    /// At most `limit` manifests that reference a blob, in any repository.
+    async fn manifests_with(&self, digest: &Digest, limit: usize) -> Result<Vec<ManifestAt>>;
+
+    /// How far the scrub is ([`Change::HoldScrub`]).
+    async fn scrub_place(&self) -> Result<ScrubPlace>;
 
     /// Whether a row names each of these keys, in their order. A key may come twice. Bytes whose key no row names can be
     /// deleted, unless they are new.

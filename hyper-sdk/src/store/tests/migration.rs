@@ -4,11 +4,14 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::reference::{RepositoryName, Tag};
 use crate::store::blob::{BlobBackend as _, BlobKey, DiskBlobs};
 use crate::store::meta::{BlobLink, Change, MetaBackend as _};
-use crate::store::{DiskStore, Page, RegistryStore as _, RegistryStoreExt as _, UploadId};
+use crate::store::{
+    DiskStore, Page, RegistryStore as _, RegistryStoreExt as _, ScrubOptions, ScrubTurn, UploadId,
+};
 use crate::{Digest, ErrorKind};
 use bytes::Bytes;
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 use std::path::Path;
+use std::time::Duration;
 
 const VERSION_2: &str = include_str!("version_2.sql");
 const UPLOAD: &str = "38b38ca5bb61849437ae026165490279";
@@ -54,6 +57,30 @@ async fn a_database_of_version_2_is_migrated() {
     let link = |repository: &RepositoryName, digest| BlobLink { repository: repository.clone(), digest };
     assert!(links.contains(&link(&app, Digest::sha256("loose"))), "{links:?}");
     assert!(links.contains(&link(&other, layer.clone())) && !links.contains(&link(&app, layer)), "{links:?}");
+}
+
+/// A database as the version before the scrub has left it.
+#[tokio::test]
+async fn a_database_of_version_5_is_migrated() {
+    let folder = tempfile::tempdir().unwrap();
+    let (name, digest) = (RepositoryName::parse("a").unwrap(), Digest::sha256("hello"));
+    let store = DiskStore::open(folder.path()).await.unwrap();
+    store.put_blob(&name, &digest, Bytes::from_static(b"hello")).await.unwrap();
+    drop(store);
+    let options = SqliteConnectOptions::new().filename(folder.path().join("hyper.db"));
+    let mut connection = options.connect().await.unwrap();
+    let back = "DROP TABLE scrub; ALTER TABLE blobs DROP COLUMN quarantined; DELETE FROM schema_version WHERE version > 5";
+    sqlx::raw_sql(back).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    for _ in 0..2 {
+        let store = DiskStore::open(folder.path()).await.unwrap();
+        let record = store.meta().blob(&name, &digest).await.unwrap().unwrap();
+        assert!(!record.quarantined);
+        let turn = Some(ScrubTurn::new(Duration::ZERO).unwrap());
+        let scrubbed = store.scrub(ScrubOptions { turn, quarantine: true, ..ScrubOptions::default() }).await;
+        let scrubbed = scrubbed.unwrap();
+        assert_eq!((scrubbed.blobs, scrubbed.damaged), (1, 0));
+    }
 }
 
 /// A push of a blob that a garbage collector is removing waits for the removal and stores the bytes again.

@@ -78,8 +78,8 @@ async fn the_blob_suite_catches_every_fault() {
         ListMisses by the_list_has_each_key_once;
         ListRepeats by the_list_has_each_key_once;
         UnsavedStay by unsaved_bytes_are_discarded;
-        WholeIsDamaged by intact_bytes_are_not_removed_as_damaged;
-        DamagedIsWhole by damaged_bytes_are_removed_and_put_again;
+        WholeIsDamaged by intact_bytes_are_not_removed_as_damaged, damaged_bytes_are_set_aside;
+        DamagedIsWhole by damaged_bytes_are_removed_and_put_again, damaged_bytes_are_set_aside;
         NoLeftovers by idle_areas_are_listed;
     }
 }
@@ -124,6 +124,11 @@ async fn the_metadata_suite_catches_every_fault() {
         KeysReordered by keys_in_use_are_found;
         KeysOfFirstPage by keys_in_use_are_found;
         KeysDeduplicated by keys_in_use_are_found;
+        BlobsRepeat by linked_blobs_are_listed_in_byte_order;
+        AnyKeyQuarantined by a_quarantined_blob_is_nowhere_until_it_has_another_key;
+        QuarantineForgotten by a_quarantined_blob_is_nowhere_until_it_has_another_key;
+        EverybodyScrubs by one_holder_scrubs_at_a_time;
+        PlaceForgotten by one_holder_scrubs_at_a_time;
         LostOnReopen by content_survives_reopening, sessions_survive_reopening,
             marks_and_leases_survive_reopening;
     }

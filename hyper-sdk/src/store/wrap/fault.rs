@@ -12,7 +12,7 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::{
     BlobBackend, BlobKey, BlobStaging, DeletionRight, StagedState, StoredBytes, Verified,
 };
-use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord};
+use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, UploadRecord};
 use crate::store::{ByteStream, Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -143,6 +143,14 @@ impl<B: BlobBackend> BlobBackend for FaultyBlobs<B> {
 
     async fn remove_damaged(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
         self.0.remove_damaged(key, digest).await
+    }
+
+    async fn set_aside(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
+        self.1.run(self.0.set_aside(key, digest)).await
+    }
+
+    async fn forget_set_aside(&self, before: SystemTime) -> Result<u64> {
+        self.1.run(self.0.forget_set_aside(before)).await
     }
 
     async fn delete(&self, key: &BlobKey) -> Result<bool> {
@@ -318,6 +326,18 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
 
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
         self.1.run(self.0.unlinked_blobs(after, limit)).await
+    }
+
+    async fn linked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
+        self.1.run(self.0.linked_blobs(after, limit)).await
+    }
+
+    async fn manifests_with(&self, digest: &Digest, limit: usize) -> Result<Vec<ManifestAt>> {
+        self.1.run(self.0.manifests_with(digest, limit)).await
+    }
+
+    async fn scrub_place(&self) -> Result<ScrubPlace> {
+        self.1.run(self.0.scrub_place()).await
     }
 
     async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {

@@ -4,7 +4,8 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions, is_of_records,
+    RegistryStore, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    is_of_records,
 };
 use crate::{Digest, ErrorKind, Result};
 use async_trait::async_trait;
@@ -210,6 +211,14 @@ impl RegistryStore for InUse {
 
     async fn collect(&self, options: CollectOptions) -> Result<Collected> {
         self.store.collect(options).await
+    }
+
+    async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {
+        self.store.scrub(options).await
+    }
+
+    async fn scrub_blob(&self, digest: &Digest) -> Result<bool> {
+        self.store.scrub_blob(digest).await
     }
 }
 

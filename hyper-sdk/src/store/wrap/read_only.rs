@@ -5,7 +5,7 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::read_only;
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    RegistryStore, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -170,5 +170,16 @@ impl RegistryStore for ReadOnly {
 
     async fn collect(&self, _: CollectOptions) -> Result<Collected> {
         rejected("remove what nothing uses")
+    }
+
+    async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {
+        match options.quarantine || options.turn.is_some() {
+            true => rejected("quarantine blobs"),
+            false => self.0.scrub(options).await,
+        }
+    }
+
+    async fn scrub_blob(&self, _: &Digest) -> Result<bool> {
+        rejected("quarantine a blob")
     }
 }

@@ -5,6 +5,7 @@
 //!   ROOT/blobs/sha512/01/0123…
 //!   ROOT/uploads/ID                  staged bytes of an upload; its writer holds an exclusive lock on the file
 //!   ROOT/uploads/ID.put              a blob that is written without an upload session
+//!   ROOT/quarantine/…                damaged files, kept for a while
 //!   ROOT/collector.lock              locked by who deletes bytes
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! - Locks are advisory locks of the system (`flock`). The system releases them when their process ends, even when it
 //!   is killed.
 
+mod aside;
 mod listing;
 mod staging;
 
@@ -324,6 +326,19 @@ impl BlobBackend for DiskBlobs {
         let (folders, digest) = (Arc::clone(&self.0), digest.clone());
         let aside = folders.uploads.join(format!("{}.put", UploadId::random()?));
         blocking(move || folders.remove_damaged(&digest, &aside)).await
+    }
+
+    async fn set_aside(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
+        if self.path(key).is_none() {
+            return Ok(false);
+        }
+        let (folders, digest) = (Arc::clone(&self.0), digest.clone());
+        blocking(move || folders.set_aside(&digest)).await
+    }
+
+    async fn forget_set_aside(&self, before: SystemTime) -> Result<u64> {
+        let folders = Arc::clone(&self.0);
+        blocking(move || folders.forget_set_aside(before)).await
     }
 
     async fn delete(&self, key: &BlobKey) -> Result<bool> {

@@ -144,6 +144,17 @@ impl S3Blobs {
         Err(crate::Error::new(ErrorKind::Conflict, message).with_context("blobs", self))
     }
 
+    /// Replaces the object of a key, or removes it.
+    #[cfg(test)]
+    pub(crate) async fn replace(&self, key: &BlobKey, bytes: Option<&str>) {
+        let object = self.object(key).unwrap();
+        match bytes {
+            Some(bytes) => self.bucket.put(&object, Bytes::copy_from_slice(bytes.as_bytes()).into()).await,
+            None => self.bucket.delete(&object).await,
+        }
+        .unwrap();
+    }
+
     /// How many objects are below a folder.
     #[cfg(test)]
     pub(crate) async fn objects(&self, folder: &str) -> usize {
@@ -161,6 +172,22 @@ impl S3Blobs {
     async fn size(&self, key: &BlobKey) -> Result<Option<u64>> {
         let Some(object) = self.bucket.place.blob(key) else { return Ok(None) };
         Ok(self.bucket.head(&object).await?.map(|meta| meta.size))
+    }
+
+    /// Whether there is an object that does not match the digest of its blob.
+    async fn is_damaged(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
+        let Some(size) = self.size(key).await? else { return Ok(false) };
+        let object = self.object(key)?;
+        let mut bytes = match reading::open(&self.bucket, &object, key, size, 0..size).await {
+            // It was removed or replaced in the meantime.
+            Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(false),
+            other => other?,
+        };
+        let mut hasher = digest.algorithm().hasher();
+        while let Some(piece) = bytes.try_next().await? {
+            hasher.update(&piece);
+        }
+        Ok(hasher.finish() != *digest)
     }
 
     /// Says of objects that no row may name yet that their upload has not ended. The time of an object that was made of parts may be that
@@ -275,22 +302,16 @@ impl BlobBackend for S3Blobs {
     }
 
     async fn remove_damaged(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
-        let Some(size) = self.size(key).await? else { return Ok(false) };
-        let object = self.object(key)?;
-        let mut bytes = match reading::open(&self.bucket, &object, key, size, 0..size).await {
-            // It was removed or replaced in the meantime.
-            Err(e) if e.kind() == ErrorKind::Corrupt => return Ok(false),
-            other => other?,
-        };
-        let mut hasher = digest.algorithm().hasher();
-        while let Some(piece) = bytes.try_next().await? {
-            hasher.update(&piece);
+        let is_damaged = self.is_damaged(key, digest).await?;
+        if is_damaged {
+            self.bucket.delete(&self.object(key)?).await?;
         }
-        if hasher.finish() == *digest {
-            return Ok(false);
-        }
-        self.bucket.delete(&object).await?;
-        Ok(true)
+        Ok(is_damaged)
+    }
+
+    /// The object stays under its key, which no push uses again.
+    async fn set_aside(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
+        self.is_damaged(key, digest).await
     }
 
     async fn delete(&self, key: &BlobKey) -> Result<bool> {

@@ -187,6 +187,29 @@ pub async fn damaged_bytes_are_removed_and_put_again(opener: BlobOpener) {
     assert_eq!(read_all(&**blobs, &key, 5).await, b"hello");
 }
 
+/// Only bytes in a file can be damaged by a test.
+pub async fn damaged_bytes_are_set_aside(opener: BlobOpener) {
+    let blobs = opener.open().await;
+    let digest = Digest::sha256("hello");
+    let key = put(&**blobs, "hello").await;
+    assert!(!blobs.set_aside(&key, &digest).await.unwrap(), "whole bytes are not damaged");
+    assert_eq!(size(&**blobs, &key).await, Some(5));
+    let absent = Digest::sha256("absent");
+    assert!(
+        !blobs.set_aside(&absent.clone().into(), &absent).await.unwrap(),
+        "missing bytes are not damaged"
+    );
+    let Some(path) = blobs.path(&key) else { return };
+    for text in ["jello", "hell", ""] {
+        std::fs::write(&path, text).unwrap();
+        assert!(blobs.set_aside(&key, &digest).await.unwrap());
+        assert_eq!(size(&**blobs, &key).await, None);
+        assert!(!blobs.set_aside(&key, &digest).await.unwrap());
+        put(&**blobs, "hello").await;
+        assert_eq!(read_all(&**blobs, &key, 5).await, b"hello");
+    }
+}
+
 pub async fn deleted_bytes_cannot_be_read(opener: BlobOpener) {
     let blobs = opener.open().await;
     let key = put(&**blobs, "hello").await;

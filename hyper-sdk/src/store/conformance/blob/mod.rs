@@ -67,7 +67,7 @@ macro_rules! blob_conformance {
             sizes_are_in_the_order_of_the_keys, a_read_returns_the_requested_bytes, concurrent_readers_get_all_bytes, a_read_of_missing_bytes_is_corrupt,
             a_read_with_a_wrong_size_is_corrupt, an_adopted_file_becomes_a_blob,
             an_existing_blob_can_be_adopted_again, a_path_names_a_file_with_the_bytes,
-            intact_bytes_are_not_removed_as_damaged, damaged_bytes_are_removed_and_put_again,
+            intact_bytes_are_not_removed_as_damaged, damaged_bytes_are_removed_and_put_again, damaged_bytes_are_set_aside,
             deleted_bytes_cannot_be_read, deleting_missing_bytes_returns_false, deleting_a_blob_keeps_the_others,
             the_list_has_each_key_once, one_collector_may_delete_bytes_under_digests, a_backend_displays_a_name,
 

@@ -9,6 +9,7 @@ mod guards;
 mod kit;
 mod manifests;
 mod reopened;
+mod scrub;
 mod uploads;
 
 pub use blobs::*;
@@ -16,6 +17,7 @@ pub use collection::*;
 pub use guards::*;
 pub use manifests::*;
 pub use reopened::*;
+pub use scrub::*;
 pub use uploads::*;
 
 use super::Opener;
@@ -98,6 +100,9 @@ macro_rules! meta_conformance {
             a_tag_keeps_a_manifest, an_index_keeps_its_entries, a_subject_keeps_its_referrers,
             manifests_that_keep_each_other_alone_are_unkept, a_young_manifest_is_kept, a_manifest_that_is_stored_again_is_young, unkept_manifests_are_paged,
             bytes_without_a_row_are_condemned,
+
+            linked_blobs_are_listed_in_byte_order, a_quarantined_blob_is_nowhere_until_it_has_another_key,
+            a_blob_that_is_removed_is_not_quarantined, one_holder_scrubs_at_a_time,
 
             content_survives_reopening, sessions_survive_reopening,
             marks_and_leases_survive_reopening,

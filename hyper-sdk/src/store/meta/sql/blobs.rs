@@ -6,7 +6,7 @@ use super::{SqlMeta, unsigned};
 use crate::reference::RepositoryName;
 use crate::store::Listing;
 use crate::store::blob::BlobKey;
-use crate::store::errors::{being_removed, blob_unknown};
+use crate::store::errors::{being_removed, blob_unknown, bytes_damaged};
 use crate::store::meta::{BlobLink, BlobRecord};
 use crate::{Digest, Result};
 use std::collections::HashSet;
@@ -22,7 +22,7 @@ macro_rules! unreferenced {
 }
 
 /// A key as the database stores it: NULL when it is the digest.
-fn own_key(key: &BlobKey) -> Option<&str> {
+pub(super) fn own_key(key: &BlobKey) -> Option<&str> {
     match key {
         BlobKey::Digest(_) => None,
         BlobKey::Own(name) => Some(name),
@@ -34,12 +34,18 @@ fn mark_to_row(mark: u64) -> i64 {
     mark.cast_signed()
 }
 
-/// A row of `size, own_key, condemned`.
-pub(super) type BlobRow = (i64, Option<String>, Option<i64>);
+/// A row of `size, own_key, condemned, quarantined`.
+pub(super) type BlobRow = (i64, Option<String>, Option<i64>, Option<i64>);
 
-pub(super) fn record(digest: Digest, (size, own_key, condemned): BlobRow) -> BlobRecord {
+pub(super) fn record(digest: Digest, (size, own_key, condemned, quarantined): BlobRow) -> BlobRecord {
     let key = own_key.map_or_else(|| BlobKey::Digest(digest.clone()), BlobKey::Own);
-    BlobRecord { digest, size: unsigned(size), key, condemned: condemned.map(i64::cast_unsigned) }
+    BlobRecord {
+        digest,
+        size: unsigned(size),
+        key,
+        condemned: condemned.map(i64::cast_unsigned),
+        quarantined: quarantined.is_some(),
+    }
 }
 
 async fn link(
@@ -69,16 +75,19 @@ pub(super) async fn link_blob(
     key: &BlobKey,
     leased_until: i64,
 ) -> Outcome<u64> {
-    let found: Option<(i64, i64, Option<String>, Option<i64>)> =
-        query("SELECT id, size, own_key, condemned FROM blobs WHERE digest = $1")
+    let found: Option<(i64, i64, Option<String>, Option<i64>, Option<i64>)> =
+        query("SELECT id, size, own_key, condemned, quarantined FROM blobs WHERE digest = $1")
             .bind(digest.as_str())
             .fetch_optional(db)
             .await?;
     let blob = match found {
-        Some((_, _, found, Some(_))) if found.as_deref() == own_key(key) => {
+        Some((_, _, found, Some(_), _)) if found.as_deref() == own_key(key) => {
             return Err(Stop::Refused(being_removed(digest)));
         }
-        Some((id, found_size, found, None))
+        Some((_, _, found, None, Some(_))) if found.as_deref() == own_key(key) => {
+            return Err(Stop::Refused(bytes_damaged(digest)));
+        }
+        Some((id, found_size, found, None, None))
             if found_size == signed(size) && found.as_deref() == own_key(key) =>
         {
             id
@@ -87,7 +96,8 @@ pub(super) async fn link_blob(
             query(
                 "INSERT INTO blobs (digest, size, own_key, created_at) VALUES ($1, $2, $3, $4) \
                  ON CONFLICT (digest) DO UPDATE \
-                 SET size = excluded.size, own_key = excluded.own_key, condemned = NULL RETURNING id",
+                 SET size = excluded.size, own_key = excluded.own_key, condemned = NULL, quarantined = NULL \
+                 RETURNING id",
             )
             .bind(digest.as_str())
             .bind(signed(size))
@@ -225,11 +235,12 @@ impl SqlMeta {
     pub(super) async fn find_blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
         let mut records = Vec::with_capacity(digests.len());
         for digest in digests {
-            let row: Option<BlobRow> = query("SELECT size, own_key, condemned FROM blobs WHERE digest = $1")
-                .bind(digest.as_str())
-                .fetch_optional(&mut self.reader().await?.connection())
-                .await
-                .map_err(|e| self.failed(e))?;
+            let row: Option<BlobRow> =
+                query("SELECT size, own_key, condemned, quarantined FROM blobs WHERE digest = $1")
+                    .bind(digest.as_str())
+                    .fetch_optional(&mut self.reader().await?.connection())
+                    .await
+                    .map_err(|e| self.failed(e))?;
             records.push(row.map(|row| record(digest.clone(), row)));
         }
         Ok(records)
@@ -295,8 +306,8 @@ impl SqlMeta {
         after: Option<&Digest>,
         limit: usize,
     ) -> Result<Vec<BlobRecord>> {
-        let rows: Vec<(String, i64, Option<String>, Option<i64>)> = query(
-            "SELECT digest, size, own_key, condemned FROM blobs b \
+        let rows: Vec<(String, i64, Option<String>, Option<i64>, Option<i64>)> = query(
+            "SELECT digest, size, own_key, condemned, quarantined FROM blobs b \
              WHERE digest > $1 AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = b.id) \
              ORDER BY digest LIMIT $2",
         )
@@ -305,8 +316,8 @@ impl SqlMeta {
         .fetch_all(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
-        let read = |(digest, size, own_key, condemned): (String, i64, Option<String>, Option<i64>)| {
-            Ok(record(Digest::parse(&digest)?, (size, own_key, condemned)))
+        let read = |(digest, size, own_key, condemned, quarantined): (String, _, _, _, _)| {
+            Ok(record(Digest::parse(&digest)?, (size, own_key, condemned, quarantined)))
         };
         rows.into_iter().map(read).collect::<Result<_>>().map_err(|e| self.damaged(e))
     }

@@ -2,7 +2,7 @@
 
 use super::query::{Connection, query};
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{blobs, guards, keepers, sessions};
+use super::{blobs, guards, keepers, scrub, sessions};
 use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{
@@ -36,6 +36,10 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
         Change::CondemnBlob { digest, mark } => blobs::condemn_blob(db, digest, *mark).await,
         Change::RemoveBlob { digest, mark } => blobs::remove_blob(db, digest, *mark).await,
         Change::CondemnBytes { digest, size, mark } => blobs::condemn_bytes(db, digest, *size, *mark).await,
+        Change::QuarantineBlob { digest, key } => scrub::quarantine_blob(db, digest, key).await,
+        Change::HoldScrub { holder, seconds, place } => {
+            scrub::hold_scrub(db, *holder, *seconds, place.as_ref()).await
+        }
         Change::CollectManifest { repository, digest, before } => {
             collect_manifest(db, repository, digest, *before).await
         }

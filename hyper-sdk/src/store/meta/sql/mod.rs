@@ -23,6 +23,7 @@ mod query;
 mod queue;
 mod rows;
 mod schema;
+mod scrub;
 mod sessions;
 mod sqlite;
 
@@ -30,7 +31,7 @@ mod sqlite;
 pub use self::postgres::PostgresOptions;
 
 use self::query::{Reader, query};
-use super::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord};
+use super::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, UploadRecord};
 #[cfg(feature = "store-postgres")]
 use crate::clock::SharedClock;
 use crate::oci::{Descriptor, Manifest};
@@ -243,10 +244,10 @@ impl MetaBackend for SqlMeta {
 
     async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>> {
         let row: Option<blobs::BlobRow> = query(
-            "SELECT b.size, b.own_key, b.condemned FROM blobs b \
+            "SELECT b.size, b.own_key, b.condemned, b.quarantined FROM blobs b \
              JOIN blob_links l ON l.blob_id = b.id \
              JOIN repositories r ON r.id = l.repository_id \
-             WHERE b.digest = $1 AND r.name = $2",
+             WHERE b.digest = $1 AND r.name = $2 AND b.quarantined IS NULL",
         )
         .bind(digest.as_str())
         .bind(repository.as_str())
@@ -265,14 +266,15 @@ impl MetaBackend for SqlMeta {
             "SELECT b.size, b.own_key, b.condemned, l.leased_until FROM blobs b \
              JOIN blob_links l ON l.blob_id = b.id \
              JOIN repositories r ON r.id = l.repository_id \
-             WHERE b.digest = $1 AND r.name = $2",
+             WHERE b.digest = $1 AND r.name = $2 AND b.quarantined IS NULL",
         )
         .bind(digest.as_str())
         .bind(repository.as_str())
         .fetch_optional(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
-        Ok(row.map(|(size, key, mark, until)| (blobs::record(digest.clone(), (size, key, mark)), until)))
+        Ok(row
+            .map(|(size, key, mark, until)| (blobs::record(digest.clone(), (size, key, mark, None)), until)))
     }
 
     async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>> {
@@ -308,6 +310,18 @@ impl MetaBackend for SqlMeta {
 
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
         self.find_unlinked(after, limit).await
+    }
+
+    async fn linked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
+        self.find_linked(after, limit).await
+    }
+
+    async fn manifests_with(&self, digest: &Digest, limit: usize) -> Result<Vec<ManifestAt>> {
+        self.find_manifests_with(digest, limit).await
+    }
+
+    async fn scrub_place(&self) -> Result<ScrubPlace> {
+        self.find_scrub_place().await
     }
 
     async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {

@@ -50,7 +50,7 @@ pub(super) async fn make_repository(db: &mut Connection<'_>, name: &RepositoryNa
         .await
 }
 
-/// The id and size of a blob that is linked into a repository.
+/// The id and size of a blob that is linked into a repository, and not quarantined.
 pub(super) async fn find_link(
     db: &mut Connection<'_>,
     repository: i64,
@@ -58,7 +58,7 @@ pub(super) async fn find_link(
 ) -> sqlx::Result<Option<(i64, i64)>> {
     query(
         "SELECT b.id, b.size FROM blobs b JOIN blob_links l ON l.blob_id = b.id \
-         WHERE b.digest = $1 AND l.repository_id = $2",
+         WHERE b.digest = $1 AND l.repository_id = $2 AND b.quarantined IS NULL",
     )
     .bind(digest.as_str())
     .bind(repository)

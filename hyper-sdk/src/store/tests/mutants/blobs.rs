@@ -135,6 +135,18 @@ impl<B: BlobBackend> BlobBackend for BlobMutant<B> {
         }
     }
 
+    async fn set_aside(&self, key: &BlobKey, digest: &Digest) -> Result<bool> {
+        match self.fault {
+            BlobFault::WholeIsDamaged => self.inner.delete(key).await,
+            BlobFault::DamagedIsWhole => Ok(false),
+            _ => self.inner.set_aside(key, digest).await,
+        }
+    }
+
+    async fn forget_set_aside(&self, before: SystemTime) -> Result<u64> {
+        self.inner.forget_set_aside(before).await
+    }
+
     async fn delete(&self, key: &BlobKey) -> Result<bool> {
         match self.fault {
             BlobFault::DeleteKeeps => Ok(true),

@@ -4,7 +4,7 @@ use crate::clock::SharedClock;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
-use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UploadRecord};
+use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, UploadRecord};
 use crate::store::{DeleteTarget, Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -52,6 +52,11 @@ pub(super) enum MetaFault {
     KeysReordered,
     KeysOfFirstPage,
     KeysDeduplicated,
+    BlobsRepeat,
+    AnyKeyQuarantined,
+    QuarantineForgotten,
+    EverybodyScrubs,
+    PlaceForgotten,
     LostOnReopen,
     ClaimsDurable,
 }
@@ -150,6 +155,18 @@ impl<M: MetaBackend> MetaMutant<M> {
             }
             (MetaFault::AllExpire, Change::ExpireUpload { id, .. }) => {
                 Change::ExpireUpload { id, before: i64::MAX }
+            }
+            (MetaFault::AnyKeyQuarantined, Change::QuarantineBlob { digest, key }) => {
+                let records = self.inner.blobs(std::slice::from_ref(&digest)).await?;
+                let key = records.into_iter().flatten().next().map_or(key, |record| record.key);
+                Change::QuarantineBlob { digest, key }
+            }
+            (MetaFault::QuarantineForgotten, Change::QuarantineBlob { .. }) => return Ok(None),
+            (MetaFault::EverybodyScrubs, Change::HoldScrub { place, .. }) => {
+                Change::HoldScrub { holder: 1, seconds: 0, place }
+            }
+            (MetaFault::PlaceForgotten, Change::HoldScrub { holder, seconds, .. }) => {
+                Change::HoldScrub { holder, seconds, place: None }
             }
             (_, change) => change,
         }))
@@ -265,6 +282,19 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
 
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
         self.inner.unlinked_blobs(after, limit).await
+    }
+
+    async fn linked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
+        let after = after.filter(|_| self.fault != MetaFault::BlobsRepeat);
+        self.inner.linked_blobs(after, limit).await
+    }
+
+    async fn manifests_with(&self, digest: &Digest, limit: usize) -> Result<Vec<ManifestAt>> {
+        self.inner.manifests_with(digest, limit).await
+    }
+
+    async fn scrub_place(&self) -> Result<ScrubPlace> {
+        self.inner.scrub_place().await
     }
 
     async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {

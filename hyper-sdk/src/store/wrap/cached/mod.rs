@@ -31,7 +31,7 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{bytes_damaged, missing_bytes};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    RegistryStore, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -493,6 +493,14 @@ impl RegistryStore for Cached {
 
     async fn collect(&self, options: CollectOptions) -> Result<Collected> {
         self.0.store.collect(options).await
+    }
+
+    async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {
+        self.0.store.scrub(options).await
+    }
+
+    async fn scrub_blob(&self, digest: &Digest) -> Result<bool> {
+        self.0.store.scrub_blob(digest).await
     }
 }
 

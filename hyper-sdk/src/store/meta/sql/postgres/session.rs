@@ -208,6 +208,7 @@ fn is_visible(change: &Change) -> bool {
             | Change::SealUpload { .. }
             | Change::EndUpload { .. }
             | Change::ExpireUpload { .. }
+            | Change::HoldScrub { .. }
     )
 }
 

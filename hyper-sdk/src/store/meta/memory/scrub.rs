@@ -1,0 +1,61 @@
+//! What a scrub asks and writes.
+
+use super::{Blob, State};
+use crate::Digest;
+use crate::Result;
+use crate::clock::{Clock as _, SystemClock};
+use crate::reference::RepositoryName;
+use crate::store::blob::BlobKey;
+use crate::store::meta::{BlobRecord, ManifestAt, ScrubPlace};
+use std::ops::Bound;
+
+/// Who scrubs, until when, and how far this is.
+#[derive(Debug, Default)]
+pub(super) struct Scrub {
+    holder: u64,
+    until: i64,
+    pub(super) place: ScrubPlace,
+}
+
+impl State {
+    pub(super) fn quarantine_blob(&mut self, digest: &Digest, key: &BlobKey) -> u64 {
+        let is_named = |blob: &&mut Blob| blob.key == *key && blob.condemned.is_none() && !blob.quarantined;
+        match self.blobs.get_mut(digest).filter(is_named) {
+            Some(blob) => {
+                blob.quarantined = true;
+                1
+            }
+            None => 0,
+        }
+    }
+
+    pub(super) fn hold_scrub(&mut self, holder: u64, seconds: i64, place: Option<ScrubPlace>) -> u64 {
+        let (scrub, now) = (&mut self.scrub, SystemClock.now());
+        if scrub.holder != holder && scrub.until > now {
+            return 0;
+        }
+        (scrub.holder, scrub.until) = (holder, now.saturating_add(seconds));
+        if let Some(place) = place {
+            scrub.place = place;
+        }
+        1
+    }
+
+    pub(super) fn linked_blobs(&self, after: Option<&Digest>, limit: usize) -> Vec<BlobRecord> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let blobs = self.blobs.range::<Digest, _>((start, Bound::Unbounded));
+        let linked = blobs.filter(|(_, blob)| !blob.repositories.is_empty());
+        linked.take(limit).map(|(digest, blob)| blob.record(digest)).collect()
+    }
+
+    pub(super) fn manifests_with(&self, digest: &Digest, limit: usize) -> Result<Vec<ManifestAt>> {
+        let needing = self.repositories.iter().flat_map(|(name, repository)| {
+            let needing = repository.edges.iter().filter(|(_, edges)| edges.contains(digest));
+            needing.map(move |(manifest, _)| (name, manifest))
+        });
+        let at = |(name, digest): (&String, &Digest)| {
+            RepositoryName::parse(name).map(|repository| ManifestAt { repository, digest: digest.clone() })
+        };
+        needing.take(limit).map(at).collect()
+    }
+}
