@@ -113,7 +113,7 @@ struct ServeArgs {
     /// Bucket of the blobs, such as `s3://BUCKET/PREFIX?region=NAME`; keys: `endpoint`, `region`, `path_style`, `allow_http` [default: the folder of the store has them]
     #[arg(long, value_name = "URL")]
     blobs: Option<BlobText>,
-    /// File of users, with bcrypt hashes
+    /// File of users, with bcrypt or argon2 hashes
     #[arg(long, value_name = "FILE")]
     htpasswd: Option<PathBuf>,
     /// Policy, TOML: who may do what in which repository; takes the place of --anonymous. SIGHUP reads it again

@@ -100,7 +100,7 @@ pub struct RegistryOptions {
     pub read_only: bool,
     /// Accepts manifests whose blobs or manifests are missing. Clients may then fail to pull them.
     pub sparse: bool,
-    /// The users: an htpasswd file with bcrypt hashes.
+    /// The users: an htpasswd file with bcrypt or argon2 hashes.
     pub htpasswd: Option<PathBuf>,
     /// Authenticates requests, instead of `htpasswd`.
     pub authenticator: Option<Arc<dyn Authenticator>>,

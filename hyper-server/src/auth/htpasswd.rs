@@ -1,17 +1,20 @@
-//! Users of an htpasswd file with bcrypt hashes. The file is read again when it changes.
+//! Users of an htpasswd file with bcrypt and argon2 hashes. The file is read again when it changes.
 //!
 //! ```text
 //! # comments and empty lines are skipped
-//! alice:$2y$10$KIXQ4S1C...      USER:HASH, where HASH is bcrypt ($2a$, $2b$ or $2y$)
+//! alice:$2y$10$KIXQ4S1C...      USER:HASH, where HASH is one of `password_hash`
 //! ```
 //!
 //! # Invariants
-//! - A bcrypt check costs tens of milliseconds on purpose, so it runs on a blocking thread, at most one per core at a
-//!   time. A successful check is cached under a keyed hash of the user, the password and the hash of the entry, so a
-//!   changed entry is checked again. The password itself is never stored.
-//! - The check of an unknown user takes as long as that of a wrong password.
+//! - A check costs tens of milliseconds on purpose, so it runs on a blocking thread, at most one per core at a time and
+//!   with a bounded memory of all together, also when the clients disconnect. A successful check is cached under a keyed
+//!   hash of the user, the password and the hash of the entry, so a changed entry is checked again. The password itself is
+//!   never stored.
+//! - The check of an unknown user is that of a wrong password: against an entry of the file that the name chooses, so
+//!   that it has a scheme and a cost which users of this file have.
 //! - When the file becomes unreadable or malformed, the users that were read last stay valid, and the error is logged.
 
+use super::password_hash::PasswordHash;
 use hyper_sdk::digest::Hasher;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Digest, Error, ErrorKind, Result, ResultExt};
@@ -30,11 +33,33 @@ const CACHED_PASSWORDS: usize = 4096;
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How many checks may wait for a core before further checks are rejected.
 const WAITING_MAX: usize = 64;
-/// A hash of an unknown password. Unknown users are checked against it, so that the check takes as long as for a known
-/// user.
+/// The memory of all checks of argon2 at once, in MiB. It is that of the largest hash that is accepted.
+const MEMORY: u32 = PasswordHash::MAX_MEMORY / 1024;
+/// A hash of an unknown password, for the unknown users of a file without users.
 const UNKNOWN_USER_HASH: &str = "$2b$10$7EqJtq98hPqEX7fNZaFWoOe3Nc6nCpb8n6vVTqSJZ9jZpqFZcZ0hC";
 
-type Users = HashMap<String, String>;
+/// The entries of a file in the order of their users.
+#[derive(Debug, Default)]
+struct Users(Vec<(String, PasswordHash)>);
+
+impl Users {
+    fn find(&self, user: &str) -> Option<&PasswordHash> {
+        let at = self.0.binary_search_by(|(name, _)| name.as_str().cmp(user)).ok()?;
+        Some(&self.0[at].1)
+    }
+
+    /// The hash that the password of an unknown user is checked against. It is the same for a name as long as the file is.
+    fn decoy(&self, user: &str) -> PasswordHash {
+        let mut hasher = Hasher::sha256();
+        hasher.update_field(user);
+        let hex = hasher.finish().hex().get(..16).and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        let at = hex.unwrap_or(0) % (self.0.len().max(1) as u64);
+        match self.0.get(at as usize) {
+            Some((_, hash)) => hash.clone(),
+            None => PasswordHash::parse(UNKNOWN_USER_HASH).expect("the hash of unknown users is valid"),
+        }
+    }
+}
 
 /// The users of one file.
 pub(crate) struct Htpasswd {
@@ -42,8 +67,9 @@ pub(crate) struct Htpasswd {
     state: Mutex<State>,
     verified: Mutex<HashMap<Digest, Instant>>,
     salt: [u8; 32],
-    cores: Semaphore,
-    waiting: Semaphore,
+    cores: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
 }
 
 struct State {
@@ -86,8 +112,9 @@ impl Htpasswd {
             state: Mutex::new(State { users: Arc::new(users), seen: Some(seen), looked: Instant::now() }),
             verified: Mutex::new(HashMap::new()),
             salt,
-            cores: Semaphore::new(cores),
-            waiting: Semaphore::new(WAITING_MAX + cores),
+            cores: Arc::new(Semaphore::new(cores)),
+            memory: Arc::new(Semaphore::new(MEMORY as usize)),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX + cores)),
         })
     }
 
@@ -97,24 +124,27 @@ impl Htpasswd {
     /// [`ErrorKind::TooManyRequests`] when too many checks are waiting.
     pub(crate) async fn verify(&self, user: &str, password: &str) -> Result<bool> {
         let users = self.users();
-        let known = users.get(user);
-        let hash = known.map_or(UNKNOWN_USER_HASH, String::as_str);
-        let key = self.key(user, password, hash);
+        let known = users.find(user);
+        let hash = known.cloned().unwrap_or_else(|| users.decoy(user));
+        let key = self.key(user, password, hash.text());
         if known.is_some() && self.is_cached(&key) {
             return Ok(true);
         }
-        let _waiting = self.waiting.try_acquire().map_err(|_| {
+        let closed = |e| Error::internal("the queue of password checks is closed").with_source(e);
+        let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| {
             Error::new(ErrorKind::TooManyRequests, "too many logins at once: try again later")
         })?;
-        let _core = self
-            .cores
-            .acquire()
-            .await
-            .map_err(|e| Error::internal("the queue of password checks is closed").with_source(e))?;
-        let (password, hash) = (password.to_owned(), hash.to_owned());
-        let fits = tokio::task::spawn_blocking(move || bcrypt::verify(password, &hash).unwrap_or(false))
-            .await
-            .map_err(|e| Error::internal("the password check was interrupted").with_source(e))?;
+        let core = self.cores.clone().acquire_owned().await.map_err(closed)?;
+        let memory = hash.memory().div_ceil(1024).min(MEMORY);
+        let memory = self.memory.clone().acquire_many_owned(memory).await.map_err(closed)?;
+        let password = password.to_owned();
+        let fits = tokio::task::spawn_blocking(move || {
+            // The check goes on when the client disconnects, and counts as long as it does.
+            let _counted = (waiting, core, memory);
+            hash.verify(&password)
+        })
+        .await
+        .map_err(|e| Error::internal("the password check was interrupted").with_source(e))?;
         if !fits || known.is_none() {
             return Ok(false);
         }
@@ -124,7 +154,7 @@ impl Htpasswd {
 
     /// Whether the file has this user.
     pub(crate) fn knows(&self, user: &str) -> bool {
-        self.users().contains_key(user)
+        self.users().find(user).is_some()
     }
 
     fn key(&self, user: &str, password: &str, hash: &str) -> Digest {
@@ -161,7 +191,7 @@ impl Htpasswd {
                 Ok(stamp) if state.seen == Some(stamp) => {}
                 Ok(stamp) => match read(&self.path) {
                     Ok(users) => {
-                        tracing::info!(path = %self.path.display(), users = users.len(), "htpasswd file read again");
+                        tracing::info!(path = %self.path.display(), users = users.0.len(), "htpasswd file read again");
                         state.users = Arc::new(users);
                         state.seen = Some(stamp);
                     }
@@ -201,7 +231,7 @@ pub fn check(path: &Path) -> Result<()> {
 }
 
 fn parse(text: &str) -> Result<Users> {
-    let mut users = Users::new();
+    let mut users: HashMap<String, PasswordHash> = HashMap::new();
     // Some editors write a byte order mark, which would become part of the first user name.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for (i, line) in text.lines().enumerate() {
@@ -214,17 +244,14 @@ fn parse(text: &str) -> Result<Users> {
         if user.is_empty() {
             return Err(bad("the user name is empty"));
         }
-        let is_bcrypt = hash.is_ascii()
-            && ["$2a$", "$2b$", "$2y$"].iter().any(|p| hash.starts_with(p))
-            && hash.parse::<bcrypt::HashParts>().is_ok();
-        if !is_bcrypt {
-            return Err(bad("the hash is not bcrypt: make the entry with `hyperregistry htpasswd USER`"));
-        }
-        if users.insert(user.to_owned(), hash.to_owned()).is_some() {
+        let hash = PasswordHash::parse(hash).map_err(|why| bad(&why))?;
+        if users.insert(user.to_owned(), hash).is_some() {
             return Err(bad("the file has this user twice"));
         }
     }
-    Ok(users)
+    let mut users: Vec<_> = users.into_iter().collect();
+    users.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(Users(users))
 }
 
 /// Makes a line for an htpasswd file.
@@ -249,14 +276,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_htpasswd_file_accepts_only_bcrypt() {
+    fn an_htpasswd_file_has_one_user_a_line() {
         let good = entry("a", "secret", 4).unwrap();
-        assert_eq!(parse(&format!("# x\n\n{good}\n")).unwrap().len(), 1);
-        assert!(parse(&format!("\u{feff}{good}\r\n")).unwrap().contains_key("a"));
+        assert_eq!(parse(&format!("# x\n\n{good}\n")).unwrap().0.len(), 1);
+        assert!(parse(&format!("\u{feff}{good}\r\n")).unwrap().find("a").is_some());
         for (text, why) in [
-            ("a:{SHA}x", "line 1: the hash is not bcrypt"),
-            ("a:$2y$10$short", "not bcrypt"),
-            ("a:$2y$10$éééééééééééééééééééééééééééééééééééééééééééééééééééé", "not bcrypt"),
+            ("a:{SHA}x", "line 1: the hash is SHA-1"),
             ("\nnocolon", "line 2: expected USER:HASH"),
             (":x", "empty"),
             (&format!("{good}\n{good}"), "twice"),
@@ -270,8 +295,51 @@ mod tests {
 
     #[test]
     fn the_hash_for_unknown_users_is_valid() {
-        assert!(UNKNOWN_USER_HASH.parse::<bcrypt::HashParts>().is_ok());
-        assert!(!bcrypt::verify("", UNKNOWN_USER_HASH).unwrap());
+        assert!(!Users::default().decoy("a").verify(""));
+    }
+
+    /// An unknown user of a file with one scheme must not be told from a known one by the time of another scheme.
+    #[test]
+    fn an_unknown_user_is_checked_against_an_entry_of_the_file() {
+        let argon2 = format!("b:{}", super::super::password_hash::tests::ARGON2ID);
+        let bcrypt = entry("a", "secret", 4).unwrap();
+        assert!(parse(&argon2).unwrap().decoy("x").text().starts_with("$argon2id$"));
+        assert!(parse(&bcrypt).unwrap().decoy("x").text().starts_with("$2y$04$"));
+        let both = parse(&format!("{argon2}\n{bcrypt}")).unwrap();
+        let decoy = |name: &str| both.decoy(name).text().to_owned();
+        assert_eq!(decoy("x"), decoy("x"));
+        let seen: std::collections::BTreeSet<_> = (0..64).map(|n| decoy(&n.to_string())).collect();
+        assert_eq!(seen.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn users_of_both_schemes_log_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        let argon2 = format!("b:{}", super::super::password_hash::tests::ARGON2ID);
+        std::fs::write(&path, format!("{argon2}\n{}\n", entry("a", "one", 4).unwrap())).unwrap();
+        let users = Htpasswd::open(&path).unwrap();
+        assert!(users.verify("a", "one").await.unwrap() && users.verify("b", "secret").await.unwrap());
+        for (user, password) in [("a", "secret"), ("b", "one"), ("c", "secret"), ("c", "one"), ("", "")] {
+            assert!(!users.verify(user, password).await.unwrap(), "{user}");
+        }
+    }
+
+    /// A client that disconnects leaves a check behind that costs as much as any other.
+    #[tokio::test]
+    async fn checks_of_clients_that_disconnected_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        std::fs::write(&path, entry("a", "one", 12).unwrap()).unwrap();
+        let users = Htpasswd::open(&path).unwrap();
+        let free = users.cores.available_permits();
+        let check = users.verify("a", "two");
+        assert!(tokio::time::timeout(Duration::from_millis(20), check).await.is_err());
+        assert_eq!(users.cores.available_permits(), free - 1);
+        while users.cores.available_permits() != free {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(users.memory.available_permits(), MEMORY as usize);
     }
 
     #[tokio::test]

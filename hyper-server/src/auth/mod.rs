@@ -21,6 +21,7 @@
 mod certificates;
 mod challenge;
 mod htpasswd;
+mod password_hash;
 mod passwords;
 mod policy_file;
 mod principal;

@@ -151,6 +151,17 @@ fn configuration_errors_name_the_key_and_the_line() {
     std::fs::write(&file, "[auth]\nhtpasswd = \"/does/not/exist\"\n").unwrap();
     let output = run(&["config", "check", "--config", path], "");
     assert!(stderr(&output).contains("/does/not/exist"), "{}", stderr(&output));
+    let users = dir.path().join("users");
+    std::fs::write(&users, "# users\nann:$apr1$abcdefgh$THEHASHTHEHASHTHEHASH1\n").unwrap();
+    let data = dir.path().join("data");
+    std::fs::write(&file, format!("data = {data:?}\n[auth]\nhtpasswd = {users:?}\n")).unwrap();
+    for args in [vec!["serve", "--config", path], vec!["config", "check", "--config", path]] {
+        let text = stderr(&run(&args, ""));
+        for part in [users.to_str().unwrap(), "line 2", "MD5", "hyperregistry htpasswd"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains("THEHASH"), "{text}");
+    }
     let output = run(&["config", "check", "--config", "/does/not/exist"], "");
     assert_eq!(output.status.code(), Some(1));
     let reference = run(&["config", "reference"], "");
