@@ -15,6 +15,7 @@ use crate::log::LineWriter;
 use crate::open_store::{self, Opened};
 use crate::policy_command::{self, PolicyCommand};
 use crate::status::{self, StatusArgs};
+use crate::token_command::TokenCommand;
 use crate::units::TimeSpan;
 use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, TrustedProxy, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -61,6 +62,9 @@ enum Command {
     /// Checks and explains policies
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Makes, lists and removes API tokens, with which machines log in
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Prints an htpasswd entry for a user, whose password is read from standard input
     Htpasswd(HtpasswdArgs),
     /// Prints a script that completes commands and options in a shell
@@ -242,6 +246,7 @@ fn run(command: Command) -> Result<ExitCode> {
             print(&answer.text)?;
             return Ok(if answer.is_yes { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Token(command) => command.run(),
         Command::Htpasswd(args) => htpasswd(&args),
         Command::Completions(args) => print(&command_docs::completions(Cli::command(), args.shell)),
         Command::Reference => print(&reference()),
@@ -324,7 +329,7 @@ fn run_serve(args: ServeArgs) -> Result<()> {
 
 async fn serve_until_signal(config: Config, audit: Option<AuditLog>) -> Result<()> {
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
-    let Opened { store, secret } = open_store::open(&config, config.upload_max_age()).await?;
+    let Opened { store, meta, secret } = open_store::open(&config, config.upload_max_age()).await?;
     if !config.read_only && !store.capabilities().write {
         return Err(Error::unsupported(
             "the folder of the store is on a read-only file system: --read-only serves it as it is",
@@ -340,6 +345,9 @@ async fn serve_until_signal(config: Config, audit: Option<AuditLog>) -> Result<(
     options.token_key = Some(config.data.join("token.key"));
     options.token_secret = secret;
     options.audit = audit;
+    if options.htpasswd.is_some() {
+        options.api_tokens = Some(Arc::new(meta));
+    }
     options.authorizer = policy.clone().map(|policy| Arc::new(policy) as Arc<dyn Authorizer>);
     let place = store.to_string();
     let registry = Registry::new(store, options)?;

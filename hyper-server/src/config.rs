@@ -405,12 +405,13 @@ impl Config {
         GarbageCollection { every: self.gc.every.0, untagged_after }
     }
 
-    /// The options of the registry. The caller adds the key of tokens and the audit log.
+    /// The options of the registry. The caller adds the key of tokens, the API tokens and the audit log.
     pub(crate) fn registry(&self) -> RegistryOptions {
         RegistryOptions {
             read_only: self.read_only,
             sparse: self.sparse,
             htpasswd: self.auth.htpasswd.clone(),
+            api_tokens: None,
             anonymous: self.auth.anonymous,
             authenticator: None,
             client_certificates: self.tls.client_ca.is_some(),

@@ -55,6 +55,7 @@ mod status;
 mod suspects;
 mod tls;
 mod tls_config;
+mod token_command;
 mod units;
 mod unix_socket;
 

@@ -10,10 +10,9 @@
 
 use crate::blob_place::BlobPlace;
 use crate::config::Config;
-#[cfg(feature = "store-s3")]
 use hyper_sdk::store::meta::SqlMeta;
 use hyper_sdk::store::{DiskStore, SharedStore};
-use hyper_sdk::{Error, Result, Secret};
+use hyper_sdk::{Error, ErrorKind, Result, Secret};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +22,8 @@ const ID_FILE: &str = "bucket.id";
 /// A store, and what its servers sign tokens with when its database says so.
 pub(crate) struct Opened {
     pub(crate) store: SharedStore,
+    /// The metadata of the store, which have the API tokens.
+    pub(crate) meta: SqlMeta,
     pub(crate) secret: Option<Secret>,
 }
 
@@ -56,8 +57,25 @@ pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> R
     if let Some(warning) = store.blobs().warning() {
         tracing::warn!("{warning}");
     }
-    let secret = store.meta().registry_secret().cloned();
-    Ok(Opened { store: Arc::new(store), secret })
+    let meta = store.meta().clone();
+    let secret = meta.registry_secret().cloned();
+    Ok(Opened { store: Arc::new(store), meta, secret })
+}
+
+/// Opens the metadata of a store that exists, wherever its blobs are.
+///
+/// # Errors
+/// [`ErrorKind::NotFound`] when the folder has no metadata; those of [`SqlMeta::open`] and of the database.
+pub(crate) async fn metadata(config: &Config) -> Result<SqlMeta> {
+    if let Some(database) = config.database.open()? {
+        return SqlMeta::connect(database).await;
+    }
+    if !config.data.join("hyper.db").is_file() {
+        return Err(Error::new(ErrorKind::NotFound, "there is no store in the folder: --data names another")
+            .with_context("data", config.data.display()));
+    }
+    let folder = hyper_sdk::private_folder::open(&config.data)?;
+    SqlMeta::open(folder.path.join("hyper.db")).await
 }
 
 #[cfg(not(feature = "store-s3"))]
@@ -90,13 +108,13 @@ async fn in_bucket(
         None => of_folder(config, &blobs).await?,
     };
     let secret = meta.registry_secret().cloned();
-    let store = Composed::new(blobs, meta);
+    let store = Composed::new(blobs, meta.clone());
     if let Some(age) = upload_max_age.filter(|_| !config.read_only && store.capabilities().write)
         && let Err(error) = store.expire_uploads(age).await
     {
         tracing::warn!(%error, "idle uploads cannot be removed");
     }
-    Ok(Opened { store: Arc::new(store), secret })
+    Ok(Opened { store: Arc::new(store), meta, secret })
 }
 
 /// The metadata in the folder, for blobs in a bucket.

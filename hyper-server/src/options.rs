@@ -5,6 +5,7 @@ use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
 use crate::proxies::TrustedProxy;
 use hyper_sdk::Secret;
 use hyper_sdk::clock::{SharedClock, SystemClock};
+use hyper_sdk::store::meta::TokenStore;
 use hyper_sdk::store::wrap::CacheOptions;
 use hyper_sdk::store::{CollectOptions, ScrubObserver, ScrubOptions, ScrubTurn};
 use std::path::PathBuf;
@@ -102,6 +103,8 @@ pub struct RegistryOptions {
     pub sparse: bool,
     /// The users: an htpasswd file with bcrypt or argon2 hashes.
     pub htpasswd: Option<PathBuf>,
+    /// API tokens of the users of `htpasswd`, which machines use in place of a password.
+    pub api_tokens: Option<Arc<dyn TokenStore>>,
     /// Authenticates requests, instead of `htpasswd`.
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Takes users from the certificates of clients ([`crate::ClientCertificate`]), beside `htpasswd` or `authenticator`.
@@ -155,6 +158,7 @@ impl Default for RegistryOptions {
             read_only: false,
             sparse: false,
             htpasswd: None,
+            api_tokens: None,
             authenticator: None,
             client_certificates: false,
             anonymous: None,

@@ -43,6 +43,9 @@ impl State {
         let cache = Cached::new(store, options.cache.clone());
         let store: SharedStore = Arc::new(cache.clone());
         let authorizer = options.effective_authorizer();
+        if options.api_tokens.is_some() && options.htpasswd.is_none() {
+            return Err(Error::invalid("API tokens (`api_tokens`) need a file of users (`htpasswd`)"));
+        }
         let tokens = match &options.htpasswd {
             Some(_) if options.authenticator.is_some() => {
                 return Err(Error::invalid(
@@ -54,6 +57,7 @@ impl State {
                 realm: &options.realm,
                 token_key: options.token_key.as_deref(),
                 token_secret: options.token_secret.as_ref(),
+                api_tokens: options.api_tokens.clone().map(|tokens| (tokens, !options.read_only)),
                 public_url: options.public_url.as_deref(),
                 trusted_proxies: options.trusted_proxies.as_deref(),
                 authorizer: authorizer.clone(),

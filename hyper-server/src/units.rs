@@ -64,6 +64,40 @@ impl FromStr for TimeSpan {
     }
 }
 
+/// When something expires: after some days or hours, or `never`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Expiry(Option<Duration>);
+
+impl Expiry {
+    /// The time in seconds since 1970; `None` is never.
+    ///
+    /// # Errors
+    /// The time is too far away.
+    pub(crate) fn at(self, now: i64) -> Result<Option<i64>> {
+        // The last second of the year 9999, the last that can be written.
+        const LAST: i64 = 253_402_300_799;
+        let Some(after) = self.0 else { return Ok(None) };
+        let after = i64::try_from(after.as_secs()).unwrap_or(i64::MAX);
+        let at = now.saturating_add(after);
+        if at > LAST { Err(Error::invalid("the time is too far away: use `never`")) } else { Ok(Some(at)) }
+    }
+}
+
+impl FromStr for Expiry {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        let bad = || Error::invalid(format!("invalid time `{}`: write 90d, 12h or never", s.escape_debug()));
+        let (number, unit) = split_unit(s);
+        let after = match (unit, number.parse::<u64>()) {
+            ("never", _) if number.is_empty() => return Ok(Self(None)),
+            ("d", Ok(days)) => Duration::from_secs(days.checked_mul(24 * 60 * 60).ok_or_else(bad)?),
+            _ => s.parse::<TimeSpan>().map_err(|_| bad())?.0,
+        };
+        if after < Duration::from_secs(1) { Err(bad()) } else { Ok(Self(Some(after))) }
+    }
+}
+
 /// The mode of a socket, in octal: `"0660"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SocketMode(pub(crate) u32);

@@ -6,6 +6,7 @@
 
 mod suite {
     mod access;
+    mod api_tokens;
     mod audit;
     mod blobs;
     mod bucket;

@@ -63,6 +63,62 @@ mod memory_with_sql {
     crate::store_conformance!(fixture);
 }
 
+mod memory_tokens {
+    use super::*;
+
+    async fn fixture(_: PathBuf) -> Option<meta::MemoryTokens> {
+        Some(meta::MemoryTokens::default())
+    }
+    crate::token_conformance!(fixture);
+}
+
+#[cfg(feature = "store-sql")]
+mod sql_tokens {
+    use super::meta::{SqlMeta, TokenRecord, TokenStore as _};
+    use super::*;
+
+    async fn fixture(path: PathBuf) -> Option<SqlMeta> {
+        Some(SqlMeta::open(path).await.unwrap())
+    }
+    crate::token_conformance!(fixture);
+
+    /// As the program does that adds a token beside a running server.
+    #[tokio::test]
+    async fn tokens_of_another_process_are_known_and_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = async || SqlMeta::open(folder.path().join("hyper.db")).await.unwrap();
+        let server = open().await;
+        let token = TokenRecord {
+            id: "a".to_owned(),
+            hash: crate::Digest::sha256("a"),
+            user: "u".to_owned(),
+            name: String::new(),
+            scopes: vec!["**:pull".to_owned()],
+            created: 1,
+            expires: None,
+            used: None,
+        };
+        open().await.add_token(&token).await.unwrap();
+        assert_eq!(server.token("a").await.unwrap(), Some(token));
+        server.touch_token("a", 3600).await.unwrap();
+        drop(server);
+        let other = open().await;
+        assert_eq!(other.token("a").await.unwrap().unwrap().used, Some(3600));
+        assert!(other.remove_token("a").await.unwrap());
+        assert_eq!(open().await.token("a").await.unwrap(), None);
+    }
+}
+
+#[cfg(feature = "store-postgres")]
+mod postgres_tokens {
+    use super::*;
+
+    async fn fixture(folder: PathBuf) -> Option<meta::SqlMeta> {
+        postgres::meta(&folder).await
+    }
+    crate::token_conformance!(fixture);
+}
+
 mod memory_blobs {
     use super::*;
 

@@ -230,6 +230,14 @@ pub fn check(path: &Path) -> Result<()> {
     read(path).map(|_| ())
 }
 
+/// Whether an htpasswd file has a user.
+///
+/// # Errors
+/// Those of [`check`].
+pub(crate) fn has_user(path: &Path, user: &str) -> Result<bool> {
+    Ok(read(path)?.find(user).is_some())
+}
+
 fn parse(text: &str) -> Result<Users> {
     let mut users: HashMap<String, PasswordHash> = HashMap::new();
     // Some editors write a byte order mark, which would become part of the first user name.

@@ -18,6 +18,8 @@
 //! - An action needs both the scopes of the credentials ([`Principal::scopes`]) and the permission of the
 //!   [`Authorizer`].
 
+mod api_token;
+mod api_tokens;
 mod certificates;
 mod challenge;
 mod htpasswd;
@@ -30,8 +32,10 @@ mod request;
 mod scope;
 mod token;
 
+pub use api_token::api_token;
 pub(crate) use certificates::ClientCertificates;
 pub use challenge::Challenge;
+pub(crate) use htpasswd::has_user;
 pub use htpasswd::{check as check_htpasswd, entry as htpasswd_entry};
 pub(crate) use passwords::{PasswordOptions, Passwords};
 pub use policy_file::PolicyFile;
@@ -248,7 +252,8 @@ pub(crate) fn decide(
     let in_scope = match resource {
         Resource::Registry => true,
         Resource::Metrics => principal.scopes().is_none(),
-        Resource::Catalog => principal.may_list() || is_open(),
+        // An API token lists the repositories of its patterns.
+        Resource::Catalog => principal.may_list() || principal.has_patterns() || is_open(),
         Resource::Repository(name) => principal.is_in_scope(name, action) || is_open(),
     };
     if in_scope { Ok(()) } else { Err(Denial::OutOfScope) }

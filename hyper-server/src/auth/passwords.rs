@@ -1,8 +1,10 @@
-//! The authenticator of a registry with an htpasswd file: it accepts passwords and the tokens that it issues.
+//! The authenticator of a registry with an htpasswd file: it accepts passwords, API tokens and the tokens that it issues.
 //!
 //! If anonymous callers may do nothing, the challenge has the Basic scheme, which all clients support. Otherwise it has
 //! the Bearer scheme, because docker sends a password only then. Passwords and tokens are accepted in both cases.
 
+use super::api_token::ApiToken;
+use super::api_tokens::{ApiTokens, Grant};
 use super::htpasswd::Htpasswd;
 use super::token::{Issued, Issuer};
 use super::{
@@ -12,6 +14,7 @@ use super::{
 use crate::proxies::TrustedProxy;
 use async_trait::async_trait;
 use hyper_sdk::clock::SharedClock;
+use hyper_sdk::store::meta::TokenStore;
 use hyper_sdk::{RepositoryName, Result, Secret};
 use std::path::Path;
 use std::sync::Arc;
@@ -31,16 +34,26 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) public_url: Option<&'a str>,
     /// The proxies that are believed.
     pub(crate) trusted_proxies: Option<&'a [TrustedProxy]>,
+    /// The API tokens, and whether their last use is recorded.
+    pub(crate) api_tokens: Option<(Arc<dyn TokenStore>, bool)>,
     /// What decides whether anonymous callers may do anything at all.
     pub(crate) authorizer: Arc<dyn Authorizer>,
     /// The time by which tokens expire.
     pub(crate) clock: SharedClock,
 }
 
-/// Checks the passwords of an htpasswd file and the tokens that were issued to its users.
+/// Who has logged in.
+struct Login {
+    principal: Principal,
+    /// The id of the API token that stood for the password.
+    api_token: Option<String>,
+}
+
+/// Checks the passwords of an htpasswd file, API tokens of its users and the tokens that were issued to its users.
 #[derive(Debug)]
 pub(crate) struct Passwords {
     users: Htpasswd,
+    api_tokens: Option<ApiTokens>,
     issuer: Issuer,
     service: String,
     public_url: Option<String>,
@@ -56,7 +69,11 @@ impl Authenticator for Passwords {
             return Ok(Principal::anonymous());
         }
         if let Some(token) = request.bearer() {
-            return self.of_token(token).ok_or_else(|| {
+            let principal = match self.api_tokens_for(token) {
+                Some(tokens) => tokens.verify(token).await?.and_then(|grant| self.principal(&grant)),
+                None => self.of_token(token).await?,
+            };
+            return principal.ok_or_else(|| {
                 let challenge = self.bearer(request).with("error", "invalid_token");
                 challenge.because("the token is invalid or has expired").into()
             });
@@ -65,8 +82,8 @@ impl Authenticator for Passwords {
             let reason = "the authorization header has neither the Basic nor the Bearer scheme";
             return Err(self.login(request).because(reason).into());
         };
-        let principal = self.verify(&user, &password).await?;
-        principal.ok_or_else(|| self.login(request).because(WRONG).into())
+        let login = self.verify(&user, &password).await?;
+        login.map(|login| login.principal).ok_or_else(|| self.login(request).because(WRONG).into())
     }
 
     fn challenge(
@@ -80,7 +97,8 @@ impl Authenticator for Passwords {
             let is_user = !principal.is_anonymous() && principal.scopes().is_none();
             return (!is_user).then(|| Challenge::basic(&self.service));
         }
-        let has_token = principal.scopes().is_some();
+        // An API token allows what it allows: no other token of its user allows more.
+        let has_token = principal.scopes().is_some() && !principal.has_patterns();
         if has_token && (denial == Denial::OutOfScope || principal.is_anonymous()) {
             let challenge = self.bearer(request).with("error", "insufficient_scope");
             // A token of nobody in particular is one that the user does not know of.
@@ -103,6 +121,10 @@ impl Passwords {
         let service: String = visible.filter(|c| !"\"\\".contains(*c)).collect();
         Ok(Self {
             users: Htpasswd::open(options.htpasswd)?,
+            api_tokens: options
+                .api_tokens
+                .clone()
+                .map(|(store, records_use)| ApiTokens::new(store, records_use, options.clock.clone())),
             issuer: match options.token_secret {
                 Some(secret) => Issuer::with_key(&service, secret.expose().as_bytes())?,
                 None => Issuer::new(&service, options.token_key)?,
@@ -120,24 +142,50 @@ impl Passwords {
         self.authorizer.allows(&Principal::anonymous(), None, Action::Probe)
     }
 
-    fn of_token(&self, token: &str) -> Option<Principal> {
-        let claims = self.issuer.verify(token, self.clock.now())?;
+    /// What checks a text that has the form of an API token.
+    fn api_tokens_for(&self, text: &str) -> Option<&ApiTokens> {
+        self.api_tokens.as_ref().filter(|_| ApiToken::is_like(text))
+    }
+
+    /// The principal of an API token; `None` when its user was removed from the file.
+    fn principal(&self, grant: &Grant) -> Option<Principal> {
+        let user = Principal::user(&grant.user);
+        self.users.knows(&grant.user).then(|| user.with_scopes(grant.scopes.iter().cloned()))
+    }
+
+    async fn of_token(&self, token: &str) -> Result<Option<Principal>> {
+        let Some(claims) = self.issuer.verify(token, self.clock.now()) else { return Ok(None) };
         let principal = match claims.sub.as_str() {
             "" => Principal::anonymous(),
             // A token of a user who was removed from the file is invalid.
             user if self.users.knows(user) => Principal::user(user),
-            _ => return None,
+            _ => return Ok(None),
         };
-        Some(principal.with_scopes(claims.scopes()))
+        // A token for an API token ends with it.
+        if let Some(id) = &claims.api_token {
+            let Some(tokens) = &self.api_tokens else { return Ok(None) };
+            if tokens.grant(id).await?.is_none_or(|grant| grant.user != claims.sub) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(principal.with_scopes(claims.scopes())))
     }
 
-    /// The principal of a user name and a password; `None` when they are wrong. Clients without credentials may send an
-    /// empty name and password.
-    async fn verify(&self, user: &str, password: &str) -> Result<Option<Principal>> {
+    /// Who a user name and a password belong to; `None` when they are wrong. Clients without credentials may send an empty
+    /// name and password.
+    async fn verify(&self, user: &str, password: &str) -> Result<Option<Login>> {
+        let login = |principal| Login { principal, api_token: None };
         if user.is_empty() && password.is_empty() {
-            return Ok(Some(Principal::anonymous()));
+            return Ok(Some(login(Principal::anonymous())));
         }
-        Ok(self.users.verify(user, password).await?.then(|| Principal::user(user)))
+        if let Some(tokens) = self.api_tokens_for(password) {
+            let Some(grant) = tokens.verify(password).await?.filter(|grant| grant.user == user) else {
+                return Ok(None);
+            };
+            let principal = self.principal(&grant);
+            return Ok(principal.map(|principal| Login { principal, api_token: Some(grant.id.clone()) }));
+        }
+        Ok(self.users.verify(user, password).await?.then(|| login(Principal::user(user))))
     }
 
     /// Issues a token to the sender of a request, with those of the requested scopes that `allows` accepts. `form` has
@@ -157,11 +205,11 @@ impl Passwords {
             (None, None) if request.has_authorization() => return Err(basic().because(WRONG).into()),
             (None, None) => None,
         };
-        let principal = match credentials {
+        let Login { principal, api_token } = match credentials {
             Some((user, password)) => {
                 self.verify(user, password).await?.ok_or_else(|| basic().because(WRONG))?
             }
-            None => Principal::anonymous(),
+            None => Login { principal: Principal::anonymous(), api_token: None },
         };
         if principal.is_anonymous() && !self.is_open() {
             return Err(basic().into());
@@ -170,15 +218,19 @@ impl Passwords {
             .into_iter()
             .filter_map(|scope| {
                 let Some(repository) = scope.repository() else {
-                    return allows(&principal, None, Action::Probe).then_some(scope);
+                    let may_list = principal.may_list() && allows(&principal, None, Action::Probe);
+                    return may_list.then_some(scope);
                 };
                 let allowed = scope.actions().iter().copied();
-                let allowed = allowed.filter(|action| allows(&principal, Some(repository), *action));
+                let allowed = allowed.filter(|action| {
+                    principal.is_in_scope(repository, *action)
+                        && allows(&principal, Some(repository), *action)
+                });
                 Some(Scope::new(repository.clone(), allowed))
             })
             .collect();
         let user = principal.name().unwrap_or_default();
-        let issued = self.issuer.issue(user, &granted, self.clock.now())?;
+        let issued = self.issuer.issue((user, api_token.as_deref()), &granted, self.clock.now())?;
         Ok((issued, granted))
     }
 

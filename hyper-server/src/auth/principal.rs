@@ -111,6 +111,11 @@ impl Principal {
         self.scopes().is_none_or(|scopes| scopes.iter().any(|scope| scope.has(repository, action)))
     }
 
+    /// Whether the credentials are an API token.
+    pub(crate) fn has_patterns(&self) -> bool {
+        self.scopes().is_some_and(|scopes| scopes.iter().any(Scope::is_pattern))
+    }
+
     /// Whether the scopes include the catalog.
     pub(crate) fn may_list(&self) -> bool {
         self.scopes().is_none_or(|scopes| scopes.iter().any(Scope::is_catalog))

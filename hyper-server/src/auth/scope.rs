@@ -1,7 +1,8 @@
 //! Scopes of tokens: actions in one repository, or the right to list the repositories, in the text form of clients and
-//! token servers.
+//! token servers; actions in the repositories of a pattern, in those of API tokens.
 
 use super::Action;
+use crate::policy::RepositoryPattern;
 use hyper_sdk::{Error, RepositoryName, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -11,26 +12,61 @@ use std::str::FromStr;
 /// `registry:catalog:*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// None for the list of repositories.
-    repository: Option<RepositoryName>,
+    target: Target,
     actions: Vec<Action>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    Catalog,
+    Repository(RepositoryName),
+    Pattern(RepositoryPattern),
 }
 
 impl Scope {
     /// A scope of actions in a repository. [`Action::Probe`] does not belong to a repository and is left out.
     pub fn new(repository: RepositoryName, actions: impl IntoIterator<Item = Action>) -> Self {
         let actions = actions.into_iter().filter(|action| word(*action).is_some()).collect();
-        Self { repository: Some(repository), actions }
+        Self { target: Target::Repository(repository), actions }
     }
 
     /// The scope of the list of repositories (`/v2/_catalog`).
     pub fn catalog() -> Self {
-        Self { repository: None, actions: Vec::new() }
+        Self { target: Target::Catalog, actions: Vec::new() }
     }
 
-    /// The repository; `None` for the list of repositories.
+    /// A scope of an API token: `PATTERN:ACTION,ACTION`, where `*` is all actions. Clients and token servers cannot ask for
+    /// one: [`FromStr`] reads none.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Invalid`] that says what is wrong; also for an action that there is not.
+    pub(crate) fn of_pattern(text: &str) -> Result<Self> {
+        let invalid = |why: &str| Error::invalid(format!("invalid scope `{}`: {why}", text.escape_debug()));
+        let form =
+            "use `PATTERN:ACTIONS` with the actions pull, push and delete, such as `team/**:pull,push`";
+        let (pattern, words) = text.rsplit_once(':').ok_or_else(|| invalid(form))?;
+        let pattern = RepositoryPattern::parse(pattern).map_err(|why| invalid(&why))?;
+        let mut actions: Vec<Action> = Vec::new();
+        for word in words.split(',') {
+            let found = actions_of(word.trim());
+            if found.is_empty() {
+                return Err(invalid(form));
+            }
+            for action in found {
+                if !actions.contains(action) {
+                    actions.push(*action);
+                }
+            }
+        }
+        Ok(Self { target: Target::Pattern(pattern), actions })
+    }
+
+    /// The repository; `None` for the list of repositories, and for the repositories of an API token.
     pub fn repository(&self) -> Option<&RepositoryName> {
-        self.repository.as_ref()
+        match &self.target {
+            Target::Repository(name) => Some(name),
+            Target::Catalog | Target::Pattern(_) => None,
+        }
     }
 
     /// The actions.
@@ -40,12 +76,22 @@ impl Scope {
 
     /// Whether the scope includes an action in a repository.
     pub fn has(&self, repository: &RepositoryName, action: Action) -> bool {
-        self.repository() == Some(repository) && self.actions.contains(&action)
+        let is_of_it = match &self.target {
+            Target::Catalog => false,
+            Target::Repository(name) => name == repository,
+            Target::Pattern(pattern) => pattern.matches(repository.as_str()),
+        };
+        is_of_it && self.actions.contains(&action)
     }
 
     /// Whether the scope is the list of repositories.
     pub fn is_catalog(&self) -> bool {
-        self.repository.is_none()
+        self.target == Target::Catalog
+    }
+
+    /// Whether it is a scope of an API token.
+    pub(crate) fn is_pattern(&self) -> bool {
+        matches!(self.target, Target::Pattern(_))
     }
 }
 
@@ -73,9 +119,13 @@ impl FromStr for Scope {
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(repository) = &self.repository else { return f.write_str(CATALOG) };
         let actions: Vec<&str> = self.actions.iter().filter_map(|action| word(*action)).collect();
-        write!(f, "{REPOSITORY}:{repository}:{}", actions.join(","))
+        let actions = actions.join(",");
+        match &self.target {
+            Target::Catalog => f.write_str(CATALOG),
+            Target::Repository(repository) => write!(f, "{REPOSITORY}:{repository}:{actions}"),
+            Target::Pattern(pattern) => write!(f, "{}:{actions}", pattern.as_str()),
+        }
     }
 }
 
@@ -110,14 +160,19 @@ pub(crate) struct Access {
     actions: Vec<String>,
 }
 
-impl From<&Scope> for Access {
-    fn from(scope: &Scope) -> Self {
-        let Some(repository) = &scope.repository else {
-            let [kind, name, action] = ["registry", "catalog", "*"].map(str::to_owned);
-            return Self { kind, name, actions: vec![action] };
+impl Access {
+    /// The entry of a scope; `None` for one of an API token, which is for many repositories.
+    pub(crate) fn of(scope: &Scope) -> Option<Self> {
+        let name = match &scope.target {
+            Target::Catalog => {
+                let [kind, name, action] = ["registry", "catalog", "*"].map(str::to_owned);
+                return Some(Self { kind, name, actions: vec![action] });
+            }
+            Target::Repository(name) => name.to_string(),
+            Target::Pattern(_) => return None,
         };
         let actions = scope.actions.iter().filter_map(|action| word(*action)).map(str::to_owned).collect();
-        Self { kind: REPOSITORY.to_owned(), name: repository.to_string(), actions }
+        Some(Self { kind: REPOSITORY.to_owned(), name, actions })
     }
 }
 
@@ -164,16 +219,35 @@ mod tests {
     }
 
     #[test]
+    fn a_scope_of_a_pattern_has_its_repositories_alone() {
+        let scope = Scope::of_pattern("team/**:pull, push,pull").unwrap();
+        assert_eq!(scope.to_string(), "team/**:pull,push");
+        let has = |name: &str, action| scope.has(&RepositoryName::parse(name).unwrap(), action);
+        assert!(has("team/a", Action::Pull) && has("team/a/b", Action::Push));
+        assert!(
+            !has("team/a", Action::Delete) && !has("team", Action::Pull) && !has("teams/a", Action::Pull)
+        );
+        assert!(scope.is_pattern() && !scope.is_catalog() && scope.repository().is_none());
+        assert!(Access::of(&scope).is_none(), "no token of the registry is for a pattern");
+        for text in ["repository:team/**:pull", "repository:**:*", "team/**:pull"] {
+            assert!(text.parse::<Scope>().is_err(), "a client asks for {text}");
+        }
+        for bad in ["", "a", "a:", ":pull", "a:pull,", "a:fly", "a:pull,fly", "A:pull", "a//b:pull"] {
+            assert!(Scope::of_pattern(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn entries_of_tokens_and_scopes_are_the_same() {
         let scope: Scope = "repository:a/b:pull,delete".parse().unwrap();
-        assert_eq!(Access::from(&scope).scope(), Some(scope.clone()));
-        let json = serde_json::to_value(Access::from(&scope)).unwrap();
+        assert_eq!(Access::of(&scope).unwrap().scope(), Some(scope.clone()));
+        let json = serde_json::to_value(Access::of(&scope).unwrap()).unwrap();
         assert_eq!(
             json,
             serde_json::json!({"type": "repository", "name": "a/b", "actions": ["pull", "delete"]})
         );
         let catalog = serde_json::json!({"type": "registry", "name": "catalog", "actions": ["*"]});
-        assert_eq!(serde_json::to_value(Access::from(&Scope::catalog())).unwrap(), catalog);
+        assert_eq!(serde_json::to_value(Access::of(&Scope::catalog()).unwrap()).unwrap(), catalog);
         let read = |json| serde_json::from_value::<Access>(json).unwrap().scope();
         assert_eq!(read(catalog), Some(Scope::catalog()));
         for other in [

@@ -54,6 +54,9 @@ pub(crate) struct Claims {
     /// The user; empty for an anonymous caller.
     pub(crate) sub: String,
     aud: String,
+    /// The id of the API token that it was issued for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) api_token: Option<String>,
     iat: i64,
     exp: i64,
     access: Vec<Access>,
@@ -103,15 +106,22 @@ impl Issuer {
         Ok(Self { mac, service: service.to_owned() })
     }
 
-    /// Issues a token to a user; the name is empty for an anonymous caller. `now` is in seconds since 1970.
-    pub(crate) fn issue(&self, user: &str, scopes: &[Scope], now: i64) -> Result<Issued> {
+    /// Issues a token to a user, whose name is empty for an anonymous caller; `api_token` is the id of the API token that it is
+    /// issued for. `now` is in seconds since 1970.
+    pub(crate) fn issue(
+        &self,
+        (user, api_token): (&str, Option<&str>),
+        scopes: &[Scope],
+        now: i64,
+    ) -> Result<Issued> {
         let claims = Claims {
             iss: self.service.clone(),
             sub: user.to_owned(),
             aud: self.service.clone(),
+            api_token: api_token.map(str::to_owned),
             iat: now,
             exp: now + LIFETIME,
-            access: scopes.iter().map(Access::from).collect(),
+            access: scopes.iter().filter_map(Access::of).collect(),
         };
         let claims = serde_json::to_vec(&claims)
             .map_err(|e| Error::internal("a token cannot be written").with_source(e))?;
@@ -233,7 +243,7 @@ mod tests {
     fn a_token_grants_what_it_says_until_it_expires() {
         let issuer = issuer();
         let scopes: [Scope; 1] = ["repository:a/b:pull,push".parse().unwrap()];
-        let issued = issuer.issue("alice", &scopes, 1000).unwrap();
+        let issued = issuer.issue(("alice", None), &scopes, 1000).unwrap();
         let claims = issuer.verify(&issued.token, 1000).unwrap();
         assert_eq!(claims.sub, "alice");
         assert_eq!(claims.scopes().collect::<Vec<_>>(), scopes);
@@ -245,7 +255,7 @@ mod tests {
     #[test]
     fn a_forged_token_is_invalid() {
         let issuer = issuer();
-        let good = issuer.issue("alice", &[], 1000).unwrap().token;
+        let good = issuer.issue(("alice", None), &[], 1000).unwrap().token;
         let parts: Vec<&str> = good.split('.').collect();
         let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
         let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
@@ -282,7 +292,7 @@ mod tests {
             })
             .collect();
         let issuers: Vec<Issuer> = threads.into_iter().map(|t| t.join().unwrap()).collect();
-        let token = issuers[0].issue("a", &[], 1000).unwrap().token;
+        let token = issuers[0].issue(("a", None), &[], 1000).unwrap().token;
         assert!(issuers.iter().all(|issuer| issuer.verify(&token, 1000).is_some()));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

@@ -19,9 +19,10 @@ mod pattern;
 mod who;
 
 pub use parse::Problem;
+pub(crate) use pattern::RepositoryPattern;
 pub use who::Subject;
 
-use pattern::{RepositoryPattern, TextPattern};
+use pattern::TextPattern;
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;

@@ -54,7 +54,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
 
 /// A pattern for repositories: `*` stands for characters of one segment, and the segment `**` for one or more segments.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RepositoryPattern {
+pub(crate) struct RepositoryPattern {
     text: Box<str>,
     kind: Kind,
 }
@@ -76,7 +76,7 @@ impl RepositoryPattern {
     ///
     /// # Errors
     /// Why it is none, or can match no name.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.len() > MAX_PATTERN {
             return Err(format!("a pattern has 1 to {MAX_PATTERN} characters"));
         }
@@ -111,13 +111,18 @@ impl RepositoryPattern {
         Ok(Self { text: text.into(), kind })
     }
 
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// The first segment, when every name that it matches begins with it.
     pub(super) fn first_segment(&self) -> Option<&str> {
         let first = self.text.split('/').next()?;
         (!first.contains('*')).then_some(first)
     }
 
-    pub(super) fn matches(&self, name: &str) -> bool {
+    pub(crate) fn matches(&self, name: &str) -> bool {
         match &self.kind {
             Kind::All => true,
             Kind::Name => *self.text == *name,

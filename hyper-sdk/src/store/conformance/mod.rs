@@ -4,6 +4,7 @@
 //!   store_conformance!     RegistryStore: the semantics, as clients and servers see them
 //!     blob_conformance!    BlobBackend: bytes, staging areas, and durability                       (blob)
 //!     meta_conformance!    MetaBackend: each change, each query, and durability                    (meta)
+//!   token_conformance!     TokenStore: API tokens, beside a store                                  (tokens)
 //! ```
 //!
 //! A macro makes a named test of every case. The fixture opens the store or the backend on a folder. A case may close
@@ -28,6 +29,7 @@ pub mod meta;
 mod opener;
 mod reopened;
 mod tags;
+pub mod tokens;
 mod uploads;
 
 pub use blobs::*;

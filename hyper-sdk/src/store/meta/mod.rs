@@ -6,6 +6,7 @@
 mod memory;
 #[cfg(feature = "store-sql")]
 mod sql;
+mod tokens;
 
 pub use super::edge::{Edge, EdgeKind};
 pub use memory::MemoryMeta;
@@ -13,6 +14,7 @@ pub use memory::MemoryMeta;
 pub use sql::PostgresOptions;
 #[cfg(feature = "store-sql")]
 pub use sql::SqlMeta;
+pub use tokens::{MemoryTokens, TokenRecord, TokenStore};
 
 use super::blob::{BlobKey, StagedState};
 use super::errors::{manifest_blob_unknown, size_differs};

@@ -26,6 +26,7 @@ mod schema;
 mod scrub;
 mod sessions;
 mod sqlite;
+mod tokens;
 
 #[cfg(feature = "store-postgres")]
 pub use self::postgres::PostgresOptions;
@@ -159,6 +160,11 @@ impl SqlMeta {
 
     async fn reader(&self) -> Result<Reader> {
         on!(self, database => database.reader().await)
+    }
+
+    /// A connection for one statement that writes, beside the queue.
+    async fn statement_writer(&self) -> Result<Reader> {
+        on!(self, database => database.statement_writer().await)
     }
 
     fn failed(&self, e: sqlx::Error) -> Error {

@@ -32,7 +32,7 @@ impl Connection<'_> {
     }
 }
 
-/// A connection that is read from. It goes back to its pool when it is dropped.
+/// A connection of a pool, to which it goes back when it is dropped: for reading, and for single statements that write.
 pub(super) enum Reader {
     Sqlite(PoolConnection<Sqlite>),
     #[cfg(feature = "store-postgres")]

@@ -7,13 +7,14 @@ use crate::{Error, ErrorKind, Result};
 use sqlx::{Connection as _, SqliteConnection};
 
 /// The migrations, version 1 first.
-pub(super) const MIGRATIONS: [&str; 6] = [
+pub(super) const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0001_registry.sql"),
     include_str!("migrations/0002_listed.sql"),
     include_str!("migrations/0003_collection.sql"),
     include_str!("migrations/0004_seals.sql"),
     include_str!("migrations/0005_claims.sql"),
     include_str!("migrations/0006_scrub.sql"),
+    include_str!("migrations/0007_tokens.sql"),
 ];
 
 /// The table of applied migrations.

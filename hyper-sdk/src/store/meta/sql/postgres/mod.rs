@@ -174,6 +174,11 @@ impl Database {
         self.readers.acquire().await.map(Reader::Postgres).map_err(|e| self.failed(e))
     }
 
+    /// A connection of the same pool: it may write.
+    pub(super) async fn statement_writer(&self) -> Result<Reader> {
+        self.reader().await
+    }
+
     pub(super) fn failed(&self, e: sqlx::Error) -> Error {
         sql_error(&self.place, e)
     }

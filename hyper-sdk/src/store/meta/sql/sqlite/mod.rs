@@ -20,7 +20,7 @@ use crate::private_folder::TemporaryFolder;
 use crate::store::meta::Change;
 use crate::{Error, ErrorKind, Result, ResultExt as _};
 use futures::future::BoxFuture;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -39,6 +39,8 @@ pub(super) struct Database {
     readers: Readers,
     /// `None` when the file system cannot be written.
     writer: Option<Queue>,
+    /// For single statements beside the queue. The connection is opened when it is needed.
+    statements: Option<SqlitePool>,
     version: version::Version,
     /// Where the readers read, when it is not `path`. It is removed with the value.
     _copy: Option<TemporaryFolder>,
@@ -68,6 +70,7 @@ impl Database {
                 .pragma("journal_size_limit", JOURNAL_LIMIT);
             let connection = Self::connect_upgraded(&options, &path).await;
             let options = options.create_if_missing(false);
+            let statements = Some(readers::pool(1).connect_lazy_with(options.clone()));
             let readers = Readers::new(options.clone().pragma("query_only", "on"), busy_timeout);
             let connection = match connection {
                 Ok(connection) => Some(connection),
@@ -84,7 +87,7 @@ impl Database {
             };
             let writer = Some(Queue::start(Session::new(connection, options, path.clone())));
             let version = version::Version::changing(&path);
-            Ok(Self { path, readers, writer, version, _copy: None })
+            Ok(Self { path, readers, writer, statements, version, _copy: None })
         })
     }
 
@@ -126,7 +129,7 @@ impl Database {
         checked?;
         let version = version::Version::read_only(&path);
         let readers = Readers::unchanging(options);
-        Ok(Self { path, readers, writer: None, version, _copy: copy })
+        Ok(Self { path, readers, writer: None, statements: None, version, _copy: copy })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -144,9 +147,18 @@ impl Database {
     pub(super) async fn write(&self, change: Change) -> Result<u64> {
         match &self.writer {
             Some(writer) => writer.write(change).await,
-            None => Err(Error::unsupported("the store is on a read-only file system")
-                .with_context("path", self.path.display())),
+            None => Err(self.unwritable()),
         }
+    }
+
+    fn unwritable(&self) -> Error {
+        Error::unsupported("the store is on a read-only file system")
+            .with_context("path", self.path.display())
+    }
+
+    pub(super) async fn statement_writer(&self) -> Result<Reader> {
+        let pool = self.statements.as_ref().ok_or_else(|| self.unwritable())?;
+        pool.acquire().await.map(Reader::Sqlite).map_err(|e| self.failed(e))
     }
 
     pub(super) async fn reader(&self) -> Result<Reader> {

@@ -63,7 +63,8 @@ async fn pause() {
     tokio::time::sleep(Duration::from_millis(1 + u64::from(random[0] / 8))).await;
 }
 
-fn pool(connections: u32) -> SqlitePoolOptions {
+/// A pool whose connections stay open.
+pub(super) fn pool(connections: u32) -> SqlitePoolOptions {
     SqlitePoolOptions::new()
         .max_connections(connections)
         .test_before_acquire(false)

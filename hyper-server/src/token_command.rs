@@ -1,0 +1,249 @@
+//! The commands `hyperregistry token`: API tokens for machines, in the metadata of a store. Servers of the store may run
+//! meanwhile.
+
+use crate::auth::{api_token, has_user};
+use crate::cli::print;
+use crate::config::Config;
+use crate::database::DatabaseUrl;
+use crate::open_store;
+use crate::units::Expiry;
+use clap::{Args, Subcommand, ValueEnum};
+use hyper_sdk::clock::{Clock as _, SystemClock, rfc3339};
+use hyper_sdk::store::meta::{SqlMeta, TokenRecord, TokenStore as _};
+use hyper_sdk::{Error, ErrorKind, Result};
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+/// The tokens of one query of the list.
+const PAGE: usize = 1000;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Makes a token and prints it, once
+    ///
+    /// The token is the password of its user for `docker login` and its like, and a bearer token. It allows what the user may do
+    /// and its scopes have.
+    Add(AddArgs),
+    /// Lists the tokens, without their secrets
+    Ls(ListArgs),
+    /// Removes tokens; servers refuse them within two seconds
+    Rm(RemoveArgs),
+}
+
+#[derive(Debug, Args)]
+struct StoreArgs {
+    /// Configuration file, TOML; flags take precedence over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of the store [default: hyperregistry-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`
+    #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
+    database: Option<DatabaseUrl>,
+    /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
+    #[arg(long, value_name = "FILE")]
+    database_password_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    /// User whose rights the token has at most
+    user: String,
+    /// What the token may do: a pattern for repositories as in a policy, and pull, push, delete or `*`, such as
+    /// `team/**:pull,push`. Repeatable
+    #[arg(long, value_name = "PATTERN:ACTIONS", required = true)]
+    scope: Vec<String>,
+    /// Name of the token, for people
+    #[arg(long)]
+    name: Option<String>,
+    /// When the token expires: in so many days or hours, such as `30d` or `12h`, or `never`
+    #[arg(long, value_name = "TIME", default_value = "90d")]
+    expires: Expiry,
+    /// How the token is printed
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only the tokens of this user
+    #[arg(long)]
+    user: Option<String>,
+    /// How the tokens are printed
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RemoveArgs {
+    /// Id of the token, as `token ls` shows it
+    #[arg(required = true)]
+    id: Vec<String>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Format {
+    /// For people; a new token alone on its line
+    Text,
+    /// For programs
+    Json,
+}
+
+impl TokenCommand {
+    /// Runs the command.
+    pub(crate) fn run(self) -> Result<()> {
+        hyper_sdk::runtime::start()?.block_on(async {
+            match self {
+                Self::Add(args) => args.run().await,
+                Self::Ls(args) => args.run().await,
+                Self::Rm(args) => args.run().await,
+            }
+        })
+    }
+}
+
+impl StoreArgs {
+    async fn open(self) -> Result<(Config, SqlMeta)> {
+        let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
+        config.data = self.data.unwrap_or(config.data);
+        config.database.url = self.database.or(config.database.url);
+        config.database.password_file = self.database_password_file.or(config.database.password_file);
+        config.check()?;
+        let meta = open_store::metadata(&config).await?;
+        Ok((config, meta))
+    }
+}
+
+impl AddArgs {
+    async fn run(self) -> Result<()> {
+        let now = SystemClock.now();
+        let expires = self.expires.at(now)?;
+        let (token, record) =
+            api_token(&self.user, self.name.as_deref().unwrap_or_default(), &self.scope, now, expires)?;
+        let (config, meta) = self.store.open().await?;
+        if let Some(path) = &config.auth.htpasswd
+            && !has_user(path, &self.user)?
+        {
+            return Err(Error::new(ErrorKind::NotFound, "the file of users does not have this user")
+                .with_context("user", &self.user)
+                .with_context("path", path.display()));
+        }
+        meta.add_token(&record).await?;
+        match self.format {
+            Format::Text => {
+                let until = record
+                    .expires
+                    .map_or("never expires".to_owned(), |at| format!("expires at {}", rfc3339(at)));
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "token {} of {} {until}; it is not shown again",
+                    record.id,
+                    record.user
+                );
+                print(&format!("{}\n", token.expose()))
+            }
+            Format::Json => {
+                let mut shown = as_json(&record);
+                shown["token"] = token.expose().into();
+                print(&format!("{shown:#}\n"))
+            }
+        }
+    }
+}
+
+impl ListArgs {
+    async fn run(self) -> Result<()> {
+        let (_, meta) = self.store.open().await?;
+        let mut found: Vec<TokenRecord> = Vec::new();
+        let mut last: Option<String> = None;
+        loop {
+            let page = meta.tokens(last.as_deref(), PAGE).await?;
+            last = page.items.last().map(|token| token.id.clone());
+            found.extend(
+                page.items
+                    .into_iter()
+                    .filter(|token| self.user.as_ref().is_none_or(|user| token.user == *user)),
+            );
+            if !page.more {
+                break;
+            }
+        }
+        found.sort_by(|a, b| (&a.user, a.created, &a.id).cmp(&(&b.user, b.created, &b.id)));
+        match self.format {
+            Format::Text => print(&table(&found, SystemClock.now())),
+            Format::Json => print(&format!("{:#}\n", Value::from_iter(found.iter().map(as_json)))),
+        }
+    }
+}
+
+impl RemoveArgs {
+    async fn run(self) -> Result<()> {
+        let (_, meta) = self.store.open().await?;
+        let mut unknown = Vec::new();
+        for id in self.id {
+            if !meta.remove_token(&id).await? {
+                unknown.push(id);
+            }
+        }
+        match unknown.is_empty() {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::NotFound,
+                "no token has this id: `hyperregistry token ls` lists them",
+            )
+            .with_context("id", unknown.join(" "))),
+        }
+    }
+}
+
+fn as_json(token: &TokenRecord) -> Value {
+    json!({
+        "id": token.id,
+        "user": token.user,
+        "name": token.name,
+        "scopes": token.scopes,
+        "created": rfc3339(token.created),
+        "expires": token.expires.map(rfc3339),
+        "used": token.used.map(rfc3339),
+    })
+}
+
+/// The tokens for people, one a line.
+fn table(tokens: &[TokenRecord], now: i64) -> String {
+    let time = |at: Option<i64>| at.map_or("never".to_owned(), rfc3339);
+    let head = ["ID", "USER", "NAME", "EXPIRES", "USED", "SCOPES"].map(str::to_owned);
+    let rows = tokens.iter().map(|token| {
+        let is_over = token.expires.is_some_and(|at| at <= now);
+        let expires = if is_over { "expired".to_owned() } else { time(token.expires) };
+        let name = if token.name.is_empty() { "-" } else { &token.name };
+        [
+            token.id.clone(),
+            token.user.clone(),
+            name.to_owned(),
+            expires,
+            time(token.used),
+            token.scopes.join(" "),
+        ]
+    });
+    let rows: Vec<[String; 6]> = std::iter::once(head).chain(rows).collect();
+    let widths: Vec<usize> =
+        (0..5).map(|n| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in &rows {
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(text, "{cell:width$}  ");
+        }
+        let _ = writeln!(text, "{}", row[5]);
+    }
+    text
+}
