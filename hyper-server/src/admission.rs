@@ -113,7 +113,7 @@ pub(crate) fn refusal(challenge: Option<Challenge>, resource: Resource<'_>, acti
         (None, _) => "the access is denied".to_owned(),
     };
     let denied = || ApiError::new(StatusCode::FORBIDDEN, "DENIED", message());
-    challenge.map_or_else(denied, ApiError::from).as_refusal()
+    challenge.map_or_else(denied, ApiError::from).into_refusal()
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ impl Call<'_> {
             ),
         };
         answer.cause = Some(e);
-        answer.as_refusal()
+        answer.into_refusal()
     }
 
     /// The method.

@@ -1,10 +1,10 @@
 //! `hyperregistry check`: reads all blobs of a store, and reports the damaged ones.
 
 use crate::blob_place::BlobText;
-use crate::cli::print;
 use crate::config::Config;
 use crate::database::DatabaseUrl;
 use crate::open_store::{self, Opened};
+use crate::standard_io::print;
 use crate::units::Size;
 use clap::{Args, ValueEnum};
 use hyper_sdk::store::{BlobDamage, DamageKind, ScrubEvent, ScrubObserver, ScrubOptions, Scrubbed};

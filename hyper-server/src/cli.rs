@@ -14,6 +14,7 @@ use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
 use crate::open_store::{self, Opened};
 use crate::policy_command::{self, PolicyCommand};
+use crate::standard_io::{print, read_password};
 use crate::status::{self, StatusArgs};
 use crate::token_command::TokenCommand;
 use crate::units::TimeSpan;
@@ -21,8 +22,8 @@ use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, Trusted
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::clock::{Clock as _, SystemClock};
 use hyper_sdk::store::{CollectOptions, Collected, RemovalObserver};
-use hyper_sdk::{Error, ErrorDetail, ErrorKind, Result, ResultExt};
-use std::io::{Read, Write};
+use hyper_sdk::{Error, ErrorDetail, ErrorKind, Result};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -273,11 +274,6 @@ fn chain(e: &Error) -> String {
     text
 }
 
-pub(crate) fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).op("print")
-}
-
 impl ServeArgs {
     fn into_config(self) -> Result<Config> {
         let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
@@ -481,18 +477,6 @@ fn reference() -> String {
          A size is a number of bytes or a text such as `\"64KiB\"` (units of 1024) or `\"2GB\"` (units of 1000). A time is a \
          text such as `\"500ms\"`, `\"30s\"`, `\"5m\"` or `\"24h\"`.\n"
     )
-}
-
-/// A password on standard input, without the end of its line.
-pub(crate) fn read_password() -> Result<String> {
-    let mut password = String::new();
-    std::io::stdin().take(4096).read_to_string(&mut password).op("read the password")?;
-    for end in ['\n', '\r'] {
-        if password.ends_with(end) {
-            password.pop();
-        }
-    }
-    Ok(password)
 }
 
 fn htpasswd(args: &HtpasswdArgs) -> Result<()> {

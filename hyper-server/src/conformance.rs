@@ -1,6 +1,6 @@
 //! `hyperregistry conformance`: checks any registry. The cases are in the SDK; here are the flags and the lines.
 
-use crate::cli::{print, read_password};
+use crate::standard_io::{print, read_password};
 use clap::{Args, ValueEnum};
 use hyper_sdk::client::keychain::{Credentials, StaticKeychain};
 use hyper_sdk::client::registry_conformance::{CaseResult, Level, Options, Report, Status, cases, check};

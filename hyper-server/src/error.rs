@@ -93,7 +93,7 @@ impl ApiError {
     }
 
     /// Says that the sender lacks the right.
-    pub(crate) fn as_refusal(mut self) -> Self {
+    pub(crate) fn into_refusal(mut self) -> Self {
         self.is_refusal = true;
         self
     }

@@ -50,6 +50,7 @@ mod server;
 #[cfg(feature = "session")]
 mod session;
 mod socket;
+mod standard_io;
 mod state;
 mod status;
 mod suspects;

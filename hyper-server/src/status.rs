@@ -1,9 +1,9 @@
 //! `hyperregistry status`: asks a running server whether it is ready, and for its counts. It is for people, and for the health
 //! checks of containers, whose images have no other program.
 
-use crate::cli::print;
 use crate::config::Config;
 use crate::listen_on::ListenOn;
+use crate::standard_io::print;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use http::{Request, StatusCode};

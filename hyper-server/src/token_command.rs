@@ -2,10 +2,10 @@
 //! meanwhile.
 
 use crate::auth::{api_token, has_user};
-use crate::cli::print;
 use crate::config::Config;
 use crate::database::DatabaseUrl;
 use crate::open_store;
+use crate::standard_io::print;
 use crate::units::Expiry;
 use clap::{Args, Subcommand, ValueEnum};
 use hyper_sdk::clock::{Clock as _, SystemClock, rfc3339};

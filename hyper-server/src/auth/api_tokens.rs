@@ -14,11 +14,14 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// How long a token is known without asking the store again.
 const CACHE_TIME: Duration = Duration::from_secs(2);
 /// How many tokens are known at most.
 const CACHED: usize = 4096;
+/// How many look-ups the store has at once.
+const TURNS: usize = 2;
 /// How exactly the last use is recorded, in seconds.
 const COARSE: i64 = 3600;
 
@@ -41,11 +44,13 @@ pub(super) struct ApiTokens {
     records_use: bool,
     clock: SharedClock,
     known: Mutex<HashMap<String, (Instant, Arc<Grant>)>>,
+    /// Who may ask the store.
+    turns: Semaphore,
 }
 
 impl ApiTokens {
     pub(super) fn new(store: Arc<dyn TokenStore>, records_use: bool, clock: SharedClock) -> Self {
-        Self { store, records_use, clock, known: Mutex::default() }
+        Self { store, records_use, clock, known: Mutex::default(), turns: Semaphore::new(TURNS) }
     }
 
     /// What a token allows; `None` when it is not valid.
@@ -65,13 +70,23 @@ impl ApiTokens {
     /// # Errors
     /// Those of the store.
     pub(super) async fn grant(&self, id: &str) -> Result<Option<Arc<Grant>>> {
-        let known =
-            self.known().get(id).filter(|(at, _)| at.elapsed() < CACHE_TIME).map(|(_, grant)| grant.clone());
-        let grant = match known {
+        let grant = match self.fresh(id) {
             Some(grant) => Some(grant),
-            None => self.look_up(id).await?,
+            None => {
+                // Guesses leave connections of the database to others, and requests of one token ask for it once.
+                let _turn = self.turns.acquire().await;
+                match self.fresh(id) {
+                    Some(grant) => Some(grant),
+                    None => self.look_up(id).await?,
+                }
+            }
         };
         Ok(grant.filter(|grant| grant.expires.is_none_or(|expires| self.clock.now() < expires)))
+    }
+
+    /// What is known of a token and is not old.
+    fn fresh(&self, id: &str) -> Option<Arc<Grant>> {
+        self.known().get(id).filter(|(at, _)| at.elapsed() < CACHE_TIME).map(|(_, grant)| grant.clone())
     }
 
     async fn look_up(&self, id: &str) -> Result<Option<Arc<Grant>>> {

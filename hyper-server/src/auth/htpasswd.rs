@@ -134,9 +134,10 @@ impl Htpasswd {
         let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| {
             Error::new(ErrorKind::TooManyRequests, "too many logins at once: try again later")
         })?;
-        let core = self.cores.clone().acquire_owned().await.map_err(closed)?;
+        // Who waits for memory keeps no processor from those who need none.
         let memory = hash.memory().div_ceil(1024).min(MEMORY);
         let memory = self.memory.clone().acquire_many_owned(memory).await.map_err(closed)?;
+        let core = self.cores.clone().acquire_owned().await.map_err(closed)?;
         let password = password.to_owned();
         let fits = tokio::task::spawn_blocking(move || {
             // The check goes on when the client disconnects, and counts as long as it does.

@@ -274,11 +274,6 @@ pub trait BlobStaging: Debug + Send + Sync + 'static {
         None
     }
 
-    /// The digest of everything staged, when it has been hashed by this algorithm already.
-    fn content(&self, _: Algorithm) -> Option<Digest> {
-        None
-    }
-
     /// Whether appending so many bytes replaces what another process may have written for the upload, so that the store must
     /// claim the session first ([`Change::ClaimUpload`](super::meta::Change::ClaimUpload)). Never, as by default, where
     /// nobody else can have the area open.

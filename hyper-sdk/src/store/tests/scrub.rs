@@ -98,7 +98,7 @@ pub(super) async fn damage_is_quarantined_until_a_push<B: Spoil, M: MetaBackend>
     let (scrubbed, found) = damage(&store, true).await;
     assert_eq!(scrubbed.damaged, 3);
     for damage in &found {
-        assert_eq!(damage.repositories, [a.clone()]);
+        assert_eq!(damage.repositories, std::slice::from_ref(&a));
         let at = meta::ManifestAt { repository: a.clone(), digest: image.digest().clone() };
         assert_eq!(damage.manifests, [at], "{damage}");
     }

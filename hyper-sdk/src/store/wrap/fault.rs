@@ -209,10 +209,6 @@ impl BlobStaging for FaultyStaging {
         self.inner.seal()
     }
 
-    fn content(&self, algorithm: Algorithm) -> Option<Digest> {
-        self.inner.content(algorithm)
-    }
-
     fn needs_claim(&self, appended: u64) -> bool {
         self.inner.needs_claim(appended)
     }

@@ -270,10 +270,6 @@ impl BlobStaging for S3Staging {
         is_shared.then(|| self.hasher.clone().finish())
     }
 
-    fn content(&self, algorithm: Algorithm) -> Option<Digest> {
-        (algorithm == self.hasher.algorithm()).then(|| self.hasher.clone().finish())
-    }
-
     /// The parts of an upload that was saved have numbers that another process may use, too.
     fn needs_claim(&self, appended: u64) -> bool {
         let is_shared = self.saved.is_some() && self.parts.sent.is_some();

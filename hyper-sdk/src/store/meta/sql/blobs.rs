@@ -68,6 +68,9 @@ async fn link(
     Ok(())
 }
 
+/// The row of a blob: its id or digest, its size, its own key, its mark, and since when it is damaged.
+pub(super) type KeyedBlobRow<K> = (K, i64, Option<String>, Option<i64>, Option<i64>);
+
 pub(super) async fn link_blob(
     db: &mut Connection<'_>,
     (repository, digest): (&RepositoryName, &Digest),
@@ -75,7 +78,7 @@ pub(super) async fn link_blob(
     key: &BlobKey,
     leased_until: i64,
 ) -> Outcome<u64> {
-    let found: Option<(i64, i64, Option<String>, Option<i64>, Option<i64>)> =
+    let found: Option<KeyedBlobRow<i64>> =
         query("SELECT id, size, own_key, condemned, quarantined FROM blobs WHERE digest = $1")
             .bind(digest.as_str())
             .fetch_optional(db)
@@ -306,7 +309,7 @@ impl SqlMeta {
         after: Option<&Digest>,
         limit: usize,
     ) -> Result<Vec<BlobRecord>> {
-        let rows: Vec<(String, i64, Option<String>, Option<i64>, Option<i64>)> = query(
+        let rows: Vec<KeyedBlobRow<String>> = query(
             "SELECT digest, size, own_key, condemned, quarantined FROM blobs b \
              WHERE digest > $1 AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = b.id) \
              ORDER BY digest LIMIT $2",

@@ -57,7 +57,7 @@ pub(super) async fn hold_scrub(
 
 impl SqlMeta {
     pub(super) async fn find_linked(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
-        let rows: Vec<(String, i64, Option<String>, Option<i64>, Option<i64>)> = query(
+        let rows: Vec<blobs::KeyedBlobRow<String>> = query(
             "SELECT digest, size, own_key, condemned, quarantined FROM blobs b \
              WHERE digest > $1 AND EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = b.id) \
              ORDER BY digest LIMIT $2",
