@@ -359,9 +359,9 @@ async fn serve_until_signal(config: Config, audit: Option<AuditLog>) -> Result<(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_ups = HangUps::listen()?;
     let addresses: Vec<String> = listeners.iter().map(Listener::url).collect::<Result<_>>()?;
-    for address in &addresses {
-        print(&format!("hyperregistry listens on {address}\n"))?;
-    }
+    // At once: whoever waits for the first line may read no more.
+    let lines = addresses.iter().map(|address| format!("hyperregistry listens on {address}\n"));
+    print(&lines.collect::<String>())?;
     tracing::info!(address = addresses.join(" "), store = %place, read_only = config.read_only, "started");
     let shutdown = async move {
         loop {

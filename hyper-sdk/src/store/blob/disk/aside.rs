@@ -10,6 +10,7 @@ use crate::{Digest, Result, ResultExt as _};
 use std::fs::{self, File};
 use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::SystemTime;
 
 impl Folders {
@@ -26,21 +27,26 @@ impl Folders {
             Err(e) if e.kind() == ErrorKind::NotFound => return self.take_back(digest).map(|()| false),
             Err(e) => return Err(e).at("cannot open the blob", &path),
         };
-        if matches(&file, digest).at("cannot read the blob", &path)? || !is_at(&file, &path) {
+        if matches(&file, digest).at("cannot read the blob", &path)? {
             return Ok(false);
         }
         let folder = self.quarantine();
         make_folder(&folder)?;
         let aside = folder.join(format!("{}{}", prefix(digest), UploadId::random()?));
+        let alone = self.moves.write().unwrap_or_else(PoisonError::into_inner);
+        if !is_at(&file, &path) {
+            return Ok(false);
+        }
         match fs::rename(&path, &aside) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
             other => other.at("cannot move the damaged blob away", &path)?,
         }
         if !is_at(&file, &aside) {
-            // The blob was pushed again since it was looked for.
+            // Another process has pushed the blob in this moment.
             fs::rename(&aside, &path).at("cannot put the blob back", &path)?;
             return Ok(false);
         }
+        drop(alone);
         // The age of what is kept begins now.
         if let Err(error) = file.set_modified(SystemTime::now()) {
             tracing::debug!(%error, path = %aside.display(), "the time of a file in quarantine cannot be set");

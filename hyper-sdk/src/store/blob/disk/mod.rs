@@ -34,7 +34,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 use tokio::task::spawn_blocking;
 
@@ -63,6 +63,9 @@ struct Folders {
     blobs: PathBuf,
     uploads: PathBuf,
     warning: Option<String>,
+    /// Held alone by who moves a damaged file away, so that no push of this process puts a whole one there in between: it
+    /// would be missing until it is back. Another process may.
+    moves: RwLock<()>,
 }
 
 impl DiskBlobs {
@@ -75,7 +78,13 @@ impl DiskBlobs {
         let root = root.into();
         blocking(move || {
             let warning = private_folder::open(&root)?.warning;
-            let folders = Folders { blobs: root.join("blobs"), uploads: root.join("uploads"), root, warning };
+            let folders = Folders {
+                blobs: root.join("blobs"),
+                uploads: root.join("uploads"),
+                root,
+                warning,
+                moves: RwLock::default(),
+            };
             for folder in [&folders.root, &folders.blobs, &folders.uploads] {
                 make_folder(folder)?;
                 private_folder::close_within(folder)?;
@@ -115,6 +124,7 @@ impl Folders {
     fn place(&self, from: &Path, digest: &Digest) -> Result<()> {
         let to = self.blob(digest);
         let folder = to.parent().unwrap_or(&self.blobs);
+        let moving = self.moves.read().unwrap_or_else(PoisonError::into_inner);
         match fs::rename(from, &to) {
             // Another process may have created the folder in the meantime, so try again in any case.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -127,6 +137,7 @@ impl Folders {
             other => other,
         }
         .at("cannot move the blob to its place", &to)?;
+        drop(moving);
         sync_folder(folder)
     }
 }
@@ -151,6 +162,10 @@ impl Folders {
             return Ok(false);
         }
         let known = file.metadata().at("cannot read the blob", &path)?;
+        let _alone = self.moves.write().unwrap_or_else(PoisonError::into_inner);
+        if !is_at(&file, &path) {
+            return Ok(true);
+        }
         match fs::rename(&path, aside) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(true),
             other => other.at("cannot move the damaged blob away", &path)?,
