@@ -4,7 +4,8 @@
 //! - What another writer may have written, and what a client was told of, is replaced by the holder of the claim alone. It
 //!   began at the saved offset, and nobody saves on the ground of a claim that another one has had since.
 //! - A claim ends by the clock of the database. While its holder works it is prolonged; when that fails for two thirds of
-//!   its time, the holder stops. What the holder had sent arrives within the last third, or is not of this world.
+//!   its time, the holder stops. What the holder had sent is expected to arrive within the last third. A process that is
+//!   stopped for longer than a claim, and a database whose clock jumps, are not covered: two may then write.
 //! - After a failure that leaves open whether a part was written, the claim is left to end by itself.
 
 use crate::store::UploadId;
