@@ -12,6 +12,7 @@ use crate::config::{Config, LogFormat, REFERENCE};
 use crate::database::DatabaseUrl;
 use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
+use crate::metric_list;
 use crate::open_store::{self, Opened};
 use crate::policy_command::{self, PolicyCommand};
 use crate::standard_io::{print, read_password};
@@ -73,6 +74,9 @@ enum Command {
     /// Prints the reference of the program as Markdown
     #[command(hide = true)]
     Reference,
+    /// Prints the reference of the metrics as Markdown
+    #[command(hide = true)]
+    MetricsReference,
     /// Writes the manual pages into a folder
     #[command(hide = true)]
     Man(ManArgs),
@@ -251,6 +255,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Htpasswd(args) => htpasswd(&args),
         Command::Completions(args) => print(&command_docs::completions(Cli::command(), args.shell)),
         Command::Reference => print(&reference()),
+        Command::MetricsReference => print(&metric_list::reference()),
         Command::Man(args) => command_docs::man_pages(Cli::command(), &args.folder),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -35,6 +35,7 @@ mod listen_on;
 mod listener;
 mod log;
 mod maintenance;
+mod metric_list;
 mod metrics;
 mod open_store;
 mod options;

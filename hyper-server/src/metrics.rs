@@ -1,15 +1,11 @@
-//! Metrics in memory, in the Prometheus text format.
+//! The counts of a registry, in memory; `metric_list.rs` says how they are shown.
 //!
 //! The set of series is fixed (endpoints × methods × statuses), so counting is one atomic addition, and a client cannot
 //! create series. Nothing is global: each registry has its own counters.
 
-use crate::audit::AuditLog;
-use crate::connection::Connections;
 use crate::route::Endpoint;
 use http::{Method, StatusCode};
-use hyper_sdk::store::wrap::CacheStatistics;
 use hyper_sdk::store::{Collected, ScrubEvent};
-use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -50,17 +46,17 @@ pub(crate) struct Metrics {
     pub(crate) bytes_in: AtomicU64,
     pub(crate) bytes_out: AtomicU64,
     pub(crate) in_flight: AtomicI64,
-    uploads: AtomicI64,
-    collections: AtomicU64,
-    failed_collections: AtomicU64,
-    collected_manifests: AtomicU64,
-    collected_blobs: AtomicU64,
-    collected_bytes: AtomicU64,
-    scrubbed_blobs: AtomicU64,
-    scrubbed_bytes: AtomicU64,
-    damaged: AtomicU64,
-    unreadable: AtomicU64,
-    last_scrub: AtomicI64,
+    pub(crate) uploads: AtomicI64,
+    pub(crate) collections: AtomicU64,
+    pub(crate) failed_collections: AtomicU64,
+    pub(crate) collected_manifests: AtomicU64,
+    pub(crate) collected_blobs: AtomicU64,
+    pub(crate) collected_bytes: AtomicU64,
+    pub(crate) scrubbed_blobs: AtomicU64,
+    pub(crate) scrubbed_bytes: AtomicU64,
+    pub(crate) damaged: AtomicU64,
+    pub(crate) unreadable: AtomicU64,
+    pub(crate) last_scrub: AtomicI64,
 }
 
 /// Increments a gauge until it is dropped.
@@ -135,122 +131,68 @@ impl Metrics {
         route.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn render_requests(&self, out: &mut String) {
-        header(out, "requests_total", "counter", "Requests by route, method and status");
+    /// The answered requests, without those that never came: route, method, status and count.
+    pub(crate) fn requests(&self, each: &mut dyn FnMut(&[&str], u64)) {
         for (r, route) in self.routes.iter().enumerate() {
-            let series = METHODS.iter().zip(&route.requests);
-            let series =
-                series.flat_map(|(method, counts)| STATUSES.iter().zip(counts).map(move |c| (method, c)));
-            for (method, (status, count)) in series {
-                let count = count.load(Ordering::Relaxed);
-                if count == 0 {
-                    continue;
+            for (method, counts) in METHODS.iter().zip(&route.requests) {
+                for (status, count) in STATUSES.iter().zip(counts) {
+                    let count = count.load(Ordering::Relaxed);
+                    if count > 0 {
+                        each(&[route_name(r), method, &status_name(*status)], count);
+                    }
                 }
-                let (route, status) = (route_name(r), status_name(*status));
-                let _ = writeln!(
-                    out,
-                    "hyperregistry_requests_total{{route=\"{route}\",method=\"{method}\",status=\"{status}\"}} {count}"
-                );
             }
         }
     }
 
-    fn render_durations(&self, out: &mut String) {
-        header(
-            out,
-            "request_duration_seconds",
-            "histogram",
-            "Time from the request line to the first byte of the response",
-        );
+    /// How long answers took, for each route that has answered.
+    pub(crate) fn durations(&self, each: &mut dyn FnMut(&[&str], Histogram)) {
         for (r, route) in self.routes.iter().enumerate() {
             let count = route.count.load(Ordering::Relaxed);
             if count == 0 {
                 continue;
             }
-            let name = route_name(r);
             let mut below = 0;
-            for (bucket, (_, bound)) in route.buckets.iter().zip(&BUCKETS) {
+            let buckets = route.buckets.each_ref().map(|bucket| {
                 below += bucket.load(Ordering::Relaxed);
-                let _ = writeln!(
-                    out,
-                    "hyperregistry_request_duration_seconds_bucket{{route=\"{name}\",le=\"{bound}\"}} {below}"
-                );
-            }
-            let count = count.max(below);
-            let seconds = route.micros.load(Ordering::Relaxed) as f64 / 1e6;
-            let _ = writeln!(
-                out,
-                "hyperregistry_request_duration_seconds_bucket{{route=\"{name}\",le=\"+Inf\"}} {count}\n\
-                 hyperregistry_request_duration_seconds_sum{{route=\"{name}\"}} {seconds}\n\
-                 hyperregistry_request_duration_seconds_count{{route=\"{name}\"}} {count}"
-            );
+                below
+            });
+            let sum = route.micros.load(Ordering::Relaxed) as f64 / 1e6;
+            each(&[route_name(r)], Histogram { buckets, count: count.max(below), sum });
         }
     }
+}
 
-    /// The Prometheus text format, version 0.0.4.
-    pub(crate) fn render(
-        &self,
-        cache: CacheStatistics,
-        connections: &Connections,
-        audit: Option<&AuditLog>,
-    ) -> String {
-        let mut out = String::with_capacity(8 << 10);
-        self.render_requests(&mut out);
-        self.render_durations(&mut out);
-        let gauges = [
-            ("requests_in_flight", "Requests being handled", self.in_flight.load(Ordering::Relaxed)),
-            (
-                "uploads_in_progress",
-                "Uploads whose bytes are being received",
-                self.uploads.load(Ordering::Relaxed),
-            ),
-            ("connections", "Open connections", connections.open()),
-            (
-                "scrub_last_round_timestamp_seconds",
-                "When the last round of the scrub ended, as this server knows; 0 before",
-                self.last_scrub.load(Ordering::Relaxed),
-            ),
-            (
-                "cache_bytes",
-                "Bytes held by the cache in memory",
-                i64::try_from(cache.bytes).unwrap_or(i64::MAX),
-            ),
-        ];
-        for (name, help, value) in gauges {
-            header(&mut out, name, "gauge", help);
-            let _ = writeln!(out, "hyperregistry_{name} {value}");
-        }
-        let (audit_lines, lost_lines) = audit.map(AuditLog::counts).unwrap_or_default();
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counters = [
-            ("bytes_received_total", "Bytes of request bodies", load(&self.bytes_in)),
-            ("bytes_sent_total", "Bytes of response bodies", load(&self.bytes_out)),
-            ("connections_total", "Connections accepted", connections.accepted()),
-            (
-                "requests_refused_total",
-                "Malformed requests that had no route, such as those without a Host header",
-                connections.refused_requests(),
-            ),
-            ("cache_hits_total", "Look-ups that the cache in memory knew", cache.hits),
-            ("cache_misses_total", "Look-ups that the cache in memory did not know", cache.misses),
-            ("gc_runs_total", "Collections of garbage that ended", load(&self.collections)),
-            ("gc_failures_total", "Collections of garbage that failed", load(&self.failed_collections)),
-            ("gc_manifests_total", "Manifests removed as garbage", load(&self.collected_manifests)),
-            ("gc_blobs_total", "Blobs removed as garbage", load(&self.collected_blobs)),
-            ("gc_bytes_total", "Bytes of blobs removed as garbage", load(&self.collected_bytes)),
-            ("audit_lines_total", "Lines for the audit log", audit_lines),
-            ("audit_lines_lost_total", "Lines of the audit log that were lost", lost_lines),
-            ("scrub_blobs_total", "Blobs that a scrub read and found whole", load(&self.scrubbed_blobs)),
-            ("scrub_bytes_total", "Bytes of blobs that a scrub read", load(&self.scrubbed_bytes)),
-            ("damaged_blobs_total", "Findings of damaged blobs, by a scrub or a reader", load(&self.damaged)),
-            ("unreadable_blobs_total", "Blobs that a scrub could not read", load(&self.unreadable)),
-        ];
-        for (name, help, value) in counters {
-            header(&mut out, name, "counter", help);
-            let _ = writeln!(out, "hyperregistry_{name} {value}");
-        }
-        out
-    }
+/// A histogram of durations, as it is shown.
+pub(crate) struct Histogram {
+    /// The values up to each of [`bucket_bounds`].
+    pub(crate) buckets: [u64; BUCKETS.len()],
+    /// All values.
+    pub(crate) count: u64,
+    /// Their sum, in seconds.
+    pub(crate) sum: f64,
+}
+
+/// The upper bounds of the buckets, in seconds.
+pub(crate) fn bucket_bounds() -> impl Iterator<Item = &'static str> {
+    BUCKETS.iter().map(|(_, bound)| *bound)
+}
+
+/// The values of the label `route`.
+pub(crate) fn route_names() -> Vec<String> {
+    (0..ROUTES).map(|index| route_name(index).to_owned()).collect()
+}
+
+/// The values of the label `method`.
+pub(crate) fn method_names() -> Vec<String> {
+    METHODS.map(str::to_owned).into()
+}
+
+/// The values of the label `status`.
+pub(crate) fn status_names() -> Vec<String> {
+    let mut statuses = STATUSES;
+    statuses.sort_unstable_by_key(|status| status.wrapping_sub(1));
+    statuses.map(status_name).into()
 }
 
 fn route_name(index: usize) -> &'static str {
@@ -259,35 +201,4 @@ fn route_name(index: usize) -> &'static str {
 
 fn status_name(status: u16) -> String {
     if status == 0 { "other".to_owned() } else { status.to_string() }
-}
-
-fn header(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP hyperregistry_{name} {help}\n# TYPE hyperregistry_{name} {kind}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn metrics_render_every_series() {
-        let metrics = Metrics::default();
-        let took = Duration::from_micros(300);
-        metrics.answered(Some(6), &Method::GET, StatusCode::OK, took);
-        metrics.answered(Some(6), &Method::GET, StatusCode::OK, Duration::from_secs(100));
-        metrics.answered(None, &Method::TRACE, StatusCode::IM_A_TEAPOT, took);
-        let _upload = metrics.upload();
-        let text = metrics.render(CacheStatistics::default(), &Connections::default(), None);
-        for line in [
-            "hyperregistry_requests_total{route=\"manifest\",method=\"GET\",status=\"200\"} 2",
-            "hyperregistry_requests_total{route=\"none\",method=\"other\",status=\"other\"} 1",
-            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"0.00025\"} 0",
-            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"0.0005\"} 1",
-            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"60\"} 1",
-            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"+Inf\"} 2",
-            "hyperregistry_uploads_in_progress 1",
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
-        }
-    }
 }

@@ -6,10 +6,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-/// The programs: package, binary and the page of its reference.
-const PROGRAMS: &[(&str, &str, &str)] = &[
-    ("hyper-cli", "hyperbuild", "docs/reference/cli.md"),
-    ("hyper-server", "hyperregistry", "docs/reference/hyperregistry.md"),
+/// The programs: package and binary.
+const PROGRAMS: &[(&str, &str)] = &[("hyper-cli", "hyperbuild"), ("hyper-server", "hyperregistry")];
+/// Pages that a program prints: its package, its name, the hidden command and the page.
+const PAGES: &[(&str, &str, &str, &str)] = &[
+    ("hyper-cli", "hyperbuild", "reference", "docs/reference/cli.md"),
+    ("hyper-server", "hyperregistry", "reference", "docs/reference/hyperregistry.md"),
+    ("hyper-server", "hyperregistry", "metrics-reference", "docs/reference/metrics.md"),
 ];
 const MAN: &str = "docs/man";
 const RULES: &str = "docs/rules";
@@ -54,9 +57,10 @@ pub(crate) fn run(check: bool) -> Result<(), String> {
 /// Every document by its path in the repository.
 fn documents() -> Result<BTreeMap<String, String>, String> {
     let mut documents = BTreeMap::new();
-    for (package, binary, reference) in PROGRAMS {
-        documents
-            .insert((*reference).to_owned(), repository::output(program(package, binary).arg("reference"))?);
+    for (package, binary, command, page) in PAGES {
+        documents.insert((*page).to_owned(), repository::output(program(package, binary).arg(command))?);
+    }
+    for (package, binary) in PROGRAMS {
         into_folder(program(package, binary).arg("man"), MAN, &mut documents)?;
     }
     into_folder(program("hyper-cli", "hyperbuild").arg("rules"), RULES, &mut documents)?;

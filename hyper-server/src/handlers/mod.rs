@@ -12,6 +12,7 @@ use crate::auth::Action;
 use crate::body::Incoming;
 use crate::call::Call;
 use crate::error::ApiError;
+use crate::metric_list;
 use crate::route::Endpoint;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -33,11 +34,12 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         Endpoint::Token(scopes) => token::issue(call, scopes, body).await,
         Endpoint::Live => Ok(text("ok\n".to_owned())),
         Endpoint::Ready => ready(call).await,
-        Endpoint::Metrics if call.options.metrics => Ok(text(call.metrics.render(
-            call.cache.statistics(),
-            &call.connections,
-            call.options.audit.as_ref(),
-        ))),
+        Endpoint::Metrics if call.options.metrics => Ok(text(metric_list::render(&metric_list::Sources {
+            metrics: &call.metrics,
+            cache: call.cache.statistics(),
+            connections: &call.connections,
+            audit: call.options.audit.as_ref(),
+        }))),
         Endpoint::Metrics => Err(ApiError::not_found()),
         Endpoint::Extensions(repository) => Ok(lists::extensions(repository.as_ref())),
         Endpoint::Catalog(page) => lists::catalog(call, page).await,

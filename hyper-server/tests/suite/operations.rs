@@ -1,9 +1,11 @@
 //! What operators see: health, metrics, request ids.
 
+use super::program::Process;
 use super::support::Api;
 use http::Request;
 use http_body_util::BodyExt;
 use hyper_server::{Registry, RegistryOptions, router};
+use std::collections::{BTreeMap, BTreeSet};
 use tower::ServiceExt;
 
 #[tokio::test]
@@ -41,21 +43,52 @@ async fn metrics_count_requests_and_bytes() {
     hidden.get("/metrics").await.refused(404, "NOT_FOUND");
 }
 
+/// A row of a table of the reference: its cells, without backticks.
+fn rows(page: &str) -> Vec<Vec<String>> {
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
+    rows.map(|row| row.split(" | ").map(|cell| cell.replace('`', "")).collect()).collect()
+}
+
+/// The labels of a series, `{a="b",c="d"}`.
+fn labels(series: &str) -> Vec<(String, String)> {
+    let Some((_, labels)) = series.split_once('{') else { return Vec::new() };
+    let pairs = labels.trim_end_matches('}').split(',').map(|pair| pair.split_once('=').unwrap());
+    pairs.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned())).collect()
+}
+
 #[tokio::test]
-async fn the_manual_names_every_metric_and_no_other() {
-    let api = Api::new();
-    api.get("/v2/").await.expect(200);
-    let text = api.get("/metrics").await.expect(200).text().to_owned();
-    let served = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let mut served: Vec<String> = served.map(|line| line.replace(' ', "` | ")).collect();
-    let manual = include_str!("../../../docs/registry.md");
-    let rows =
-        manual.lines().filter_map(|line| line.strip_prefix("| `")).filter(|row| row.starts_with("hyper"));
-    let mut named: Vec<String> =
-        rows.map(|row| row.splitn(3, " | ").take(2).collect::<Vec<_>>().join(" | ")).collect();
-    served.sort();
-    named.sort();
-    assert_eq!(served, named);
+async fn a_server_shows_the_metrics_of_the_reference_and_no_others() {
+    let rows = rows(include_str!("../../../docs/reference/metrics.md"));
+    let (metrics, label_rows): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.len() == 5);
+    let values: BTreeMap<String, BTreeSet<String>> = label_rows
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].split(", ").map(str::to_owned).collect()))
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("audit.log");
+    let server = Process::start(&folder.path().join("data"), &["--audit-log", log.to_str().unwrap()]);
+    let client = reqwest::Client::new();
+    for (method, path) in [("GET", "/v2/"), ("POST", "/v2/a/blobs/uploads/"), ("BREW", "/v2/"), ("GET", "/x")]
+    {
+        client.request(method.parse().unwrap(), format!("{}{path}", server.url)).send().await.unwrap();
+    }
+    let text = reqwest::get(format!("{}/metrics", server.url)).await.unwrap().text().await.unwrap();
+    let served: BTreeSet<String> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(str::to_owned).collect();
+    let listed = metrics.iter().map(|row| format!("{} {}", row[0], row[1])).collect();
+    assert_eq!(served, listed);
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (series, _) = line.rsplit_once(' ').unwrap();
+        let name = series.split('{').next().unwrap();
+        let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let row = metrics.iter().find(|row| row[0] == name || Some(&*row[0]) == histogram).expect(line);
+        let mut has = labels(series);
+        has.retain(|(name, _)| name != "le");
+        assert_eq!(has.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>().join(", "), row[3], "{line}");
+        for (label, value) in has.iter().filter(|(label, _)| label != "version") {
+            assert!(values[label].contains(value), "{line}: {:?}", values[label]);
+        }
+    }
 }
 
 #[tokio::test]

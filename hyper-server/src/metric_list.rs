@@ -1,0 +1,430 @@
+//! Every metric of the registry: the one list that `/metrics` and its reference are made of.
+//!
+//! What a metric is and how it is read stand side by side, so neither can be there without the other. The series of a metric
+//! are bounded: each label has the values that it lists here.
+
+use crate::audit::AuditLog;
+use crate::connection::Connections;
+use crate::metrics::{self, Histogram, Metrics};
+use hyper_sdk::store::wrap::CacheStatistics;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Where the metrics are read from.
+pub(crate) struct Sources<'a> {
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) cache: CacheStatistics,
+    pub(crate) connections: &'a Connections,
+    pub(crate) audit: Option<&'a AuditLog>,
+}
+
+/// One metric.
+struct Metric {
+    /// The name, without the prefix `hyperregistry_`.
+    name: &'static str,
+    /// What is counted or measured.
+    unit: &'static str,
+    labels: &'static [Label],
+    meaning: &'static str,
+    read: Read,
+}
+
+/// A label and the values that it can have.
+struct Label {
+    name: &'static str,
+    values: Values,
+}
+
+enum Values {
+    /// These and no others.
+    Of(fn() -> Vec<String>),
+    /// One for each process, described in words.
+    OneOf(&'static str),
+}
+
+/// Called for each series, with the values of its labels in their order.
+type Each<'a, V> = &'a mut dyn FnMut(&[&str], V);
+
+/// How a metric is read, and thereby its type.
+enum Read {
+    /// A counter without labels.
+    Counter(fn(&Sources<'_>) -> u64),
+    /// A counter with labels.
+    Counters(fn(&Sources<'_>, Each<'_, u64>)),
+    /// A gauge without labels.
+    Gauge(fn(&Sources<'_>) -> i64),
+    /// A gauge with labels.
+    Gauges(fn(&Sources<'_>, Each<'_, i64>)),
+    /// A histogram of durations with labels.
+    Histograms(fn(&Sources<'_>, Each<'_, Histogram>)),
+}
+
+const ROUTE: Label = Label { name: "route", values: Values::Of(metrics::route_names) };
+const METHOD: Label = Label { name: "method", values: Values::Of(metrics::method_names) };
+const STATUS: Label = Label { name: "status", values: Values::Of(metrics::status_names) };
+const VERSION: Label = Label { name: "version", values: Values::OneOf("the version of the program") };
+
+static METRICS: &[Metric] = &[
+    Metric {
+        name: "requests_total",
+        unit: "requests",
+        labels: &[ROUTE, METHOD, STATUS],
+        meaning: "Answered requests",
+        read: Read::Counters(|from, each| from.metrics.requests(each)),
+    },
+    Metric {
+        name: "request_duration_seconds",
+        unit: "seconds",
+        labels: &[ROUTE],
+        meaning: "Time from the request line to the first byte of the response",
+        read: Read::Histograms(|from, each| from.metrics.durations(each)),
+    },
+    Metric {
+        name: "requests_in_flight",
+        unit: "requests",
+        labels: &[],
+        meaning: "Requests being handled",
+        read: Read::Gauge(|from| from.metrics.in_flight.load(Ordering::Relaxed)),
+    },
+    Metric {
+        name: "requests_refused_total",
+        unit: "requests",
+        labels: &[],
+        meaning: "Malformed requests that had no route, such as those without a `Host` header",
+        read: Read::Counter(|from| from.connections.refused_requests()),
+    },
+    Metric {
+        name: "uploads_in_progress",
+        unit: "uploads",
+        labels: &[],
+        meaning: "Uploads whose bytes are being received",
+        read: Read::Gauge(|from| from.metrics.uploads.load(Ordering::Relaxed)),
+    },
+    Metric {
+        name: "bytes_received_total",
+        unit: "bytes",
+        labels: &[],
+        meaning: "Bytes of request bodies",
+        read: Read::Counter(|from| load(&from.metrics.bytes_in)),
+    },
+    Metric {
+        name: "bytes_sent_total",
+        unit: "bytes",
+        labels: &[],
+        meaning: "Bytes of response bodies",
+        read: Read::Counter(|from| load(&from.metrics.bytes_out)),
+    },
+    Metric {
+        name: "connections",
+        unit: "connections",
+        labels: &[],
+        meaning: "Open connections",
+        read: Read::Gauge(|from| from.connections.open()),
+    },
+    Metric {
+        name: "connections_total",
+        unit: "connections",
+        labels: &[],
+        meaning: "Accepted connections",
+        read: Read::Counter(|from| from.connections.accepted()),
+    },
+    Metric {
+        name: "cache_bytes",
+        unit: "bytes",
+        labels: &[],
+        meaning: "Bytes held by the cache in memory",
+        read: Read::Gauge(|from| i64::try_from(from.cache.bytes).unwrap_or(i64::MAX)),
+    },
+    Metric {
+        name: "cache_hits_total",
+        unit: "look-ups",
+        labels: &[],
+        meaning: "Look-ups that the cache in memory knew",
+        read: Read::Counter(|from| from.cache.hits),
+    },
+    Metric {
+        name: "cache_misses_total",
+        unit: "look-ups",
+        labels: &[],
+        meaning: "Look-ups that the cache in memory did not know",
+        read: Read::Counter(|from| from.cache.misses),
+    },
+    Metric {
+        name: "gc_runs_total",
+        unit: "collections",
+        labels: &[],
+        meaning: "Collections of garbage that ended",
+        read: Read::Counter(|from| load(&from.metrics.collections)),
+    },
+    Metric {
+        name: "gc_failures_total",
+        unit: "collections",
+        labels: &[],
+        meaning: "Collections of garbage that failed",
+        read: Read::Counter(|from| load(&from.metrics.failed_collections)),
+    },
+    Metric {
+        name: "gc_manifests_total",
+        unit: "manifests",
+        labels: &[],
+        meaning: "Manifests removed as garbage",
+        read: Read::Counter(|from| load(&from.metrics.collected_manifests)),
+    },
+    Metric {
+        name: "gc_blobs_total",
+        unit: "blobs",
+        labels: &[],
+        meaning: "Blobs removed as garbage",
+        read: Read::Counter(|from| load(&from.metrics.collected_blobs)),
+    },
+    Metric {
+        name: "gc_bytes_total",
+        unit: "bytes",
+        labels: &[],
+        meaning: "Bytes of blobs removed as garbage",
+        read: Read::Counter(|from| load(&from.metrics.collected_bytes)),
+    },
+    Metric {
+        name: "audit_lines_total",
+        unit: "lines",
+        labels: &[],
+        meaning: "Lines for the audit log",
+        read: Read::Counter(|from| from.audit.map_or(0, |log| log.counts().0)),
+    },
+    Metric {
+        name: "audit_lines_lost_total",
+        unit: "lines",
+        labels: &[],
+        meaning: "Lines of the audit log that could be neither written nor kept",
+        read: Read::Counter(|from| from.audit.map_or(0, |log| log.counts().1)),
+    },
+    Metric {
+        name: "scrub_blobs_total",
+        unit: "blobs",
+        labels: &[],
+        meaning: "Blobs that a scrub read and found whole",
+        read: Read::Counter(|from| load(&from.metrics.scrubbed_blobs)),
+    },
+    Metric {
+        name: "scrub_bytes_total",
+        unit: "bytes",
+        labels: &[],
+        meaning: "Bytes of blobs that a scrub read",
+        read: Read::Counter(|from| load(&from.metrics.scrubbed_bytes)),
+    },
+    Metric {
+        name: "scrub_last_round_timestamp_seconds",
+        unit: "seconds since 1970",
+        labels: &[],
+        meaning: "When the last round of the scrub ended, as this server knows; 0 before",
+        read: Read::Gauge(|from| from.metrics.last_scrub.load(Ordering::Relaxed)),
+    },
+    Metric {
+        name: "damaged_blobs_total",
+        unit: "findings",
+        labels: &[],
+        meaning: "Findings of damaged blobs, by a scrub or a reader; a blob counts again in each round until it is pushed",
+        read: Read::Counter(|from| load(&from.metrics.damaged)),
+    },
+    Metric {
+        name: "unreadable_blobs_total",
+        unit: "findings",
+        labels: &[],
+        meaning: "Blobs that a scrub could not read",
+        read: Read::Counter(|from| load(&from.metrics.unreadable)),
+    },
+    Metric {
+        name: "info",
+        unit: "1",
+        labels: &[VERSION],
+        meaning: "Always 1; the labels say what runs",
+        read: Read::Gauges(|_, each| each(&[env!("CARGO_PKG_VERSION")], 1)),
+    },
+];
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Metric {
+    fn kind(&self) -> &'static str {
+        match self.read {
+            Read::Counter(_) | Read::Counters(_) => "counter",
+            Read::Gauge(_) | Read::Gauges(_) => "gauge",
+            Read::Histograms(_) => "histogram",
+        }
+    }
+
+    fn render(&self, from: &Sources<'_>, out: &mut String) {
+        let (name, labels) = (self.name, self.labels);
+        let help = self.meaning.replace('`', "");
+        // Writing to a string cannot fail.
+        let _ =
+            writeln!(out, "# HELP hyperregistry_{name} {help}\n# TYPE hyperregistry_{name} {}", self.kind());
+        match self.read {
+            Read::Counter(read) => drop(writeln!(out, "hyperregistry_{name} {}", read(from))),
+            Read::Gauge(read) => drop(writeln!(out, "hyperregistry_{name} {}", read(from))),
+            Read::Counters(read) => read(from, &mut |values, count| {
+                let _ = writeln!(out, "hyperregistry_{name}{{{}}} {count}", series(labels, values));
+            }),
+            Read::Gauges(read) => read(from, &mut |values, value| {
+                let _ = writeln!(out, "hyperregistry_{name}{{{}}} {value}", series(labels, values));
+            }),
+            Read::Histograms(read) => read(from, &mut |values, histogram| {
+                let Histogram { buckets, count, sum } = histogram;
+                let series = series(labels, values);
+                for (bound, below) in metrics::bucket_bounds().zip(buckets) {
+                    let _ = writeln!(out, "hyperregistry_{name}_bucket{{{series},le=\"{bound}\"}} {below}");
+                }
+                let _ = writeln!(
+                    out,
+                    "hyperregistry_{name}_bucket{{{series},le=\"+Inf\"}} {count}\n\
+                     hyperregistry_{name}_sum{{{series}}} {sum}\n\
+                     hyperregistry_{name}_count{{{series}}} {count}"
+                );
+            }),
+        }
+    }
+}
+
+/// The labels with their values.
+fn series(labels: &[Label], values: &[&str]) -> String {
+    let pairs = labels.iter().zip(values).map(|(label, value)| format!("{}=\"{value}\"", label.name));
+    pairs.collect::<Vec<_>>().join(",")
+}
+
+/// The answer to `/metrics`: the Prometheus text format, version 0.0.4.
+pub(crate) fn render(from: &Sources<'_>) -> String {
+    let mut out = String::with_capacity(8 << 10);
+    METRICS.iter().for_each(|metric| metric.render(from, &mut out));
+    out
+}
+
+/// The page docs/reference/metrics.md.
+pub(crate) fn reference() -> String {
+    let mut page = "# hyperregistry: metrics\n\nGenerated from the list in `hyper-server/src/metric_list.rs`, which `/metrics` is \
+                    made of, by `cargo xtask generate`.\n\nThe counts are those of one server and begin anew with its process. \
+                    No series has the name of a repository, a user or a client. [Operate](../registry.md#operate) says \
+                    who may read them.\n\n| metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n"
+        .to_owned();
+    let mut labels: Vec<&Label> = Vec::new();
+    for metric in METRICS {
+        let names: Vec<String> = metric.labels.iter().map(|label| format!("`{}`", label.name)).collect();
+        let (name, kind) = (metric.name, metric.kind());
+        let _ = writeln!(
+            page,
+            "| `hyperregistry_{name}` | {kind} | {} | {} | {} |",
+            metric.unit,
+            names.join(", "),
+            metric.meaning
+        );
+        for label in metric.labels {
+            if !labels.iter().any(|known| known.name == label.name) {
+                labels.push(label);
+            }
+        }
+    }
+    page.push_str("\n## Labels\n\n| label | values |\n|---|---|\n");
+    for label in labels {
+        let values = match label.values {
+            Values::Of(values) => {
+                values().iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")
+            }
+            Values::OneOf(words) => words.to_owned(),
+        };
+        let _ = writeln!(page, "| `{}` | {values} |", label.name);
+    }
+    let bounds: Vec<_> = metrics::bucket_bounds().collect();
+    let _ = writeln!(
+        page,
+        "\n`route` is `none` for a path that the registry does not have. `method` and `status` are `other` for those that it does \
+         not count apart. A series appears with its first request.\n\nA histogram has the series `_bucket`, `_sum` and `_count`. \
+         The bounds of its buckets (`le`) are {} seconds and `+Inf`.",
+        bounds.join(", ")
+    );
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Method, StatusCode};
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    fn rendered(metrics: &Metrics) -> String {
+        let (cache, connections) = (CacheStatistics::default(), &Connections::default());
+        render(&Sources { metrics, cache, connections, audit: None })
+    }
+
+    #[test]
+    fn metrics_render_every_series() {
+        let metrics = Metrics::default();
+        let took = Duration::from_micros(300);
+        metrics.answered(Some(6), &Method::GET, StatusCode::OK, took);
+        metrics.answered(Some(6), &Method::GET, StatusCode::OK, Duration::from_secs(100));
+        metrics.answered(None, &Method::TRACE, StatusCode::IM_A_TEAPOT, took);
+        let _upload = metrics.upload();
+        let text = rendered(&metrics);
+        for line in [
+            "hyperregistry_requests_total{route=\"manifest\",method=\"GET\",status=\"200\"} 2",
+            "hyperregistry_requests_total{route=\"none\",method=\"other\",status=\"other\"} 1",
+            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"0.00025\"} 0",
+            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"0.0005\"} 1",
+            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"60\"} 1",
+            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"+Inf\"} 2",
+            "hyperregistry_uploads_in_progress 1",
+            concat!("hyperregistry_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+    }
+
+    /// The conventions of Prometheus, by which people find and read metrics.
+    #[test]
+    fn names_follow_the_conventions() {
+        let names: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), METRICS.len(), "a name is there twice");
+        for metric in METRICS {
+            let name = metric.name;
+            let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+            assert!(name.chars().all(plain), "{name}");
+            assert_eq!(name.ends_with("_total"), metric.kind() == "counter", "{name}");
+            let unit = name.trim_end_matches("_total").rsplit('_').next().unwrap_or_default();
+            assert_eq!(unit == "seconds", metric.unit.starts_with("seconds"), "{name}");
+            assert!(!metric.unit.is_empty() && !metric.meaning.is_empty(), "{name}");
+            assert!(!metric.meaning.contains(['\n', '\\', '|']), "{name}");
+            assert_eq!(
+                metric.labels.is_empty(),
+                matches!(metric.read, Read::Counter(_) | Read::Gauge(_)),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn labels_have_the_values_of_the_list_alone() {
+        let metrics = Metrics::default();
+        for route in (0..metrics::route_names().len() - 1).map(Some).chain([None]) {
+            for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "BREW"] {
+                for status in 100..600 {
+                    let method = Method::from_bytes(method.as_bytes()).unwrap();
+                    metrics.answered(route, &method, StatusCode::from_u16(status).unwrap(), Duration::ZERO);
+                }
+            }
+        }
+        let text = rendered(&metrics);
+        for (metric, label) in
+            METRICS.iter().flat_map(|metric| metric.labels.iter().map(move |l| (metric, l)))
+        {
+            let Values::Of(values) = label.values else { continue };
+            let series =
+                text.lines().filter(|line| line.starts_with(&format!("hyperregistry_{}", metric.name)));
+            let shown: BTreeSet<String> = series
+                .filter_map(|line| line.split_once(&format!("{}=\"", label.name))?.1.split('"').next())
+                .map(str::to_owned)
+                .collect();
+            assert_eq!(shown, values().into_iter().collect(), "{}", label.name);
+        }
+    }
+}
