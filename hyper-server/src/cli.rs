@@ -12,9 +12,11 @@ use crate::config::{Config, LogFormat, REFERENCE};
 use crate::database::DatabaseUrl;
 use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
+use crate::log_level;
 use crate::metric_list;
 use crate::open_store::{self, Opened};
 use crate::policy_command::{self, PolicyCommand};
+use crate::reload::{ConfigFile, Reload};
 use crate::standard_io::{print, read_password};
 use crate::status::{self, StatusArgs};
 use crate::token_command::TokenCommand;
@@ -29,7 +31,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// An OCI registry server
 #[derive(Debug, Parser)]
@@ -140,7 +141,7 @@ struct ServeArgs {
     /// Form of the log: text or json [default: text]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<LogFormat>,
-    /// Level of the log, or a filter [default: info]
+    /// Level of the log, or a filter; SIGHUP reads that of the configuration file again [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
     /// File that gets a line of JSON for each change: who made it, what it is, and from where
@@ -280,8 +281,13 @@ fn chain(e: &Error) -> String {
 }
 
 impl ServeArgs {
-    fn into_config(self) -> Result<Config> {
-        let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
+    /// The configuration of the file alone.
+    fn in_file(&self) -> Result<Config> {
+        Ok(self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default())
+    }
+
+    /// The flags over the configuration of the file.
+    fn over(self, mut config: Config) -> Result<Config> {
         if !self.listen.is_empty() {
             config.listen = self.listen;
         }
@@ -313,12 +319,15 @@ impl ServeArgs {
 }
 
 fn run_serve(args: ServeArgs) -> Result<()> {
-    let config = args.into_config()?;
+    let (path, level_flag) = (args.config.clone(), args.log_level.clone());
+    let in_file = args.in_file()?;
+    let config = args.over(in_file.clone())?;
     let log = LineWriter::start(std::io::stderr())?;
-    start_log(&config, log.clone())?;
+    let level = log_level::start(&config.log, log.clone())?;
+    let file = path.map(|path| ConfigFile::new(path, level_flag, level, &in_file));
     let runtime = hyper_sdk::runtime::start()?;
     let audit = config.log.audit.as_deref().map(AuditLog::open).transpose()?;
-    let outcome = runtime.block_on(serve_until_signal(config, audit.clone()));
+    let outcome = runtime.block_on(serve_until_signal(config, file, audit.clone()));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     // After the tasks have ended: a change that was cut off has noted so.
     if let Some(audit) = audit {
@@ -328,7 +337,9 @@ fn run_serve(args: ServeArgs) -> Result<()> {
     outcome
 }
 
-async fn serve_until_signal(config: Config, audit: Option<AuditLog>) -> Result<()> {
+async fn serve_until_signal(config: Config, file: Option<ConfigFile>, audit: Option<AuditLog>) -> Result<()> {
+    // First: opening the store may take a while, and the signal must not end the server meanwhile.
+    let mut hang_ups = HangUps::listen()?;
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
     let Opened { store, meta, secret } = open_store::open(&config, config.upload_max_age()).await?;
     if !config.read_only && !store.capabilities().write {
@@ -362,12 +373,12 @@ async fn serve_until_signal(config: Config, audit: Option<AuditLog>) -> Result<(
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_ups = HangUps::listen()?;
     let addresses: Vec<String> = listeners.iter().map(Listener::url).collect::<Result<_>>()?;
     // At once: whoever waits for the first line may read no more.
     let lines = addresses.iter().map(|address| format!("hyperregistry listens on {address}\n"));
     print(&lines.collect::<String>())?;
     tracing::info!(address = addresses.join(" "), store = %place, read_only = config.read_only, "started");
+    let reload = Arc::new(Reload { file, policy, has_users, tls });
     let shutdown = async move {
         loop {
             tokio::select! {
@@ -376,14 +387,8 @@ async fn serve_until_signal(config: Config, audit: Option<AuditLog>) -> Result<(
                 () = hang_ups.recv() => {}
             }
             // The files of TLS are read again anyway, a moment later: a signal is how other programs are asked to do it now.
-            if tls.is_none() && policy.is_none() {
-                break;
-            }
-            let (tls, policy) = (tls.clone(), policy.clone());
-            let read = tokio::task::spawn_blocking(move || {
-                policy.iter().for_each(|policy| policy_command::reload(policy, has_users));
-                tls.iter().for_each(Tls::reload_and_log);
-            });
+            let reload = reload.clone();
+            let read = tokio::task::spawn_blocking(move || reload.run());
             let _ = read.await;
         }
         tracing::info!("stopping: requests in flight are answered first");
@@ -439,24 +444,9 @@ fn gc(args: GcArgs) -> Result<()> {
     Ok(())
 }
 
-fn start_log(config: &Config, writer: LineWriter) -> Result<()> {
-    let filter = filter(&config.log.level)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(writer);
-    let outcome = match config.log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
-    };
-    outcome.map_err(|e| Error::internal("the log cannot be started").with_source(e))
-}
-
-fn filter(level: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(level)
-        .map_err(|e| Error::invalid(format!("invalid log level `{}`", level.escape_debug())).with_source(e))
-}
-
 fn check(args: &CheckArgs) -> Result<()> {
     let config = Config::load(&args.config)?;
-    filter(&config.log.level)?;
+    log_level::filter(&config.log.level)?;
     if let Some(path) = &config.auth.htpasswd {
         crate::auth::check_htpasswd(path)?;
     }
@@ -534,7 +524,8 @@ mod tests {
         let file = file.to_str().unwrap();
         let cli = Cli::parse_from(["x", "serve", "--config", file, "--data", "b", "--read-only"]);
         let Command::Serve(args) = cli.command else { panic!() };
-        let config = args.into_config().unwrap();
+        let file = args.in_file().unwrap();
+        let config = args.over(file).unwrap();
         assert_eq!(config.listen[0].to_string(), "127.0.0.1:1");
         assert_eq!(config.data, PathBuf::from("b"));
         assert_eq!(config.auth.anonymous, Some(AnonymousAccess::Pull));

@@ -289,7 +289,19 @@ impl Config {
     /// [`hyper_sdk::ErrorKind::NotFound`] or [`hyper_sdk::ErrorKind::Io`] when it cannot be read, and those of
     /// [`Config::parse`].
     pub(crate) fn load(path: &Path) -> Result<Self> {
-        let text = small_file::read_text(path, "the configuration", MAX_FILE, Kinds::FilesAndPipes)?;
+        Self::load_from(path, Kinds::FilesAndPipes)
+    }
+
+    /// Reads a file while the server runs: a pipe could keep it waiting, and has been read to its end already.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub(crate) fn load_again(path: &Path) -> Result<Self> {
+        Self::load_from(path, Kinds::Files)
+    }
+
+    fn load_from(path: &Path, kinds: Kinds) -> Result<Self> {
+        let text = small_file::read_text(path, "the configuration", MAX_FILE, kinds)?;
         Self::parse(&text).context("path", path.display())
     }
 

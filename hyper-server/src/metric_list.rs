@@ -304,8 +304,8 @@ pub(crate) fn render(from: &Sources<'_>) -> String {
 pub(crate) fn reference() -> String {
     let mut page = "# hyperregistry: metrics\n\nGenerated from the list in `hyper-server/src/metric_list.rs`, which `/metrics` is \
                     made of, by `cargo xtask generate`.\n\nThe counts are those of one server and begin anew with its process. \
-                    No series has the name of a repository, a user or a client. [Operate](../registry.md#operate) says \
-                    who may read them.\n\n| metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n"
+                    No series has the name of a repository, a user or a client. [Monitoring](../operate.md#monitoring) says \
+                    what to watch.\n\n| metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n"
         .to_owned();
     let mut labels: Vec<&Label> = Vec::new();
     for metric in METRICS {

@@ -14,6 +14,7 @@ mod suite {
     mod cluster;
     mod conformance;
     mod database;
+    mod deploy;
     mod embedding;
     mod hostile;
     mod http_store;
@@ -26,6 +27,7 @@ mod suite {
     mod program;
     mod registry_conformance;
     mod registry_mutants;
+    mod reload;
     mod scrub;
     mod sockets;
     mod storage;

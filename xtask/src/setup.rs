@@ -30,6 +30,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("setpriv", "util-linux"),
     ("strace", "strace"),
     ("openssl", "openssl"),
+    ("promtool", "prometheus"),
+    ("systemd-analyze", "systemd"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
 ];

@@ -492,14 +492,6 @@ fn the_data_folder_is_private() {
 }
 
 #[test]
-fn sighup_ends_the_program_gracefully() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut process = Process::start(dir.path(), &[]);
-    process.signal("-HUP");
-    assert!(process.child.wait().unwrap().success());
-}
-
-#[test]
 fn status_says_whether_the_server_is_ready() {
     let dir = tempfile::tempdir().unwrap();
     let (data, socket) = (dir.path().join("data"), dir.path().join("socket"));

@@ -14,8 +14,18 @@ const SDK: &str = "hyper-sdk/src";
 const PLACEHOLDER: &str = "NAME";
 
 /// The top-level folders whose paths are checked on every page.
-const FOLDERS: &[&str] =
-    &["benches", "bindings", "docs", "examples", "fuzz", "hyper-cli", "hyper-sdk", "hyper-server", "xtask"];
+const FOLDERS: &[&str] = &[
+    "benches",
+    "bindings",
+    "deploy",
+    "docs",
+    "examples",
+    "fuzz",
+    "hyper-cli",
+    "hyper-sdk",
+    "hyper-server",
+    "xtask",
+];
 
 /// What is made when the fuzz targets run.
 const MADE: &[&str] = &["fuzz/corpus"];

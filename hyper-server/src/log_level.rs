@@ -1,0 +1,86 @@
+//! Starting the log, and changing its level while the server runs.
+
+use crate::config::{LogConfig, LogFormat};
+use crate::log::LineWriter;
+use hyper_sdk::{Error, Result};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload;
+
+type Replace = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
+
+/// The level of the log of this process, or its filter.
+pub(crate) struct LogLevel {
+    current: Mutex<String>,
+    replace: Box<Replace>,
+}
+
+impl fmt::Debug for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LogLevel").field(&self.current).finish()
+    }
+}
+
+/// The filter that a text stands for.
+///
+/// # Errors
+/// [`hyper_sdk::ErrorKind::Invalid`] when it is none.
+pub(crate) fn filter(level: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(level)
+        .map_err(|e| Error::invalid(format!("invalid log level `{}`", level.escape_debug())).with_source(e))
+}
+
+/// Starts the log of this process.
+///
+/// # Errors
+/// Those of [`filter`], and [`hyper_sdk::ErrorKind::Internal`] when the process has a log already.
+pub(crate) fn start(config: &LogConfig, writer: LineWriter) -> Result<LogLevel> {
+    let failed = |e| Error::internal("the log cannot be started").with_source(e);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter(&config.level)?)
+        .with_ansi(false)
+        .with_writer(writer);
+    let replace: Box<Replace> = match config.format {
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(failed)?;
+            Box::new(move |filter| handle.reload(filter))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().flatten_event(true).with_current_span(false).with_filter_reloading();
+            let handle = builder.reload_handle();
+            builder.try_init().map_err(failed)?;
+            Box::new(move |filter| handle.reload(filter))
+        }
+    };
+    Ok(LogLevel { current: Mutex::new(config.level.clone()), replace })
+}
+
+impl LogLevel {
+    /// Changes the level from now on. The log says so, if the old or the new level shows it.
+    ///
+    /// # Errors
+    /// Those of [`filter`]; the level then stays.
+    pub(crate) fn set(&self, level: &str) -> Result<()> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if *current == level {
+            return Ok(());
+        }
+        let filter = filter(level)?;
+        let replace = || {
+            (self.replace)(filter)
+                .map_err(|e| Error::internal("the level of the log cannot be changed").with_source(e))
+        };
+        let former = std::mem::replace(&mut *current, level.to_owned());
+        let say = || tracing::info!(level, former, "the level of the log changes");
+        if tracing::enabled!(tracing::Level::INFO) {
+            say();
+            return replace();
+        }
+        replace()?;
+        say();
+        Ok(())
+    }
+}

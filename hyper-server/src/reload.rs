@@ -1,0 +1,79 @@
+//! What SIGHUP makes a server read again: the level of the log, the policy, and the files of TLS.
+//!
+//! Each is read for itself: what cannot be used stays as it was, and the log says why. A signal ends no server.
+
+use crate::auth::PolicyFile;
+use crate::config::Config;
+use crate::log_level::LogLevel;
+use crate::policy_command;
+use crate::tls::Tls;
+use hyper_sdk::Result;
+use std::path::PathBuf;
+
+/// What a server can read again.
+#[derive(Debug)]
+pub(crate) struct Reload {
+    pub(crate) file: Option<ConfigFile>,
+    pub(crate) policy: Option<PolicyFile>,
+    /// Whether anybody can log in, for the warnings about a policy.
+    pub(crate) has_users: bool,
+    pub(crate) tls: Option<Tls>,
+}
+
+/// The configuration file, of which the level of the log alone changes while the server runs.
+#[derive(Debug)]
+pub(crate) struct ConfigFile {
+    path: PathBuf,
+    /// The level that a flag says, which takes precedence.
+    flag: Option<String>,
+    level: LogLevel,
+    /// What the server began with, in the form of [`fingerprint`].
+    began_with: String,
+}
+
+impl Reload {
+    /// Reads the files again, and writes the outcome to the log. Blocks for as long as the files take.
+    pub(crate) fn run(&self) {
+        if self.file.is_none() && self.policy.is_none() && self.tls.is_none() {
+            tracing::info!("SIGHUP: there is no file to read again");
+            return;
+        }
+        if let Some(file) = &self.file
+            && let Err(error) = file.read_again()
+        {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log stays");
+        }
+        if let Some(policy) = &self.policy {
+            policy_command::reload(policy, self.has_users);
+        }
+        if let Some(tls) = &self.tls {
+            tls.reload_and_log();
+        }
+    }
+}
+
+impl ConfigFile {
+    /// The file at `path`, of which the server began with this configuration.
+    pub(crate) fn new(path: PathBuf, flag: Option<String>, level: LogLevel, began_with: &Config) -> Self {
+        Self { path, flag, level, began_with: fingerprint(began_with) }
+    }
+
+    fn read_again(&self) -> Result<()> {
+        let config = Config::load_again(&self.path)?;
+        if fingerprint(&config) != self.began_with {
+            tracing::warn!(
+                path = %self.path.display(),
+                "the configuration has changes that need a restart: only `level` in `[log]` is read again"
+            );
+        }
+        self.level.set(self.flag.as_ref().unwrap_or(&config.log.level))
+    }
+}
+
+/// All keys but the level of the log, to see whether one has changed. The text is compared and never shown.
+fn fingerprint(config: &Config) -> String {
+    let mut config = config.clone();
+    config.log.level.clear();
+    format!("{config:?}")
+}

@@ -1,0 +1,201 @@
+//! The files of `deploy/`: they name what exists, and the tools that read them accept them.
+
+use super::program::{PROGRAM, run, stderr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const METRICS: &str = include_str!("../../../docs/reference/metrics.md");
+const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yaml");
+const DASHBOARD: &str = include_str!("../../../deploy/grafana/dashboard.json");
+const UNIT: &str = include_str!("../../../deploy/systemd/hyperregistry.service");
+const GUIDE: &str = include_str!("../../../docs/operate.md");
+
+/// The metrics of the reference, with their types.
+fn metrics() -> BTreeMap<&'static str, &'static str> {
+    let rows = METRICS.lines().filter_map(|line| line.strip_prefix("| `hyperregistry_"));
+    rows.map(|row| {
+        let mut cells = row.split(" | ");
+        (cells.next().unwrap().trim_end_matches('`'), cells.next().unwrap())
+    })
+    .collect()
+}
+
+/// The values of each label of the reference.
+fn label_values() -> BTreeMap<&'static str, Vec<&'static str>> {
+    let rows = METRICS.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |"));
+    let rows = rows.filter_map(|row| row.split_once("` | `").filter(|(name, _)| !name.contains('|')));
+    rows.map(|(name, values)| (name, values.trim_end_matches('`').split("`, `").collect())).collect()
+}
+
+/// The metrics that a text names.
+fn named(text: &str) -> BTreeSet<String> {
+    let metrics = metrics();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words
+        .filter_map(|word| word.strip_prefix("hyperregistry_"))
+        .map(|name| {
+            let histogram = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+            histogram.filter(|name| metrics.get(name) == Some(&"histogram")).unwrap_or(name).to_owned()
+        })
+        .collect()
+}
+
+/// The expressions of a dashboard.
+fn expressions(dashboard: &str) -> String {
+    let dashboard: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    targets.map(|target| format!("{}\n", target["expr"].as_str().unwrap())).collect()
+}
+
+/// Whether a regular expression of letters, `.` and `|` matches a value.
+fn matches(pattern: &str, value: &str) -> bool {
+    pattern.split('|').any(|one| {
+        one.len() == value.len() && one.bytes().zip(value.bytes()).all(|(p, v)| p == b'.' || p == v)
+    })
+}
+
+#[test]
+fn alerts_and_dashboard_name_metrics_and_labels_that_exist() {
+    let (metrics, values) = (metrics(), label_values());
+    assert_eq!(values["method"].len(), 7, "{values:?}");
+    for text in [ALERTS, expressions(DASHBOARD).as_str()] {
+        for name in named(text) {
+            assert!(metrics.contains_key(&*name), "there is no metric hyperregistry_{name}");
+        }
+        let mut matchers = 0;
+        for (label, known) in &values {
+            for part in
+                text.split(&format!("{label}=")).skip(1).chain(text.split(&format!("{label}!~")).skip(1))
+            {
+                let pattern = part.trim_start_matches('~').trim_start_matches('"').split('"').next().unwrap();
+                for one in pattern.split('|') {
+                    assert!(known.iter().any(|value| matches(one, value)), "{label} is never `{one}`");
+                }
+                matchers += 1;
+            }
+        }
+        assert!(matchers > 0);
+    }
+}
+
+#[test]
+fn the_dashboard_shows_every_metric() {
+    let shown = named(&expressions(DASHBOARD));
+    let missing: Vec<_> = metrics().into_keys().filter(|name| !shown.contains(*name)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// What counts failures, and 0 in a healthy server.
+#[test]
+fn every_metric_of_a_fault_has_an_alert() {
+    let named = named(ALERTS);
+    let faults = ["failures", "lost", "damaged", "unreadable", "refused"];
+    let faults = metrics().into_keys().filter(|name| faults.iter().any(|fault| name.contains(fault)));
+    let without: Vec<_> = faults.filter(|name| !named.contains(*name)).collect();
+    assert!(without.is_empty(), "{without:?}");
+}
+
+#[test]
+fn every_alert_is_tested_and_explained() {
+    let tests = [
+        include_str!("../../../deploy/prometheus/alerts_test.yaml"),
+        include_str!("../../../deploy/prometheus/alerts_scrub_test.yaml"),
+    ]
+    .concat();
+    let alerts: Vec<&str> = ALERTS.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(alerts.len() > 10);
+    for alert in alerts {
+        let fires = format!("alertname: {alert}\n        exp_alerts:\n");
+        assert!(tests.contains(&fires), "no test fires {alert}");
+        assert!(GUIDE.contains(&format!("| `{alert}` |")), "docs/operate.md does not explain {alert}");
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").join(name)
+}
+
+/// Runs a tool; `None`, with a word why, when it is not there.
+fn tool(command: &mut Command) -> Option<Output> {
+    match command.output() {
+        Ok(output) => Some(output),
+        Err(e) => {
+            println!("SKIPPED: {} cannot be started: {e}", command.get_program().display());
+            None
+        }
+    }
+}
+
+#[test]
+fn prometheus_accepts_the_alerts_and_their_tests_pass() {
+    for arguments in [
+        &["check", "rules", "alerts.yaml"][..],
+        &["test", "rules", "alerts_test.yaml", "alerts_scrub_test.yaml"],
+    ] {
+        let mut promtool = Command::new("promtool");
+        let Some(output) = tool(promtool.args(arguments).current_dir(folder("prometheus"))) else { return };
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+/// The value of a key of the unit.
+fn of_unit(key: &str) -> &'static str {
+    UNIT.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap()
+}
+
+#[test]
+fn systemd_accepts_the_unit_and_finds_it_safe() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("hyperregistry.service");
+    // It must exist, and is not installed here.
+    std::fs::write(&unit, UNIT.replace("/usr/local/bin/hyperregistry", PROGRAM)).unwrap();
+    let analyze = |arguments: &[&str]| tool(Command::new("systemd-analyze").args(arguments).arg(&unit));
+    let Some(output) = analyze(&["verify", "--man=no"]) else { return };
+    assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
+    // From 0 to 100, where 100 is a service without any limit.
+    let output = analyze(&["security", "--offline=yes", "--threshold=15"]).unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn the_unit_gives_the_server_what_its_configuration_needs() {
+    let reference = run(&["config", "reference"], "");
+    let reference = String::from_utf8(reference.stdout).unwrap();
+    let number = |key: &str| -> u64 {
+        let lines = reference.lines().filter_map(|line| line.strip_prefix(&format!("{key} = ")));
+        let values = lines.map(|value| {
+            let digits = value.trim_start_matches('"').chars().take_while(char::is_ascii_digit);
+            digits.collect::<String>().parse().unwrap()
+        });
+        // A database has `connections`, too.
+        values.max().unwrap()
+    };
+    // The tasks of the server have five seconds after the requests.
+    assert!(of_unit("TimeoutStopSec").parse::<u64>().unwrap() > number("drain-timeout") + 5);
+    assert!(of_unit("LimitNOFILE").parse::<u64>().unwrap() > 4 * number("connections"));
+    assert_eq!(of_unit("ExecReload"), of_unit("ExecStart").replace(" serve ", " config check "));
+}
+
+#[test]
+fn the_configuration_of_the_unit_is_valid() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(path("tls.crt"), issued.cert.pem()).unwrap();
+    std::fs::write(path("tls.key"), issued.signing_key.serialize_pem()).unwrap();
+    std::fs::set_permissions(path("tls.key"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::fs::write(path("users"), run(&["htpasswd", "--cost", "8", "alice"], "s3cret").stdout).unwrap();
+    let text = std::fs::read_to_string(self::folder("systemd/config.toml")).unwrap();
+    let here = folder.path().to_str().unwrap();
+    let text = text.replace("/etc/hyperregistry", here).replace("/var/log/hyperregistry", here);
+    std::fs::write(path("config.toml"), text).unwrap();
+    let output = run(&["config", "check", "--config", path("config.toml").to_str().unwrap()], "");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "", "a warning");
+    for folder in ["StateDirectory", "LogsDirectory"] {
+        assert_eq!(of_unit(folder), "hyperregistry");
+    }
+}
