@@ -1,35 +1,19 @@
 //! `hyperregistry check`: reads all blobs of a store, and reports the damaged ones.
 
-use crate::blob_place::BlobText;
-use crate::config::Config;
-use crate::database::DatabaseUrl;
 use crate::open_store::{self, Opened};
 use crate::standard_io::print;
+use crate::store_args::{self, StoreArgs};
 use crate::units::Size;
 use clap::{Args, ValueEnum};
 use hyper_sdk::store::{BlobDamage, DamageKind, ScrubEvent, ScrubObserver, ScrubOptions, Scrubbed};
-use hyper_sdk::{Error, ErrorKind, Result};
+use hyper_sdk::{Error, Result};
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckBlobsArgs {
-    /// Configuration file, TOML; flags take precedence over it
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Folder of the store [default: hyperregistry-data]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// PostgreSQL database of the metadata, as for `serve`
-    #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
-    database: Option<DatabaseUrl>,
-    /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
-    #[arg(long, value_name = "FILE")]
-    database_password_file: Option<PathBuf>,
-    /// Bucket of the blobs, as for `serve`
-    #[arg(long, value_name = "URL")]
-    blobs: Option<BlobText>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Quarantine damaged blobs, so that clients push them again [default: report them]
     #[arg(long)]
     quarantine: bool,
@@ -52,24 +36,12 @@ enum Format {
 
 /// Checks the blobs once. Returns whether all are whole.
 pub(crate) fn run(args: CheckBlobsArgs) -> Result<bool> {
-    let mut config = args.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
-    config.data = args.data.unwrap_or(config.data);
-    config.database.url = args.database.or(config.database.url);
-    config.database.password_file = args.database_password_file.or(config.database.password_file);
-    if let Some(text) = &args.blobs {
-        config.blobs = Some(text.place()?);
-    }
+    let config = args.store.load()?;
     config.check()?;
     if config.read_only && args.quarantine {
         return Err(Error::invalid("the configuration key `read-only` forbids `--quarantine`"));
     }
-    // A check makes no store.
-    let evidence = if config.database.url.is_some() { "registry-id" } else { "hyper.db" };
-    let needs_folder = config.database.url.is_none() || config.blobs.is_none();
-    if needs_folder && !config.data.join(evidence).is_file() {
-        return Err(Error::new(ErrorKind::NotFound, "there is no store in the folder: --data names another")
-            .with_context("data", config.data.display()));
-    }
+    store_args::check_store(&config)?;
     let format = args.format;
     let observer: ScrubObserver = Arc::new(move |event| {
         let line = match event {

@@ -5,11 +5,10 @@
 
 use crate::audit::AuditLog;
 use crate::auth::{AnonymousAccess, Authorizer, PolicyFile, htpasswd_entry};
-use crate::blob_place::BlobText;
 use crate::check_command::{self, CheckBlobsArgs};
 use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
-use crate::database::DatabaseUrl;
+use crate::gc_command::{self, GcArgs};
 use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
 use crate::log_level;
@@ -19,13 +18,11 @@ use crate::policy_command::{self, PolicyCommand};
 use crate::reload::{ConfigFile, Reload};
 use crate::standard_io::{print, read_password};
 use crate::status::{self, StatusArgs};
+use crate::store_args::StoreArgs;
 use crate::token_command::TokenCommand;
-use crate::units::TimeSpan;
 use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, TrustedProxy, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use hyper_sdk::clock::{Clock as _, SystemClock};
-use hyper_sdk::store::{CollectOptions, Collected, RemovalObserver};
-use hyper_sdk::{Error, ErrorDetail, ErrorKind, Result};
+use hyper_sdk::{Error, ErrorDetail, Result};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -85,9 +82,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct ServeArgs {
-    /// Configuration file, TOML; flags take precedence over it
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Address and port to listen on; `:5000` means every address, port 0 lets the system choose. `http://` before it means no
     /// TLS, `https://` TLS. `unix:PATH` is a socket of the file system. Repeatable [default: 127.0.0.1:5000]
     #[arg(long, value_name = "ADDRESS")]
@@ -111,18 +107,6 @@ struct ServeArgs {
     /// the sockets. Repeatable [default: none for addresses of clients, all for scheme and host]
     #[arg(long, value_name = "PROXY")]
     trusted_proxy: Vec<TrustedProxy>,
-    /// Folder of the store, created when it is missing [default: hyperregistry-data]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone, and nothing with --blobs
-    #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
-    database: Option<DatabaseUrl>,
-    /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
-    #[arg(long, value_name = "FILE")]
-    database_password_file: Option<PathBuf>,
-    /// Bucket of the blobs, such as `s3://BUCKET/PREFIX?region=NAME`; keys: `endpoint`, `region`, `path_style`, `allow_http` [default: the folder of the store has them]
-    #[arg(long, value_name = "URL")]
-    blobs: Option<BlobText>,
     /// File of users, with bcrypt or argon2 hashes
     #[arg(long, value_name = "FILE")]
     htpasswd: Option<PathBuf>,
@@ -162,31 +146,6 @@ struct CheckArgs {
     /// Configuration file, TOML
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-}
-
-#[derive(Debug, Args)]
-struct GcArgs {
-    /// Configuration file, TOML; flags take precedence over it
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Folder of the store [default: hyperregistry-data]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone, and nothing with --blobs
-    #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
-    database: Option<DatabaseUrl>,
-    /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
-    #[arg(long, value_name = "FILE")]
-    database_password_file: Option<PathBuf>,
-    /// Bucket of the blobs, as for `serve`
-    #[arg(long, value_name = "URL")]
-    blobs: Option<BlobText>,
-    /// Remove manifests without a tag too that were pushed at least this long ago, such as `720h` [default: they stay]
-    #[arg(long, value_name = "TIME")]
-    untagged_after: Option<TimeSpan>,
-    /// Remove nothing, and say what would go and why
-    #[arg(long)]
-    dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -238,7 +197,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let is_ready = status::run(args)?;
             return Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        Command::Gc(args) => gc(args),
+        Command::Gc(args) => gc_command::run(args),
         Command::Check(args) => {
             let is_whole = check_command::run(args)?;
             return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -281,13 +240,9 @@ fn chain(e: &Error) -> String {
 }
 
 impl ServeArgs {
-    /// The configuration of the file alone.
-    fn in_file(&self) -> Result<Config> {
-        Ok(self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default())
-    }
-
     /// The flags over the configuration of the file.
-    fn over(self, mut config: Config) -> Result<Config> {
+    fn over(self, in_file: Config) -> Result<Config> {
+        let mut config = self.store.over(in_file)?;
         if !self.listen.is_empty() {
             config.listen = self.listen;
         }
@@ -299,12 +254,6 @@ impl ServeArgs {
         config.tls.client_ca = self.client_ca.or(config.tls.client_ca);
         config.tls.client_crl = self.client_crl.or(config.tls.client_crl);
         config.tls.client_auth = self.client_auth.unwrap_or(config.tls.client_auth);
-        config.data = self.data.unwrap_or(config.data);
-        config.database.url = self.database.or(config.database.url);
-        config.database.password_file = self.database_password_file.or(config.database.password_file);
-        if let Some(text) = &self.blobs {
-            config.blobs = Some(text.place()?);
-        }
         config.auth.htpasswd = self.htpasswd.or(config.auth.htpasswd);
         config.auth.policy = self.policy.or(config.auth.policy);
         config.auth.anonymous = self.anonymous.or(config.auth.anonymous);
@@ -319,8 +268,8 @@ impl ServeArgs {
 }
 
 fn run_serve(args: ServeArgs) -> Result<()> {
-    let (path, level_flag) = (args.config.clone(), args.log_level.clone());
-    let in_file = args.in_file()?;
+    let (path, level_flag) = (args.store.file().map(PathBuf::from), args.log_level.clone());
+    let in_file = args.store.in_file()?;
     let config = args.over(in_file.clone())?;
     let log = LineWriter::start(std::io::stderr())?;
     let level = log_level::start(&config.log, log.clone())?;
@@ -396,51 +345,6 @@ async fn serve_until_signal(config: Config, file: Option<ConfigFile>, audit: Opt
     let server = ServerOptions { connections: registry.connections().clone(), ..config.server() };
     serve(listeners, registry, server, shutdown).await?;
     tracing::info!("stopped");
-    Ok(())
-}
-
-/// Collects garbage once. Every removal is a line, and the last line is the sum.
-fn gc(args: GcArgs) -> Result<()> {
-    let mut config = args.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
-    config.data = args.data.unwrap_or(config.data);
-    config.database.url = args.database.or(config.database.url);
-    config.database.password_file = args.database_password_file.or(config.database.password_file);
-    if let Some(text) = &args.blobs {
-        config.blobs = Some(text.place()?);
-    }
-    config.gc.untagged_after = args.untagged_after.or(config.gc.untagged_after);
-    config.check()?;
-    if config.read_only {
-        return Err(Error::invalid(
-            "the configuration key `read-only` forbids a collection: use a file without it",
-        ));
-    }
-    // A collection makes no store.
-    let evidence = if config.database.url.is_some() { "registry-id" } else { "hyper.db" };
-    let needs_folder = config.database.url.is_none() || config.blobs.is_none();
-    if needs_folder && !config.data.join(evidence).is_file() {
-        return Err(Error::new(ErrorKind::NotFound, "there is no store in the folder: --data names another")
-            .with_context("data", config.data.display()));
-    }
-    let observer: RemovalObserver = Arc::new(|removal| {
-        // Who reads no more has seen enough.
-        let _ = writeln!(std::io::stdout(), "{removal}");
-    });
-    let dry_run = args.dry_run;
-    let now = SystemClock.now();
-    let options = CollectOptions { dry_run, observer: Some(observer), ..config.collection().options(now) };
-    let collected = hyper_sdk::runtime::start()?.block_on(async {
-        let Opened { store, .. } = open_store::open(&config, None).await?;
-        store.collect(options).await
-    })?;
-    let Collected { manifests, links, blobs, bytes, left_to_another } = collected;
-    let verb = if dry_run { "would remove" } else { "removed" };
-    print(&format!(
-        "{verb} {manifests} manifests, {links} links of blobs, and the bytes of {blobs} blobs: {bytes} bytes\n"
-    ))?;
-    if left_to_another {
-        print("another process is removing bytes just now: what is left goes with its next collection\n")?;
-    }
     Ok(())
 }
 
@@ -524,7 +428,7 @@ mod tests {
         let file = file.to_str().unwrap();
         let cli = Cli::parse_from(["x", "serve", "--config", file, "--data", "b", "--read-only"]);
         let Command::Serve(args) = cli.command else { panic!() };
-        let file = args.in_file().unwrap();
+        let file = args.store.in_file().unwrap();
         let config = args.over(file).unwrap();
         assert_eq!(config.listen[0].to_string(), "127.0.0.1:1");
         assert_eq!(config.data, PathBuf::from("b"));

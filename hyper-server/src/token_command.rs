@@ -3,9 +3,9 @@
 
 use crate::auth::{api_token, has_user};
 use crate::config::Config;
-use crate::database::DatabaseUrl;
 use crate::open_store;
 use crate::standard_io::print;
+use crate::store_args::MetadataArgs;
 use crate::units::Expiry;
 use clap::{Args, Subcommand, ValueEnum};
 use hyper_sdk::clock::{Clock as _, SystemClock, rfc3339};
@@ -14,7 +14,6 @@ use hyper_sdk::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
 
 /// The tokens of one query of the list.
 const PAGE: usize = 1000;
@@ -30,22 +29,6 @@ pub(crate) enum TokenCommand {
     Ls(ListArgs),
     /// Removes tokens; servers refuse them within two seconds
     Rm(RemoveArgs),
-}
-
-#[derive(Debug, Args)]
-struct StoreArgs {
-    /// Configuration file, TOML; flags take precedence over it
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Folder of the store [default: hyperregistry-data]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`
-    #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
-    database: Option<DatabaseUrl>,
-    /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
-    #[arg(long, value_name = "FILE")]
-    database_password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -66,7 +49,7 @@ pub(crate) struct AddArgs {
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
     #[command(flatten)]
-    store: StoreArgs,
+    store: MetadataArgs,
 }
 
 #[derive(Debug, Args)]
@@ -78,7 +61,7 @@ pub(crate) struct ListArgs {
     #[arg(long, value_enum, default_value = "text")]
     format: Format,
     #[command(flatten)]
-    store: StoreArgs,
+    store: MetadataArgs,
 }
 
 #[derive(Debug, Args)]
@@ -87,7 +70,7 @@ pub(crate) struct RemoveArgs {
     #[arg(required = true)]
     id: Vec<String>,
     #[command(flatten)]
-    store: StoreArgs,
+    store: MetadataArgs,
 }
 
 /// The form of an answer.
@@ -112,16 +95,11 @@ impl TokenCommand {
     }
 }
 
-impl StoreArgs {
-    async fn open(self) -> Result<(Config, SqlMeta)> {
-        let mut config = self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
-        config.data = self.data.unwrap_or(config.data);
-        config.database.url = self.database.or(config.database.url);
-        config.database.password_file = self.database_password_file.or(config.database.password_file);
-        config.check()?;
-        let meta = open_store::metadata(&config).await?;
-        Ok((config, meta))
-    }
+async fn open(args: MetadataArgs) -> Result<(Config, SqlMeta)> {
+    let config = args.load()?;
+    config.check()?;
+    let meta = open_store::metadata(&config).await?;
+    Ok((config, meta))
 }
 
 impl AddArgs {
@@ -130,7 +108,7 @@ impl AddArgs {
         let expires = self.expires.at(now)?;
         let (token, record) =
             api_token(&self.user, self.name.as_deref().unwrap_or_default(), &self.scope, now, expires)?;
-        let (config, meta) = self.store.open().await?;
+        let (config, meta) = open(self.store).await?;
         if let Some(path) = &config.auth.htpasswd
             && !has_user(path, &self.user)?
         {
@@ -163,7 +141,7 @@ impl AddArgs {
 
 impl ListArgs {
     async fn run(self) -> Result<()> {
-        let (_, meta) = self.store.open().await?;
+        let (_, meta) = open(self.store).await?;
         let mut found: Vec<TokenRecord> = Vec::new();
         let mut last: Option<String> = None;
         loop {
@@ -188,7 +166,7 @@ impl ListArgs {
 
 impl RemoveArgs {
     async fn run(self) -> Result<()> {
-        let (_, meta) = self.store.open().await?;
+        let (_, meta) = open(self.store).await?;
         let mut unknown = Vec::new();
         for id in self.id {
             if !meta.remove_token(&id).await? {

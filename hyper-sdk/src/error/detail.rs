@@ -41,6 +41,8 @@ pub enum ErrorDetail {
     UploadPartsMissing,
     /// Another request has put the parts of an upload together, or is going to, with other content.
     UploadContentDiffers,
+    /// Another writer has claimed the upload, or had claimed it meanwhile.
+    UploadClaimed,
 }
 
 /// The failure of a command of a build.

@@ -61,12 +61,18 @@ pub fn is_other_content(error: &Error) -> bool {
     error.details().any(|detail| *detail == ErrorDetail::UploadContentDiffers)
 }
 
-/// [`ErrorKind::Unavailable`]: a writer in another process has claimed the upload
+/// [`ErrorKind::Unavailable`] with [`ErrorDetail::UploadClaimed`]: a writer in another process has claimed the upload
 /// ([`Change::ClaimUpload`](super::meta::Change::ClaimUpload)), for this time at most, or had claimed it meanwhile.
 pub fn claimed(id: &UploadId, left: Duration) -> Error {
     Error::new(ErrorKind::Unavailable, "another request is writing to this upload: try again")
         .with_context("upload", id)
+        .with_detail(ErrorDetail::UploadClaimed)
         .with_retry_after(left.max(Duration::from_secs(1)))
+}
+
+/// Whether this is the error of [`claimed`].
+pub fn is_claimed(error: &Error) -> bool {
+    error.details().any(|detail| *detail == ErrorDetail::UploadClaimed)
 }
 
 /// [`ErrorKind::Unavailable`] with [`ErrorDetail::UploadPartsMissing`]: the parts of an upload are not there. Another request

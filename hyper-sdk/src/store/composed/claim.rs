@@ -4,12 +4,13 @@
 //! - What another writer may have written, and what a client was told of, is replaced by the holder of the claim alone. It
 //!   began at the saved offset, and nobody saves on the ground of a claim that another one has had since.
 //! - A claim ends by the clock of the database. While its holder works it is prolonged; when that fails for two thirds of
-//!   its time, the holder stops. What the holder had sent is expected to arrive within the last third. A process that is
-//!   stopped for longer than a claim, and a database whose clock jumps, are not covered: two may then write.
+//!   its time, or is refused, the holder stops. What the holder had sent is expected to arrive within the last third. A
+//!   process that is stopped for that long in the middle of a request to the bucket is not covered.
+//! - A claim that is not fresh is prolonged before its holder goes on.
 //! - After a failure that leaves open whether a part was written, the claim is left to end by itself.
 
 use crate::store::UploadId;
-use crate::store::errors::claimed;
+use crate::store::errors::{claimed, is_claimed};
 use crate::store::meta::{Change, MetaBackend};
 use crate::{Error, Result};
 use std::time::{Duration, Instant};
@@ -52,37 +53,46 @@ impl Claim {
 
     fn change(&self) -> Change {
         let (id, writer) = (self.id.clone(), self.writer());
-        Change::ClaimUpload { id, from: self.from, writer, seconds: self.seconds }
+        let renews = self.was_had();
+        Change::ClaimUpload { id, from: self.from, writer, seconds: self.seconds, renews }
     }
 
     /// Gets the claim, or prolongs it when some of its time has passed.
     pub(super) async fn get(&mut self, meta: &impl MetaBackend) -> Result<()> {
-        if self.since.is_some_and(|since| since.elapsed() < self.time() / 6) {
+        // Tests let claims end at once, and go on as a writer does that does not know it yet.
+        let is_fresh = |since: Instant| self.seconds <= 0 || since.elapsed() < self.time() / 6;
+        if self.since.is_some_and(is_fresh) {
             return Ok(());
         }
         let asked = Instant::now();
         self.is_asked = true;
         meta.write(self.change()).await?;
+        // The answer may have come so late that another writer has it.
+        if asked.elapsed() >= self.time() * 2 / 3 {
+            return Err(claimed(&self.id, Duration::ZERO));
+        }
         self.since = Some(asked);
         Ok(())
     }
 
-    /// Works while the claim holds.
+    /// Works while the claim holds. One that was not had holds nothing.
     pub(super) async fn hold<T>(
         &mut self,
         meta: &impl MetaBackend,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        if self.was_had() {
+            self.get(meta).await?;
+        }
         tokio::select! {
             biased;
-            outcome = work => outcome,
             lost = self.prolong(meta) => Err(lost),
+            outcome = work => outcome,
         }
     }
 
     /// Prolongs the claim until that fails.
     async fn prolong(&mut self, meta: &impl MetaBackend) -> Error {
-        // Tests let claims end at once, and go on as a writer does that does not know it yet.
         if self.seconds <= 0 {
             return std::future::pending().await;
         }
@@ -96,7 +106,7 @@ impl Claim {
                     holds_since = asked;
                     self.since = Some(asked);
                 }
-                Ok(Err(error)) if !error.is_retryable() => return error,
+                Ok(Err(error)) if !error.is_retryable() || is_claimed(&error) => return error,
                 Ok(Err(_)) => {}
                 Err(_) => return claimed(&self.id, Duration::ZERO),
             }
@@ -123,5 +133,53 @@ pub(super) async fn held<T>(
     match claim {
         Some(claim) => claim.hold(meta, work).await,
         None => work.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+    use crate::reference::RepositoryName;
+    use crate::store::blob::StagedState;
+    use crate::store::meta::{MemoryMeta, UploadRecord};
+
+    /// A claim that another writer has got, by a database that did not know it any more.
+    async fn taken_over(seconds: i64) -> (MemoryMeta, Claim) {
+        let (meta, id) = (MemoryMeta::default(), UploadId::random().unwrap());
+        let (repository, state) = (RepositoryName::parse("a").unwrap(), StagedState::default());
+        let record = UploadRecord { id: id.clone(), repository, algorithm: Algorithm::Sha256, state };
+        meta.write(Change::StartUpload(record)).await.unwrap();
+        let mut claim = Claim::new(&id, 0, seconds).unwrap();
+        claim.get(&meta).await.unwrap();
+        meta.write(Change::ReleaseUpload { id: id.clone(), writer: claim.writer() }).await.unwrap();
+        let writer = "another".to_owned();
+        meta.write(Change::ClaimUpload { id, from: 0, writer, seconds: 600, renews: false }).await.unwrap();
+        (meta, claim)
+    }
+
+    /// Whether it is the refusal of the backend, which knows how long the other claim lasts.
+    fn is_refusal(error: &Error) -> bool {
+        is_claimed(error) && error.retry_after().is_some_and(|left| left.as_secs() > 100)
+    }
+
+    #[tokio::test]
+    async fn a_holder_whose_renewal_is_refused_stops() {
+        let (meta, mut claim) = taken_over(2).await;
+        let error = claim.hold(&meta, std::future::pending::<Result<()>>()).await.unwrap_err();
+        assert!(is_refusal(&error), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_is_not_fresh_is_prolonged_before_the_work() {
+        let (meta, mut claim) = taken_over(2).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let mut worked = false;
+        let work = async {
+            worked = true;
+            Ok(())
+        };
+        let error = claim.hold(&meta, work).await.unwrap_err();
+        assert!(is_refusal(&error) && !worked, "{error}");
     }
 }

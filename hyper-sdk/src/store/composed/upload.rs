@@ -110,8 +110,10 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
         if content.algorithm() == digest.algorithm() && content != *digest {
             return Err(digest_mismatch(digest, &content));
         }
-        let (id, meta) = (self.record.id.clone(), &self.store.0.meta);
-        let sealed = meta.write(Change::SealUpload { id: id.clone(), content: content.clone() }).await;
+        let (id, from, meta) = (self.record.id.clone(), self.record.state.offset, &self.store.0.meta);
+        let writer = self.writer().unwrap_or_default();
+        let change = Change::SealUpload { id: id.clone(), from, writer, content: content.clone() };
+        let sealed = meta.write(change).await;
         if let Err(e) = &sealed
             && e.kind() == ErrorKind::UploadUnknown
             && content == *digest

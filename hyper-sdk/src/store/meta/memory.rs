@@ -372,11 +372,13 @@ impl MetaBackend for MemoryMeta {
             Change::SaveUpload { id, from, state: saved, writer, keeps_claim } => {
                 state.sessions.save(&id, from, saved, (writer.as_deref(), keeps_claim))
             }
-            Change::ClaimUpload { id, from, writer, seconds } => {
-                state.sessions.claim(id, from, writer, seconds)
+            Change::ClaimUpload { id, from, writer, seconds, renews } => {
+                state.sessions.claim(id, from, writer, (seconds, renews))
             }
             Change::ReleaseUpload { id, writer } => state.sessions.release(&id, &writer),
-            Change::SealUpload { id, content } => state.sessions.seal(id, content),
+            Change::SealUpload { id, from, writer, content } => {
+                state.sessions.seal(id, from, &writer, content)
+            }
             Change::EndUpload { id, writer } => state.sessions.end_unclaimed(&id, writer.as_deref()),
             Change::ExpireUpload { id, before } => state.sessions.expire(&id, before),
         }

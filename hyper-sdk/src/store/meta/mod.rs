@@ -302,6 +302,8 @@ pub enum Change {
         writer: String,
         /// For how many seconds, by the clock of the backend.
         seconds: i64,
+        /// Whether the writer has the claim already: rejected in the same way when another one has had it since.
+        renews: bool,
     },
     /// Ends the claim of a writer, if it has one.
     ReleaseUpload {
@@ -312,10 +314,16 @@ pub enum Change {
     },
     /// Seals a session: from now on it can be finished with this content only. Sealing it with the same content again is not
     /// an error. Rejected with [`crate::ErrorKind::UploadUnknown`] when the session does not exist, and when it is sealed with
-    /// other content ([`sealed_otherwise`](super::errors::sealed_otherwise)).
+    /// other content ([`sealed_otherwise`](super::errors::sealed_otherwise)); with [`crate::ErrorKind::RangeInvalid`] when it
+    /// was saved further, and with [`claimed`](super::errors::claimed) when the writer has no claim or another one has had it
+    /// since.
     SealUpload {
         /// The session.
         id: UploadId,
+        /// The saved offset that the writer began at.
+        from: u64,
+        /// The writer.
+        writer: String,
         /// The digest of the content by the algorithm of the session.
         content: Digest,
     },

@@ -119,7 +119,9 @@ async fn the_metadata_suite_catches_every_fault() {
         LastSaveWins by one_of_two_writers_saves_a_session;
         SessionStays by a_link_ends_its_session;
         SealIgnored by a_session_is_sealed_with_one_content;
+        AnySeals by a_session_is_sealed_with_one_content;
         ClaimIgnored by a_session_has_one_claim;
+        LostClaimRenewed by a_session_has_one_claim;
         EndedLinked by a_link_of_an_ended_session_is_rejected;
         KeysReordered by keys_in_use_are_found;
         KeysOfFirstPage by keys_in_use_are_found;

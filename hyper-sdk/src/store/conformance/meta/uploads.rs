@@ -107,13 +107,28 @@ pub async fn one_of_two_writers_saves_a_session(opener: MetaOpener) {
 pub async fn a_session_is_sealed_with_one_content(opener: MetaOpener) {
     let meta = opener.open().await;
     let [one, two] = ["a", "b"].map(record);
-    let seal = |record: &UploadRecord, content: &str| Change::SealUpload {
+    let seal_from = |record: &UploadRecord, from, writer: &str, content: &str| Change::SealUpload {
         id: record.id.clone(),
+        from,
+        writer: writer.to_owned(),
         content: digest(content),
     };
+    let claim = |record: &UploadRecord, from, writer: &str| Change::ClaimUpload {
+        id: record.id.clone(),
+        from,
+        writer: writer.to_owned(),
+        seconds: -1,
+        renews: false,
+    };
+    let seal = |record: &UploadRecord, content: &str| seal_from(record, 0, "one", content);
     fails(meta.write(seal(&one, "x")).await, &[ErrorKind::UploadUnknown]);
     for record in [&one, &two] {
         meta.write(Change::StartUpload(record.clone())).await.unwrap();
+        fails(meta.write(seal(record, "x")).await, &[ErrorKind::Unavailable]);
+        meta.write(claim(record, 0, "two")).await.unwrap();
+        meta.write(claim(record, 0, "one")).await.unwrap();
+        fails(meta.write(seal_from(record, 0, "two", "x")).await, &[ErrorKind::Unavailable]);
+        fails(meta.write(seal_from(record, 7, "one", "x")).await, &[ErrorKind::RangeInvalid]);
     }
     // Two that finish one session at once: the content of one of them counts, and it may come again.
     let outcomes = futures::future::join(meta.write(seal(&one, "x")), meta.write(seal(&one, "y"))).await;
@@ -133,25 +148,32 @@ pub async fn a_session_is_sealed_with_one_content(opener: MetaOpener) {
     })
     .await
     .unwrap();
+    // It was saved further meanwhile.
+    fails(meta.write(seal(&one, sealed)).await, &[ErrorKind::RangeInvalid]);
+    let there = state().offset;
+    meta.write(claim(&one, there, "three")).await.unwrap();
+    let seal_there = |content: &str| seal_from(&one, there, "three", content);
     for _ in 0..2 {
-        meta.write(seal(&one, sealed)).await.unwrap();
-        fails(meta.write(seal(&one, other)).await, &[ErrorKind::UploadUnknown]);
+        meta.write(seal_there(sealed)).await.unwrap();
+        fails(meta.write(seal_there(other)).await, &[ErrorKind::UploadUnknown]);
         meta.write(seal(&two, other)).await.unwrap();
     }
     assert_eq!(meta.upload(&one.id).await.unwrap().unwrap().state, state());
     meta.write(Change::EndUpload { id: one.id.clone(), writer: None }).await.unwrap();
-    fails(meta.write(seal(&one, sealed)).await, &[ErrorKind::UploadUnknown]);
+    fails(meta.write(seal_there(sealed)).await, &[ErrorKind::UploadUnknown]);
 }
 
 pub async fn a_session_has_one_claim(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
-    let claim = |from, writer: &str, seconds| Change::ClaimUpload {
+    let claim_or_renew = |from, writer: &str, seconds, renews| Change::ClaimUpload {
         id: record.id.clone(),
         from,
         writer: writer.to_owned(),
         seconds,
+        renews,
     };
+    let claim = |from, writer: &str, seconds| claim_or_renew(from, writer, seconds, false);
     let save = |from, writer: Option<&str>, keeps_claim| Change::SaveUpload {
         id: record.id.clone(),
         from,
@@ -195,6 +217,9 @@ pub async fn a_session_has_one_claim(opener: MetaOpener) {
     meta.write(claim(4, "one", -1)).await.unwrap();
     meta.write(claim(4, "two", 600)).await.unwrap();
     fails(meta.write(save(4, Some("one"), false)).await, &[ErrorKind::Unavailable]);
+    // Nor does it get the claim back by renewing it, when that of the other one is over, too.
+    meta.write(claim_or_renew(4, "two", -1, true)).await.unwrap();
+    fails(meta.write(claim_or_renew(4, "one", 600, true)).await, &[ErrorKind::Unavailable]);
     meta.write(end(Some("two"))).await.unwrap();
     assert!(meta.upload(&record.id).await.unwrap().is_none());
 }

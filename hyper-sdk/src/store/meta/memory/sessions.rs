@@ -44,6 +44,14 @@ impl Sessions {
         }
     }
 
+    /// Refuses a writer that has no claim, or another one has had it since. The claim may have lapsed.
+    fn check_holder(&self, id: &UploadId, writer: &str) -> Result<()> {
+        match self.claims.get(id).is_some_and(|(holder, _)| holder == writer) {
+            true => Ok(()),
+            false => Err(claimed(id, Duration::ZERO)),
+        }
+    }
+
     /// Refuses a writer that began at another offset than the saved one.
     fn check_offset(&self, id: &UploadId, from: u64) -> Result<()> {
         match self.find(id) {
@@ -61,8 +69,8 @@ impl Sessions {
         (writer, keeps_claim): (Option<&str>, bool),
     ) -> Result<u64> {
         self.check_offset(id, from)?;
-        if writer.is_some() && self.claims.get(id).map(|(holder, _)| holder.as_str()) != writer {
-            return Err(claimed(id, Duration::ZERO));
+        if let Some(writer) = writer {
+            self.check_holder(id, writer)?;
         }
         if let Some((record, at)) = self.records.get_mut(id) {
             // Saving the same bytes again is no progress.
@@ -77,9 +85,18 @@ impl Sessions {
         Ok(0)
     }
 
-    pub(super) fn claim(&mut self, id: UploadId, from: u64, writer: String, seconds: i64) -> Result<u64> {
+    pub(super) fn claim(
+        &mut self,
+        id: UploadId,
+        from: u64,
+        writer: String,
+        (seconds, renews): (i64, bool),
+    ) -> Result<u64> {
         self.check_offset(&id, from)?;
         self.check_claim(&id, Some(&writer))?;
+        if renews {
+            self.check_holder(&id, &writer)?;
+        }
         self.claims.insert(id, (writer, SystemClock.now().saturating_add(seconds)));
         Ok(0)
     }
@@ -91,7 +108,9 @@ impl Sessions {
         Ok(0)
     }
 
-    pub(super) fn seal(&mut self, id: UploadId, content: Digest) -> Result<u64> {
+    pub(super) fn seal(&mut self, id: UploadId, from: u64, writer: &str, content: Digest) -> Result<u64> {
+        self.check_offset(&id, from)?;
+        self.check_holder(&id, writer)?;
         let (_, at) = self.records.get_mut(&id).ok_or_else(|| upload_unknown(&id))?;
         match self.seals.get(&id) {
             Some(sealed) if *sealed != content => return Err(sealed_otherwise(&id)),

@@ -53,11 +53,13 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
         Change::SaveUpload { id, from, state, writer, keeps_claim } => {
             sessions::save(db, id, *from, state, (writer.as_deref(), *keeps_claim)).await
         }
-        Change::ClaimUpload { id, from, writer, seconds } => {
-            sessions::claim(db, id, *from, writer, *seconds).await
+        Change::ClaimUpload { id, from, writer, seconds, renews } => {
+            sessions::claim(db, id, *from, writer, (*seconds, *renews)).await
         }
         Change::ReleaseUpload { id, writer } => sessions::release(db, id, writer).await,
-        Change::SealUpload { id, content } => sessions::seal(db, id, content).await,
+        Change::SealUpload { id, from, writer, content } => {
+            sessions::seal(db, id, *from, writer, content).await
+        }
         Change::EndUpload { id, writer } => sessions::end_unclaimed(db, id, writer.as_deref()).await,
         Change::ExpireUpload { id, before } => sessions::expire(db, id, *before).await,
     }

@@ -45,6 +45,19 @@ async fn check_claim(db: &mut Connection<'_>, id: &UploadId, writer: Option<&str
     }
 }
 
+/// Refuses a writer that has no claim, or another one has had it since. The claim may have lapsed.
+async fn check_holder(db: &mut Connection<'_>, id: &UploadId, writer: &str) -> Outcome<()> {
+    let holder: Option<String> =
+        query("SELECT writer FROM upload_sessions WHERE id = $1 AND writer IS NOT NULL")
+            .bind(id.as_str())
+            .fetch_scalar(db)
+            .await?;
+    match holder.as_deref() == Some(writer) {
+        true => Ok(()),
+        false => Err(Stop::Refused(claimed(id, Duration::ZERO))),
+    }
+}
+
 /// Refuses a writer that began at another offset than the saved one.
 async fn check_offset(db: &mut Connection<'_>, id: &UploadId, from: u64) -> Outcome<()> {
     match find(db, id).await? {
@@ -64,15 +77,7 @@ pub(super) async fn save(
 ) -> Outcome<u64> {
     check_offset(db, id, from).await?;
     if let Some(writer) = writer {
-        // Its claim may have lapsed, if nobody else had one since.
-        let holder: Option<String> =
-            query("SELECT writer FROM upload_sessions WHERE id = $1 AND writer IS NOT NULL")
-                .bind(id.as_str())
-                .fetch_scalar(db)
-                .await?;
-        if holder.as_deref() != Some(writer) {
-            return Err(Stop::Refused(claimed(id, Duration::ZERO)));
-        }
+        check_holder(db, id, writer).await?;
     }
     query(
         "UPDATE upload_sessions SET saved_offset = $2, hash = $3, backend = $4, \
@@ -97,10 +102,13 @@ pub(super) async fn claim(
     id: &UploadId,
     from: u64,
     writer: &str,
-    seconds: i64,
+    (seconds, renews): (i64, bool),
 ) -> Outcome<u64> {
     check_offset(db, id, from).await?;
     check_claim(db, id, Some(writer)).await?;
+    if renews {
+        check_holder(db, id, writer).await?;
+    }
     query("UPDATE upload_sessions SET writer = $2, writer_until = $3 WHERE id = $1")
         .bind(id.as_str())
         .bind(writer)
@@ -120,7 +128,15 @@ pub(super) async fn release(db: &mut Connection<'_>, id: &UploadId, writer: &str
 }
 
 /// The row says when it was sealed first: a later time would let lost parts look as if somebody finished the upload.
-pub(super) async fn seal(db: &mut Connection<'_>, id: &UploadId, content: &Digest) -> Outcome<u64> {
+pub(super) async fn seal(
+    db: &mut Connection<'_>,
+    id: &UploadId,
+    from: u64,
+    writer: &str,
+    content: &Digest,
+) -> Outcome<u64> {
+    check_offset(db, id, from).await?;
+    check_holder(db, id, writer).await?;
     query("UPDATE upload_sessions SET sealed = $2, updated_at = $3 WHERE id = $1 AND sealed IS NULL")
         .bind(id.as_str())
         .bind(content.as_str())

@@ -47,7 +47,9 @@ pub(super) enum MetaFault {
     LastSaveWins,
     SessionStays,
     SealIgnored,
+    AnySeals,
     ClaimIgnored,
+    LostClaimRenewed,
     EndedLinked,
     KeysReordered,
     KeysOfFirstPage,
@@ -121,24 +123,7 @@ impl<M: MetaBackend> MetaMutant<M> {
                 let leased_until = if fault == MetaFault::PushNoLease { 0 } else { leased_until };
                 Change::LinkBlob { repository, digest, size, key, upload, leased_until }
             }
-            (MetaFault::NoLease, Change::LeaseBlob { .. })
-            | (MetaFault::SaveForgets, Change::SaveUpload { .. }) => {
-                return Ok(None);
-            }
-            (MetaFault::SealIgnored, Change::SealUpload { id, .. })
-                if self.inner.upload(&id).await?.is_some() =>
-            {
-                return Ok(None);
-            }
-            (MetaFault::LastSaveWins, Change::SaveUpload { id, state, writer, keeps_claim, .. }) => {
-                let from = self.inner.upload(&id).await?.map_or(0, |record| record.state.offset);
-                Change::SaveUpload { id, from, state, writer, keeps_claim }
-            }
-            (MetaFault::ClaimIgnored, Change::ClaimUpload { id, from, .. })
-                if self.inner.upload(&id).await?.is_some_and(|record| record.state.offset == from) =>
-            {
-                return Ok(None);
-            }
+            (MetaFault::NoLease, Change::LeaseBlob { .. }) => return Ok(None),
             (MetaFault::CollectsReferenced, Change::CollectLink { repository, digest, .. }) => {
                 Change::UnlinkBlob { repository, digest }
             }
@@ -153,9 +138,6 @@ impl<M: MetaBackend> MetaMutant<M> {
                 let mark = records.into_iter().flatten().find_map(|r| r.condemned).unwrap_or(mark);
                 Change::RemoveBlob { digest, mark }
             }
-            (MetaFault::AllExpire, Change::ExpireUpload { id, .. }) => {
-                Change::ExpireUpload { id, before: i64::MAX }
-            }
             (MetaFault::AnyKeyQuarantined, Change::QuarantineBlob { digest, key }) => {
                 let records = self.inner.blobs(std::slice::from_ref(&digest)).await?;
                 let key = records.into_iter().flatten().next().map_or(key, |record| record.key);
@@ -167,6 +149,44 @@ impl<M: MetaBackend> MetaMutant<M> {
             }
             (MetaFault::PlaceForgotten, Change::HoldScrub { holder, seconds, .. }) => {
                 Change::HoldScrub { holder, seconds, place: None }
+            }
+            (_, change) => return self.mutate_session(change).await,
+        }))
+    }
+
+    /// The same for sessions of uploads.
+    async fn mutate_session(&self, change: Change) -> Result<Option<Change>> {
+        Ok(Some(match (self.fault, change) {
+            (MetaFault::SaveForgets, Change::SaveUpload { .. }) => return Ok(None),
+            (MetaFault::SealIgnored, Change::SealUpload { id, .. })
+                if self.inner.upload(&id).await?.is_some() =>
+            {
+                return Ok(None);
+            }
+            (MetaFault::AnySeals, Change::SealUpload { id, writer, content, .. }) => {
+                if let Some(record) = self.inner.upload(&id).await? {
+                    let (id, from) = (id.clone(), record.state.offset);
+                    let writer = writer.clone();
+                    let claim = Change::ClaimUpload { id, from, writer, seconds: -1, renews: false };
+                    self.inner.write(claim).await?;
+                }
+                let from = self.inner.upload(&id).await?.map_or(0, |record| record.state.offset);
+                Change::SealUpload { id, from, writer, content }
+            }
+            (MetaFault::LostClaimRenewed, Change::ClaimUpload { id, from, writer, seconds, .. }) => {
+                Change::ClaimUpload { id, from, writer, seconds, renews: false }
+            }
+            (MetaFault::LastSaveWins, Change::SaveUpload { id, state, writer, keeps_claim, .. }) => {
+                let from = self.inner.upload(&id).await?.map_or(0, |record| record.state.offset);
+                Change::SaveUpload { id, from, state, writer, keeps_claim }
+            }
+            (MetaFault::ClaimIgnored, Change::ClaimUpload { id, from, .. })
+                if self.inner.upload(&id).await?.is_some_and(|record| record.state.offset == from) =>
+            {
+                return Ok(None);
+            }
+            (MetaFault::AllExpire, Change::ExpireUpload { id, .. }) => {
+                Change::ExpireUpload { id, before: i64::MAX }
             }
             (_, change) => change,
         }))

@@ -140,7 +140,8 @@ async fn a_part_that_failed_keeps_its_claim() {
     assert_eq!(session.meta.upload(&session.id).await.unwrap().unwrap().state.offset, 10 * MIB as u64);
     // Its time is over.
     let writer = "another".to_owned();
-    let claim = Change::ClaimUpload { id: session.id.clone(), from: 10 << 20, writer, seconds: -1 };
+    let claim =
+        Change::ClaimUpload { id: session.id.clone(), from: 10 << 20, writer, seconds: -1, renews: false };
     assert_eq!(session.meta.write(claim).await.unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
