@@ -268,15 +268,20 @@ impl ServeArgs {
 }
 
 fn run_serve(args: ServeArgs) -> Result<()> {
+    let runtime = hyper_sdk::runtime::start()?;
+    // First: reading the files and opening the store may take a while, and the signal must not end the server meanwhile.
+    let hang_ups = {
+        let _inside = runtime.enter();
+        HangUps::listen()?
+    };
     let (path, level_flag) = (args.store.file().map(PathBuf::from), args.log_level.clone());
     let in_file = args.store.in_file()?;
     let config = args.over(in_file.clone())?;
     let log = LineWriter::start(std::io::stderr())?;
     let level = log_level::start(&config.log, log.clone())?;
     let file = path.map(|path| ConfigFile::new(path, level_flag, level, &in_file));
-    let runtime = hyper_sdk::runtime::start()?;
     let audit = config.log.audit.as_deref().map(AuditLog::open).transpose()?;
-    let outcome = runtime.block_on(serve_until_signal(config, file, audit.clone()));
+    let outcome = runtime.block_on(serve_until_signal(config, file, audit.clone(), hang_ups));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     // After the tasks have ended: a change that was cut off has noted so.
     if let Some(audit) = audit {
@@ -286,9 +291,12 @@ fn run_serve(args: ServeArgs) -> Result<()> {
     outcome
 }
 
-async fn serve_until_signal(config: Config, file: Option<ConfigFile>, audit: Option<AuditLog>) -> Result<()> {
-    // First: opening the store may take a while, and the signal must not end the server meanwhile.
-    let mut hang_ups = HangUps::listen()?;
+async fn serve_until_signal(
+    config: Config,
+    file: Option<ConfigFile>,
+    audit: Option<AuditLog>,
+    mut hang_ups: HangUps,
+) -> Result<()> {
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
     let Opened { store, meta, secret } = open_store::open(&config, config.upload_max_age()).await?;
     if !config.read_only && !store.capabilities().write {

@@ -69,18 +69,17 @@ impl LogLevel {
             return Ok(());
         }
         let filter = filter(level)?;
-        let replace = || {
-            (self.replace)(filter)
-                .map_err(|e| Error::internal("the level of the log cannot be changed").with_source(e))
-        };
-        let former = std::mem::replace(&mut *current, level.to_owned());
-        let say = || tracing::info!(level, former, "the level of the log changes");
-        if tracing::enabled!(tracing::Level::INFO) {
+        let say = || tracing::info!(level, former = *current, "the level of the log changes");
+        let was_shown = tracing::enabled!(tracing::Level::INFO);
+        if was_shown {
             say();
-            return replace();
         }
-        replace()?;
-        say();
+        (self.replace)(filter)
+            .map_err(|e| Error::internal("the level of the log cannot be changed").with_source(e))?;
+        if !was_shown {
+            say();
+        }
+        *current = level.to_owned();
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ const STATUSES: [u16; 24] = [
     507, 499, 0,
 ];
 /// Upper bounds of the latency buckets, in microseconds, and as they are printed.
-const BUCKETS: [(u64, &str); 12] = [
+const BUCKETS: [(u64, &str); 13] = [
     (250, "0.00025"),
     (500, "0.0005"),
     (1_000, "0.001"),
@@ -26,6 +26,7 @@ const BUCKETS: [(u64, &str); 12] = [
     (25_000, "0.025"),
     (100_000, "0.1"),
     (500_000, "0.5"),
+    (1_000_000, "1"),
     (2_500_000, "2.5"),
     (10_000_000, "10"),
     (60_000_000, "60"),
@@ -98,6 +99,7 @@ impl Metrics {
     /// Counts what a scrub reports.
     pub(crate) fn scrubbed(&self, event: &ScrubEvent<'_>) {
         let (counter, count) = match event {
+            ScrubEvent::Begins(last) => return last.iter().for_each(|at| self.scrub_ended(*at)),
             ScrubEvent::Read(bytes) => (&self.scrubbed_bytes, *bytes),
             ScrubEvent::Whole(_) => (&self.scrubbed_blobs, 1),
             ScrubEvent::Damaged(_) => return self.found_damage(),
@@ -137,7 +139,9 @@ impl Metrics {
             for (method, counts) in METHODS.iter().zip(&route.requests) {
                 for (status, count) in STATUSES.iter().zip(counts) {
                     let count = count.load(Ordering::Relaxed);
-                    if count > 0 {
+                    // The increase of a series is seen from its second sample on, and one 507 is an alert.
+                    let is_always = *status == 507 && is_push(r, method);
+                    if count > 0 || is_always {
                         each(&[route_name(r), method, &status_name(*status)], count);
                     }
                 }
@@ -197,6 +201,12 @@ pub(crate) fn status_names() -> Vec<String> {
 
 fn route_name(index: usize) -> &'static str {
     Endpoint::NAMES.get(index).copied().unwrap_or("none")
+}
+
+/// Whether requests of this kind need space.
+fn is_push(route: usize, method: &str) -> bool {
+    let places = ["manifest", "start_upload", "upload"];
+    places.contains(&route_name(route)) && ["POST", "PUT", "PATCH"].contains(&method)
 }
 
 fn status_name(status: u16) -> String {

@@ -75,5 +75,21 @@ impl ConfigFile {
 fn fingerprint(config: &Config) -> String {
     let mut config = config.clone();
     config.log.level.clear();
-    format!("{config:?}")
+    let database = config.database.url.as_ref().map(|url| url.expose());
+    format!("{database:?} {config:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_of_any_key_but_the_level_is_seen() {
+        let of = |text: &str| fingerprint(&Config::parse(text).unwrap());
+        let database = |host: &str| format!("[database]\nurl = \"postgres://a:secret@{host}/b\"\n");
+        assert_ne!(of(&database("one")), of(&database("two")));
+        assert_ne!(of("data = \"a\""), of("data = \"b\""));
+        assert_ne!(of(""), of("sparse = true"));
+        assert_eq!(of("[log]\nlevel = \"warn\""), of("[log]\nlevel = \"debug\""));
+    }
 }

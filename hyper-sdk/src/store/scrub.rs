@@ -77,6 +77,8 @@ impl fmt::Display for BlobDamage {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ScrubEvent<'a> {
+    /// A round of a [`ScrubTurn`] begins or goes on; when the last one ended, in seconds since 1970.
+    Begins(Option<i64>),
     /// So many bytes were read.
     Read(u64),
     /// A blob was read whole.

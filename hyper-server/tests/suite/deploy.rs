@@ -10,6 +10,7 @@ const METRICS: &str = include_str!("../../../docs/reference/metrics.md");
 const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../../deploy/grafana/dashboard.json");
 const UNIT: &str = include_str!("../../../deploy/systemd/hyperregistry.service");
+const CONFIG: &str = include_str!("../../../deploy/systemd/config.toml");
 const GUIDE: &str = include_str!("../../../docs/operate.md");
 
 /// The metrics of the reference, with their types.
@@ -78,6 +79,34 @@ fn alerts_and_dashboard_name_metrics_and_labels_that_exist() {
             }
         }
         assert!(matchers > 0);
+    }
+}
+
+/// The labels that a text names in matchers, in `by (…)`, and in `{{…}}`.
+fn labels(text: &str) -> BTreeSet<&str> {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let matchers = ["=\"", "=~\"", "!=\"", "!~\""];
+    let before = matchers.iter().flat_map(|end| text.match_indices(end)).map(|(at, _)| {
+        let text = &text[..at];
+        &text[text.rfind(|c| !is_name(c)).map_or(0, |at| at + 1)..]
+    });
+    let by = text.split("by (").skip(1).flat_map(|rest| rest.split(')').next().unwrap().split(", "));
+    before.chain(by).filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_use_no_other_labels() {
+    let values = label_values();
+    let expressions = expressions(DASHBOARD);
+    let alerts: String = ALERTS.lines().filter(|line| !line.contains("summary:")).collect();
+    for text in [alerts.as_str(), &expressions] {
+        let labels = labels(text);
+        assert!(labels.contains("instance") || labels.contains("route"), "{labels:?}");
+        for label in labels {
+            let is_known =
+                values.contains_key(label) || ["instance", "job", "le", "version"].contains(&label);
+            assert!(is_known, "no metric has the label {label}");
+        }
     }
 }
 
@@ -176,7 +205,10 @@ fn the_unit_gives_the_server_what_its_configuration_needs() {
     // The tasks of the server have five seconds after the requests.
     assert!(of_unit("TimeoutStopSec").parse::<u64>().unwrap() > number("drain-timeout") + 5);
     assert!(of_unit("LimitNOFILE").parse::<u64>().unwrap() > 4 * number("connections"));
-    assert_eq!(of_unit("ExecReload"), of_unit("ExecStart").replace(" serve ", " config check "));
+    // A faulty file sends no signal.
+    let check = of_unit("ExecStart").replace(" serve ", " config check ");
+    let reloads: Vec<_> = UNIT.lines().filter_map(|line| line.strip_prefix("ExecReload=")).collect();
+    assert_eq!(reloads, [check.as_str(), "/bin/kill -HUP $MAINPID"]);
 }
 
 #[test]
@@ -188,14 +220,15 @@ fn the_configuration_of_the_unit_is_valid() {
     std::fs::write(path("tls.key"), issued.signing_key.serialize_pem()).unwrap();
     std::fs::set_permissions(path("tls.key"), std::fs::Permissions::from_mode(0o640)).unwrap();
     std::fs::write(path("users"), run(&["htpasswd", "--cost", "8", "alice"], "s3cret").stdout).unwrap();
-    let text = std::fs::read_to_string(self::folder("systemd/config.toml")).unwrap();
     let here = folder.path().to_str().unwrap();
-    let text = text.replace("/etc/hyperregistry", here).replace("/var/log/hyperregistry", here);
+    let text = CONFIG.replace("/etc/hyperregistry", here).replace("/var/log/hyperregistry", here);
     std::fs::write(path("config.toml"), text).unwrap();
     let output = run(&["config", "check", "--config", path("config.toml").to_str().unwrap()], "");
     assert!(output.status.success(), "{}", stderr(&output));
     assert_eq!(stderr(&output), "", "a warning");
-    for folder in ["StateDirectory", "LogsDirectory"] {
-        assert_eq!(of_unit(folder), "hyperregistry");
-    }
+    // All other folders are read-only for the unit.
+    let config: toml::Table = CONFIG.parse().unwrap();
+    let (data, audit) = (config["data"].as_str().unwrap(), config["log"]["audit"].as_str().unwrap());
+    assert_eq!(data, format!("/var/lib/{}", of_unit("StateDirectory")));
+    assert_eq!(Path::new(audit).parent().unwrap(), Path::new("/var/log").join(of_unit("LogsDirectory")));
 }

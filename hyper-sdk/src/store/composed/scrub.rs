@@ -120,6 +120,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             if !self.is_due(&run.place, turn.every) {
                 return Ok(Scrubbed { end: ScrubEnd::NotDue, ..scrubbed });
             }
+            run.options.report(&ScrubEvent::Begins(scrubbed.last_round));
         }
         let outcome = self.scrub_all(&mut run, &mut scrubbed).await;
         scrubbed.bytes = run.bytes;

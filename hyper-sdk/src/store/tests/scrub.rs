@@ -271,10 +271,14 @@ async fn a_scrub_goes_on_where_it_was_stopped() {
     }
     let turn = ScrubTurn::new(Duration::from_secs(3600)).unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
+    let begun = Arc::new(Mutex::new(Vec::new()));
     let (third, reached) = (Arc::new(tokio::sync::Notify::new()), seen.clone());
     let observer: ScrubObserver = Arc::new({
-        let third = third.clone();
+        let (third, begun) = (third.clone(), begun.clone());
         move |event: &ScrubEvent<'_>| {
+            if let ScrubEvent::Begins(last) = event {
+                begun.lock().unwrap().push(*last);
+            }
             if let ScrubEvent::Whole(digest) = event {
                 reached.lock().unwrap().push((*digest).clone());
                 if reached.lock().unwrap().len() == 3 {
@@ -301,7 +305,18 @@ async fn a_scrub_goes_on_where_it_was_stopped() {
     assert!(seen.is_sorted());
     // It is not due again; where it is, whoever comes first begins.
     assert_eq!(store.scrub(slow).await.unwrap().end, ScrubEnd::NotDue);
+    assert_eq!(*begun.lock().unwrap(), [None, None]);
+    let observer: ScrubObserver = Arc::new({
+        let begun = begun.clone();
+        move |event: &ScrubEvent<'_>| {
+            if let ScrubEvent::Begins(last) = event {
+                begun.lock().unwrap().push(*last);
+            }
+        }
+    });
+    let other = ScrubOptions { observer: Some(observer), ..other };
     assert_eq!(store.scrub(other).await.unwrap().blobs, 6);
+    assert_eq!(begun.lock().unwrap()[2..], [rest.last_round]);
     let place = store.meta().scrub_place().await.unwrap();
     assert!(place.after.is_none() && place.ended_at == rest.last_round.max(place.ended_at), "{place:?}");
 }
