@@ -25,6 +25,8 @@ pub(crate) struct Record {
     pub(crate) status: StatusCode,
     /// The code of the error, empty when there is none.
     pub(crate) code: &'static str,
+    /// Whether a limit of the client has refused the request: those are counted, and have no line of their own.
+    pub(crate) is_limited: bool,
     pub(crate) start: Instant,
 }
 

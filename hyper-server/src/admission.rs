@@ -4,6 +4,7 @@ use crate::auth::{Action, AuthRequest, Challenge, Denial, Principal, Resource, d
 use crate::error::ApiError;
 use crate::route::Endpoint;
 use crate::state::State;
+use crate::throttle::{Kind, Turn};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use hyper_sdk::Error;
@@ -11,12 +12,14 @@ use hyper_sdk::Error;
 /// Authenticates and authorizes a request. Sets `principal` as soon as it is known.
 ///
 /// A request without an endpoint is malformed. A caller without the right to probe the registry gets a challenge
-/// instead of the reason.
+/// instead of the reason. What the request needs of the limits of a user is taken when the user is known; of those
+/// without credentials, when it is admitted, so that what is refused for want of credentials takes nothing.
 pub(crate) async fn admit(
     state: &State,
     endpoint: Option<&Endpoint>,
     parts: &Parts,
     principal: &mut Principal,
+    turn: &mut Turn,
 ) -> Result<(), ApiError> {
     if endpoint.is_some_and(|endpoint| is_public(state, endpoint)) {
         return Ok(());
@@ -25,6 +28,10 @@ pub(crate) async fn admit(
     let resource = endpoint.map_or(Resource::Registry, resource);
     let request = AuthRequest::new(parts, resource, action);
     *principal = state.authenticator.authenticate(&request).await?;
+    // Before anything that is refused to a known user, who could otherwise ask for ever.
+    if !principal.is_anonymous() {
+        turn.of_principal(&state.throttle, principal.name())?;
+    }
     let challenge = |denial| state.authenticator.challenge(&request, principal, denial);
     if let Err(denial) = decide(&*state.authorizer, principal, resource, action) {
         return Err(refusal(challenge(denial), resource, action));
@@ -40,7 +47,21 @@ pub(crate) async fn admit(
     if state.options.read_only && matches!(action, Action::Push | Action::Delete) {
         return Err(Error::unsupported("this registry is read-only").into());
     }
+    if principal.is_anonymous() {
+        turn.of_principal(&state.throttle, None)?;
+    }
     Ok(())
+}
+
+/// What a request counts as for the limits of clients; `None` for those that no limit refuses.
+pub(crate) fn kind(endpoint: Option<&Endpoint>, method: &Method) -> Option<Kind> {
+    match (endpoint, method) {
+        (Some(Endpoint::Live | Endpoint::Ready | Endpoint::Metrics), _) => None,
+        (Some(Endpoint::Token(_)), _) | (_, &Method::GET | &Method::HEAD) => Some(Kind::Read),
+        (_, &Method::DELETE) => Some(Kind::Write),
+        (Some(Endpoint::StartUpload { .. } | Endpoint::Upload { .. }), _) => Some(Kind::Upload),
+        _ => Some(Kind::Write),
+    }
 }
 
 /// Whether the request needs no authentication. The token endpoint checks credentials itself.

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const BLOCK: usize = 512 << 10;
 /// How much of an unread body is read and discarded, and for how long.
 const DISCARD_BYTES: u64 = 256 << 10;
+/// What a client that sends too often may still send of a body, to keep its connection.
+const SHORT: u64 = 64 << 10;
 const DISCARD_TIME: Duration = Duration::from_millis(500);
 /// After how many bytes, and after how long, an upload is saved, so that little is lost when the process ends.
 const SAVE_BYTES: u64 = 64 << 20;
@@ -62,7 +64,13 @@ impl Incoming {
         }
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether its length is known and small.
+    pub(crate) fn is_short(&self) -> bool {
+        self.announced.is_some_and(|length| length <= SHORT)
+    }
+
+    /// Whether nothing of it is left to read.
+    pub(crate) fn is_over(&self) -> bool {
         self.over || self.announced == Some(self.received)
     }
 

@@ -5,6 +5,7 @@ use crate::audit::{Author, Deed, Entry, Outcome, Pending};
 use crate::auth::{Action, AuthRequest, Denial, Principal, Resource, decide, lists};
 use crate::error::ApiError;
 use crate::state::State;
+use crate::throttle::Turn;
 use http::header::AsHeaderName;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -22,6 +23,8 @@ pub(crate) struct Call<'a> {
     pub(crate) principal: &'a Principal,
     pub(crate) parts: &'a Parts,
     pub(crate) audit: &'a Audit,
+    /// What the request has taken of the limits of its sender.
+    pub(crate) turn: &'a Turn,
 }
 
 /// What the audit log needs to know of a request.
@@ -165,7 +168,9 @@ impl Call<'_> {
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
         let (mut pending, change) = (self.begin(deed, rule), change(self.store.clone()));
+        let held = self.turn.held();
         let to_its_end = async move {
+            let _held = held;
             if let Some(pending) = &mut pending {
                 pending.ready().await?;
             }
@@ -227,7 +232,8 @@ mod tests {
         let parts = http::Request::new(()).into_parts().0;
         let principal = Principal::anonymous();
         let audit = Audit::new(HeaderValue::from_static("id"), None);
-        let call = Call { state: &state, principal: &principal, parts: &parts, audit: &audit };
+        let turn = Turn::new(None, None);
+        let call = Call { state: &state, principal: &principal, parts: &parts, audit: &audit, turn: &turn };
         let name = RepositoryName::parse("a").unwrap();
         let denied = || Error::new(ErrorKind::Denied, "the bucket denies it");
         let rule = TagRule::new(TagGuard::new(move |_, _| Err(denied())));

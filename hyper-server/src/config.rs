@@ -8,6 +8,7 @@ use crate::blob_place::BlobPlace;
 use crate::database::DatabaseConfig;
 use crate::listen_on::{ListenOn, one_or_more};
 use crate::proxies::TrustedProxy;
+use crate::throttle::{Allowance, Throttling};
 use crate::tls_config::TlsConfig;
 use crate::units::{Size, SocketMode, TimeSpan, optional_text, text};
 use crate::{CacheOptions, GarbageCollection, Limits, RegistryOptions, Scrub, ServerOptions};
@@ -110,6 +111,12 @@ pub(crate) struct LimitsConfig {
     pub(crate) upload_max_age: TimeSpan,
     /// The memory of all uploads to a bucket together.
     pub(crate) upload_memory: Option<Size>,
+    /// What one address may do.
+    pub(crate) address: Allowance,
+    /// What one address may do without credentials.
+    pub(crate) anonymous: Allowance,
+    /// What one user may do.
+    pub(crate) user: Allowance,
 }
 
 /// Garbage collection.
@@ -240,6 +247,9 @@ impl Default for LimitsConfig {
             drain_timeout: TimeSpan(server.drain_timeout),
             upload_max_age: TimeSpan(RegistryOptions::default().upload_max_age.unwrap_or_default()),
             upload_memory: None,
+            address: Allowance::default(),
+            anonymous: Allowance::default(),
+            user: Allowance::default(),
         }
     }
 }
@@ -445,6 +455,11 @@ impl Config {
                 page_entries: self.limits.page,
                 body_idle: self.limits.body_timeout.0,
             },
+            throttling: Throttling {
+                address: self.limits.address.clone(),
+                anonymous: self.limits.anonymous.clone(),
+                user: self.limits.user.clone(),
+            },
             cache: CacheOptions {
                 bytes: usize::try_from(self.cache.memory.0).unwrap_or(usize::MAX),
                 blob_bytes: self.cache.blob.0,
@@ -534,6 +549,9 @@ mod tests {
             ("[auth]\n\nanonymous = \"some\"", vec!["line 3", "none, pull or full"]),
             ("[limits]\nmanifest = \"4 parsecs\"", vec!["line 2", "invalid size"]),
             ("[limits]\nheader-timeout = \"5\"", vec!["line 2", "invalid duration"]),
+            ("[limits.address]\nreads = \"fast\"", vec!["line 2", "`reads`", "50/s burst 200"]),
+            ("[limits.user]\nuploads-at-once = 0", vec!["line 2", "uploads-at-once"]),
+            ("[limits.user]\nbytes = 0", vec!["line 2", "bytes"]),
             ("[limits]\nconnections = 0", vec!["limits.connections", "must not be 0"]),
             ("[scrub]\nrate = 1", vec!["scrub.rate", "64KiB"]),
             ("[log]\nformat = \"xml\"", vec!["line 2", "text or json"]),

@@ -5,6 +5,7 @@
 
 use crate::auth::{AuthError, Challenge};
 use crate::body::RECEIVED;
+use crate::throttle::LIMITED;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderName, HeaderValue};
@@ -54,6 +55,8 @@ pub(crate) struct ApiError {
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Whether the sender lacks the right.
     pub(crate) is_refusal: bool,
+    /// Whether a limit of the client has refused the request.
+    pub(crate) is_limit: bool,
     /// The error for the log.
     pub(crate) cause: Option<Error>,
 }
@@ -80,6 +83,7 @@ impl ApiError {
             detail: BTreeMap::new(),
             headers: Vec::new(),
             is_refusal: false,
+            is_limit: false,
             cause: None,
         }
     }
@@ -153,6 +157,7 @@ impl From<Error> for ApiError {
             let seconds = wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0));
             out = out.with_header(header::RETRY_AFTER, seconds);
         }
+        out.is_limit = e.context_value(LIMITED).is_some();
         out.cause = Some(e);
         out
     }

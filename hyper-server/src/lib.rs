@@ -59,6 +59,7 @@ mod state;
 mod status;
 mod store_args;
 mod suspects;
+mod throttle;
 mod tls;
 mod tls_config;
 mod token_command;
@@ -79,6 +80,7 @@ pub use serve::{ServerOptions, serve};
 pub use server::{RunningServer, Server};
 #[cfg(feature = "session")]
 pub use session::ServeSession;
+pub use throttle::{Allowance, Rate, Throttling};
 pub use tls::{ClientAuth, Tls, TlsOptions};
 pub use unix_socket::UnixSocket;
 

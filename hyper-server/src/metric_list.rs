@@ -6,6 +6,7 @@
 use crate::audit::AuditLog;
 use crate::connection::Connections;
 use crate::metrics::{self, Histogram, Metrics};
+use crate::throttle::{self, Refusals};
 use hyper_sdk::store::wrap::CacheStatistics;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) metrics: &'a Metrics,
     pub(crate) cache: CacheStatistics,
     pub(crate) connections: &'a Connections,
+    pub(crate) refusals: &'a Refusals,
     pub(crate) audit: Option<&'a AuditLog>,
 }
 
@@ -62,6 +64,8 @@ enum Read {
 const ROUTE: Label = Label { name: "route", values: Values::Of(metrics::route_names) };
 const METHOD: Label = Label { name: "method", values: Values::Of(metrics::method_names) };
 const STATUS: Label = Label { name: "status", values: Values::Of(metrics::status_names) };
+const BY: Label = Label { name: "by", values: Values::Of(throttle::by_names) };
+const LIMIT: Label = Label { name: "limit", values: Values::Of(throttle::limit_names) };
 const VERSION: Label = Label { name: "version", values: Values::OneOf("the version of the program") };
 
 static METRICS: &[Metric] = &[
@@ -92,6 +96,13 @@ static METRICS: &[Metric] = &[
         labels: &[],
         meaning: "Malformed requests that had no route, such as those without a `Host` header",
         read: Read::Counter(|from| from.connections.refused_requests()),
+    },
+    Metric {
+        name: "requests_limited_total",
+        unit: "requests",
+        labels: &[BY, LIMIT],
+        meaning: "Requests that a limit of clients refused with 429",
+        read: Read::Counters(|from, each| from.refusals.each(each)),
     },
     Metric {
         name: "uploads_in_progress",
@@ -354,7 +365,7 @@ mod tests {
 
     fn rendered(metrics: &Metrics) -> String {
         let (cache, connections) = (CacheStatistics::default(), &Connections::default());
-        render(&Sources { metrics, cache, connections, audit: None })
+        render(&Sources { metrics, cache, connections, refusals: &Refusals::default(), audit: None })
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::audit::AuditLog;
 use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
 use crate::proxies::TrustedProxy;
+use crate::throttle::Throttling;
 use hyper_sdk::Secret;
 use hyper_sdk::clock::{SharedClock, SystemClock};
 use hyper_sdk::store::meta::TokenStore;
@@ -138,6 +139,8 @@ pub struct RegistryOptions {
     pub verify_reads: bool,
     /// Limits.
     pub limits: Limits,
+    /// How often clients may send requests, and how many at once.
+    pub throttling: Throttling,
     /// The cache in memory.
     pub cache: CacheOptions,
     /// Serves `/metrics`.
@@ -173,6 +176,7 @@ impl Default for RegistryOptions {
             scrub: None,
             verify_reads: false,
             limits: Limits::default(),
+            throttling: Throttling::default(),
             cache: CacheOptions::default(),
             metrics: true,
             metrics_for_users: false,

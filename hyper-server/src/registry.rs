@@ -1,17 +1,17 @@
 //! The registry as a service: one request in, one response out, over any store.
 //!
 //! ```text
-//! request ── id ── route::parse ── admission::admit ── handlers::* ── response
-//!                      │                │                 │
-//!                      └────────────────┴─────────────────┴── ApiError ── JSON
-//! every response: Docker-Distribution-Api-Version, X-Request-Id; one line in the log; the counters
+//! request ── id ── route::parse ── limits of the address ── admission::admit ── handlers::* ── response
+//!                      │                      │                      │                 │
+//!                      └──────────────────────┴──────────────────────┴─────────────────┴── ApiError ── JSON
+//! every response: Docker-Distribution-Api-Version, X-Request-Id; the counters; one line in the log, unless a limit refused
 //! ```
 //!
 //! # Invariants
 //! - A change of the store runs to its end even when the client disconnects, so it is never left half done.
 
 use crate::access_log::Record;
-use crate::admission::admit;
+use crate::admission::{self, admit};
 use crate::audit::Deed;
 use crate::auth::Principal;
 use crate::body::{CountedBody, HeldBody, Incoming};
@@ -25,6 +25,7 @@ use crate::proxies;
 use crate::request_id::REQUEST_ID;
 use crate::route::{self, Endpoint, Rejection};
 use crate::state::State;
+use crate::throttle::Turn;
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderValue};
@@ -92,7 +93,6 @@ impl Registry {
         let state = &self.0;
         maintenance::start(state);
         let start = Instant::now();
-        let in_flight = InFlight::new(state);
         let (parts, body) = request.into_parts();
         let mut body = Incoming::new(Body::new(body), state.options.limits.body_idle);
         let request_id = state.request_ids.choose(&parts.headers);
@@ -100,11 +100,19 @@ impl Registry {
         let route = parsed.as_ref().ok().map(Endpoint::index);
         let trusted = state.options.trusted_proxies.as_deref().unwrap_or_default();
         let client = proxies::client(trusted, parts.extensions.get(), &parts.headers);
+        let kind = admission::kind(parsed.as_ref().ok(), &parts.method);
+        let mut in_flight = InFlight::new(state, Turn::new(client, kind));
         let mut principal = Principal::anonymous();
         let audit = Audit::new(request_id, client);
-        let outcome = answer(state, parsed, &parts, &mut body, &mut principal, &audit).await;
-        // A short rest of an unread body is read now, so that the connection can be reused.
-        let unread = !body.discard(&parts.headers, parts.version).await;
+        let outcome =
+            answer(state, parsed, &parts, &mut body, &mut principal, &mut in_flight.turn, &audit).await;
+        let is_limited = outcome.as_ref().is_err_and(|e| e.is_limit);
+        // A short rest of an unread body is read now, so that the connection can be reused. A long one that a limit has refused
+        // gets no further time.
+        let unread = match is_limited && !body.is_short() {
+            true => !body.is_over(),
+            false => !body.discard(&parts.headers, parts.version).await,
+        };
         let version = parts.version;
         let mut record = Record {
             request_id: audit.request_id,
@@ -116,6 +124,7 @@ impl Registry {
             received: body.received,
             status: StatusCode::OK,
             code: "",
+            is_limited,
             start,
         };
         let mut response = outcome.unwrap_or_else(|error| {
@@ -142,21 +151,23 @@ async fn answer(
     parts: &Parts,
     body: &mut Incoming,
     principal: &mut Principal,
+    turn: &mut Turn,
     audit: &Audit,
 ) -> Result<Response, ApiError> {
     let log = state.options.audit.as_ref();
     let asked = log.and_then(|_| Deed::asked(parsed.as_ref().ok()?, &parts.method));
     let changes = asked.is_some();
     let answered = async {
-        admit(state, parsed.as_ref().ok(), parts, principal).await?;
+        turn.of_address(&state.throttle)?;
+        admit(state, parsed.as_ref().ok(), parts, principal, turn).await?;
         if let Some(log) = log.filter(|_| changes) {
             // A client may hold its body back, so it is asked again when the change begins.
             log.ready().await?;
         }
-        let principal = &*principal;
+        let (principal, turn) = (&*principal, &*turn);
         match parsed {
             Ok(endpoint) => {
-                handlers::dispatch(&Call { state, principal, parts, audit }, endpoint, body).await
+                handlers::dispatch(&Call { state, principal, parts, audit, turn }, endpoint, body).await
             }
             Err(Rejection::Malformed(e)) => Err(e.into()),
             Err(Rejection::NotFound) => Err(ApiError::not_found()),
@@ -184,7 +195,7 @@ fn hold(mut response: Response, body: Incoming, version: Version) -> Response {
 fn deliver(state: &Arc<State>, mut response: Response, record: Record, in_flight: InFlight) -> Response {
     let count = move |state: &State, sent, whole| {
         state.metrics.bytes_out.fetch_add(sent, Ordering::Relaxed);
-        if state.options.access_log {
+        if state.options.access_log && !record.is_limited {
             record.write(sent, whole);
         }
     };
@@ -193,23 +204,26 @@ fn deliver(state: &Arc<State>, mut response: Response, record: Record, in_flight
         return response;
     }
     let (head, body) = response.into_parts();
-    let then = move |sent, whole| count(&in_flight.0, sent, whole);
+    let then = move |sent, whole| count(&in_flight.state, sent, whole);
     Response::from_parts(head, Body::new(CountedBody::new(body, then)))
 }
 
-/// Counts a request as in flight until it is dropped.
-struct InFlight(Arc<State>);
+/// Counts a request as in flight, and for the limits of its sender, until it is dropped.
+struct InFlight {
+    state: Arc<State>,
+    turn: Turn,
+}
 
 impl InFlight {
-    fn new(state: &Arc<State>) -> Self {
+    fn new(state: &Arc<State>, turn: Turn) -> Self {
         state.metrics.in_flight.fetch_add(1, Ordering::Relaxed);
-        Self(state.clone())
+        Self { state: state.clone(), turn }
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.state.metrics.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -6,6 +6,7 @@ use crate::metrics::Metrics;
 use crate::options::RegistryOptions;
 use crate::readiness::Readiness;
 use crate::request_id::RequestIds;
+use crate::throttle::Throttle;
 use hyper_sdk::store::SharedStore;
 use hyper_sdk::store::wrap::Cached;
 use hyper_sdk::{Error, Result};
@@ -24,6 +25,8 @@ pub(crate) struct State {
     pub(crate) connections: Connections,
     pub(crate) readiness: Readiness,
     pub(crate) request_ids: RequestIds,
+    /// The limits by client.
+    pub(crate) throttle: Throttle,
     /// The right to look at a blob again that a reader found damaged.
     pub(crate) suspects: Arc<Semaphore>,
     /// Whether the maintenance task was started.
@@ -43,6 +46,7 @@ impl State {
         let cache = Cached::new(store, options.cache.clone());
         let store: SharedStore = Arc::new(cache.clone());
         let authorizer = options.effective_authorizer();
+        let throttle = Throttle::new(&options.throttling);
         if options.api_tokens.is_some() && options.htpasswd.is_none() {
             return Err(Error::invalid("API tokens (`api_tokens`) need a file of users (`htpasswd`)"));
         }
@@ -83,6 +87,7 @@ impl State {
             tokens,
             readiness: Readiness::default(),
             request_ids: RequestIds::new()?,
+            throttle,
             suspects: Arc::new(Semaphore::new(1)),
             has_maintenance: AtomicBool::new(false),
             cache,

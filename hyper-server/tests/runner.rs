@@ -18,6 +18,7 @@ mod suite {
     mod embedding;
     mod hostile;
     mod http_store;
+    mod limits;
     mod lists;
     mod machine;
     mod manifests;

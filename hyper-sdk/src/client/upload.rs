@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// How many failures in a row without a byte of progress end an upload.
 const MAX_FAILURES: u32 = 5;
+/// The longest wait that a registry may ask for before the upload goes on.
+const LONGEST_WAIT: Duration = Duration::from_secs(90);
 /// After this many bytes, earlier failures no longer count.
 const PROGRESS: u64 = 64 * 1024;
 const FIRST_DELAY: Duration = Duration::from_millis(200);
@@ -166,14 +168,15 @@ impl UploadPlan<'_> {
                     e.kind(),
                     ErrorKind::RangeInvalid | ErrorKind::UploadUnknown | ErrorKind::UploadInvalid
                 );
-            if !can_go_on || failures + 1 >= MAX_FAILURES {
+            let told = e.retry_after().unwrap_or_default();
+            if !can_go_on || failures + 1 >= MAX_FAILURES || told > LONGEST_WAIT {
                 // The session would expire anyway. Cancelling it frees the space sooner.
                 let _ = session.cancel().await;
                 return Err(e);
             }
             let (client, attempt) = (&self.target.client, failures + 2);
             meter.task.warn(format!("{client}: {e}: trying again, attempt {attempt} of {MAX_FAILURES}"));
-            tokio::time::sleep(FIRST_DELAY * 2u32.pow(failures)).await;
+            tokio::time::sleep((FIRST_DELAY * 2u32.pow(failures)).max(told)).await;
             failures += 1;
             // Registries report `0-0` for no bytes and for one byte. A registry that refuses a start at zero has one.
             let has_one = resumed && session.offset() <= 1 && e.kind() == ErrorKind::RangeInvalid;

@@ -38,6 +38,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
             metrics: &call.metrics,
             cache: call.cache.statistics(),
             connections: &call.connections,
+            refusals: call.throttle.refusals(),
             audit: call.options.audit.as_ref(),
         }))),
         Endpoint::Metrics => Err(ApiError::not_found()),

@@ -200,7 +200,9 @@ async fn receive(
     let deed = |digest| Deed::push_blob(repository, digest);
     let mut pending = ending.digest.as_ref().and_then(|digest| call.begin(|| deed(digest), None));
     let mut taken = body.take();
+    let held = call.turn.held();
     let task = tokio::spawn(async move {
+        let _held = held;
         let receiving = state.metrics.upload();
         let limit = state.options.limits.blob_bytes;
         let appended = taken.append_to(&mut upload, length, limit).await;

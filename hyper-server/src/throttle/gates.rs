@@ -1,0 +1,213 @@
+//! The two kinds of limits: how often, and how many at once.
+
+use super::rate::Rate;
+use super::table::{Place, SETS, Table};
+use std::hash::Hash;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A time in nanoseconds since some moment; 0 is before all of them.
+pub(super) type Nanos = u64;
+
+/// How often each key may do something: the generic cell rate algorithm. The value of a key is the time at which it has its
+/// whole burst again; it is idle when this has passed.
+#[derive(Debug)]
+pub(super) struct Pace {
+    interval: u64,
+    window: u64,
+    table: Table<Nanos>,
+}
+
+impl Pace {
+    pub(super) fn new(rate: Rate) -> Self {
+        Self::with_sets(rate, SETS)
+    }
+
+    fn with_sets(rate: Rate, sets: usize) -> Self {
+        Self { interval: rate.interval_nanos(), window: rate.window_nanos(), table: Table::new(sets) }
+    }
+
+    /// Takes one, or says how long to wait for one.
+    pub(super) fn take(&self, key: impl Hash, now: Nanos) -> Result<(), Duration> {
+        let take = |full: &mut Nanos| {
+            *full = self.next(*full, now)?;
+            Ok(())
+        };
+        self.table.change(key, |full| *full <= now, take).1
+    }
+
+    fn next(&self, full: Nanos, now: Nanos) -> Result<Nanos, Duration> {
+        let next = full.max(now).saturating_add(self.interval);
+        match (next - now).checked_sub(self.window) {
+            None | Some(0) => Ok(next),
+            Some(wait) => Err(Duration::from_nanos(wait)),
+        }
+    }
+}
+
+/// How much each key may have under way at once.
+#[derive(Debug)]
+pub(super) struct AtOnce {
+    most: u32,
+    table: Table<u32>,
+}
+
+impl AtOnce {
+    pub(super) fn new(most: NonZeroU32) -> Self {
+        Self { most: most.get(), table: Table::new(SETS) }
+    }
+
+    /// Begins one, if there may be one more.
+    pub(super) fn begin(self: &Arc<Self>, key: impl Hash) -> Option<Permit> {
+        let begin = |count: &mut u32| {
+            let may = *count < self.most;
+            *count += u32::from(may);
+            may
+        };
+        let (place, may) = self.table.change(key, |count| *count == 0, begin);
+        may.then(|| Permit { gate: self.clone(), place })
+    }
+}
+
+/// Something that is under way until this is dropped.
+#[derive(Debug)]
+pub(super) struct Permit {
+    gate: Arc<AtOnce>,
+    place: Place,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.gate.table.change_at(self.place, |count| *count -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn pace(rate: &str, sets: usize) -> Pace {
+        Pace::with_sets(rate.parse().unwrap(), sets)
+    }
+
+    #[test]
+    fn a_burst_passes_at_once_and_then_one_in_each_interval() {
+        let pace = pace("10/s burst 3", 4);
+        let mut now = 5 * SECOND;
+        for _ in 0..3 {
+            pace.take("a", now).unwrap();
+        }
+        let wait = pace.take("a", now).unwrap_err();
+        assert_eq!(wait, Duration::from_millis(100));
+        assert_eq!(pace.take("a", now).unwrap_err(), wait, "a refusal costs nothing");
+        pace.take("b", now).unwrap();
+        now += 100_000_000 - 1;
+        assert_eq!(pace.take("a", now).unwrap_err(), Duration::from_nanos(1));
+        now += 1;
+        pace.take("a", now).unwrap();
+        pace.take("a", now).unwrap_err();
+        now += SECOND;
+        for _ in 0..3 {
+            pace.take("a", now).unwrap();
+        }
+        pace.take("a", now).unwrap_err();
+    }
+
+    /// Requests of several threads carry times that are not in order.
+    #[test]
+    fn a_time_that_goes_back_gives_nothing() {
+        let pace = pace("1/s", 4);
+        pace.take("a", 10 * SECOND).unwrap();
+        assert_eq!(pace.take("a", 9 * SECOND).unwrap_err(), Duration::from_secs(2));
+        pace.take("a", 11 * SECOND).unwrap();
+    }
+
+    #[test]
+    fn whoever_waits_as_told_succeeds() {
+        for rate in ["3/s", "7/m burst 2", "1000000/s burst 1", "100/6h", "4294967295/s burst 1"] {
+            let pace = pace(rate, 4);
+            let mut now = 1;
+            for _ in 0..1000 {
+                if let Err(wait) = pace.take("a", now) {
+                    now += u64::try_from(wait.as_nanos()).unwrap();
+                    pace.take("a", now).unwrap();
+                }
+            }
+        }
+    }
+
+    /// At a clock that stands still, many threads get the burst and not one more.
+    #[test]
+    fn threads_at_once_get_the_burst_exactly() {
+        let pace = pace("1/h burst 1000", 4);
+        let passed = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..500 {
+                        passed.fetch_add(u32::from(pace.take("a", SECOND).is_ok()), Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(passed.into_inner(), 1000);
+    }
+
+    /// An attacker with very many addresses does not make the table forget the one that is limited, and together they get
+    /// no more than the places of the table.
+    #[test]
+    fn many_addresses_push_nobody_out() {
+        let pace = pace("1/m burst 5", 16);
+        let now = SECOND;
+        for _ in 0..5 {
+            pace.take("attacker", now).unwrap();
+        }
+        let passed = (0..200_000u32).filter(|address| pace.take(address, now).is_ok()).count();
+        assert!(passed <= 16 * 9 * 5, "{passed}");
+        assert_eq!(pace.take("attacker", now).unwrap_err(), Duration::from_secs(60));
+        // When the others have had their rest, there is room again.
+        let later = now + 300 * SECOND;
+        for newcomer in 500_000..500_010u32 {
+            pace.take(newcomer, later).unwrap();
+        }
+    }
+
+    #[test]
+    fn as_many_are_under_way_as_may_be() {
+        let gate = Arc::new(AtOnce::new(NonZeroU32::new(3).unwrap()));
+        let mut permits: Vec<Permit> = (0..3).map(|_| gate.begin("a").unwrap()).collect();
+        assert!(gate.begin("a").is_none() && gate.begin("b").is_some());
+        permits.pop();
+        let again = gate.begin("a").unwrap();
+        assert!(gate.begin("a").is_none());
+        drop((permits, again));
+        assert!(gate.begin("a").is_some());
+    }
+
+    #[test]
+    fn threads_at_once_never_have_more_under_way() {
+        let gate = Arc::new(AtOnce::new(NonZeroU32::new(4).unwrap()));
+        let (now, most) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        if let Some(permit) = gate.begin("a") {
+                            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                            std::thread::yield_now();
+                            now.fetch_sub(1, Ordering::SeqCst);
+                            drop(permit);
+                        }
+                    }
+                });
+            }
+        });
+        assert!((1..=4).contains(&most.into_inner()));
+        let all: Vec<_> = (0..4).map(|_| gate.begin("a").unwrap()).collect();
+        assert!(gate.begin("a").is_none() && all.len() == 4);
+    }
+}

@@ -1,0 +1,274 @@
+//! Limits by client: how often and how much at once, for an address and for a user.
+//!
+//! ```text
+//! request ── Turn::of_address ── authentication and authorization ── Turn::of_principal ── handler
+//! ```
+//!
+//! The crate `governor` is the usual way, and keeps a map with an entry for each key that ever came: who has many addresses
+//! fills the memory, and what bounds such a map removes the entries of those whom it limits. [`table`] does neither.
+//!
+//! # Invariants
+//! - The state has a fixed size, and what limits somebody is not removed: see [`table`].
+//! - A refusal costs a hash and a lock of a few clients.
+//! - Time comes in with each request.
+
+mod gates;
+mod options;
+mod rate;
+mod refusals;
+mod table;
+
+pub use options::{Allowance, Throttling};
+pub use rate::Rate;
+pub(crate) use refusals::{Refusals, by_names, limit_names};
+
+use gates::{AtOnce, Nanos, Pace, Permit};
+use hyper_sdk::{Error, ErrorKind, Result};
+use refusals::{By, Of};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The context key of an error of a limit.
+pub(crate) const LIMITED: &str = "limit of";
+
+/// What a request does, as far as limits differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Read,
+    Write,
+    /// A write that may send bytes of a blob.
+    Upload,
+}
+
+/// The limits of a registry, and whom they limit now.
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    address: Gates,
+    anonymous: Gates,
+    user: Gates,
+    epoch: Instant,
+    refusals: Refusals,
+}
+
+/// The limits for one sort of keys.
+#[derive(Debug)]
+struct Gates {
+    by: By,
+    reads: Option<Pace>,
+    writes: Option<Pace>,
+    requests: Option<Arc<AtOnce>>,
+    uploads: Option<Arc<AtOnce>>,
+}
+
+impl Throttle {
+    pub(crate) fn new(options: &Throttling) -> Self {
+        let gates = |by, allowance: &Allowance| Gates {
+            by,
+            reads: allowance.reads.map(Pace::new),
+            writes: allowance.writes.map(Pace::new),
+            requests: allowance.requests_at_once.map(|most| Arc::new(AtOnce::new(most))),
+            uploads: allowance.uploads_at_once.map(|most| Arc::new(AtOnce::new(most))),
+        };
+        Self {
+            address: gates(By::Address, &options.address),
+            anonymous: gates(By::Anonymous, &options.anonymous),
+            user: gates(By::User, &options.user),
+            epoch: Instant::now(),
+            refusals: Refusals::default(),
+        }
+    }
+
+    /// What the limits have refused.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    fn nanos(&self, at: Instant) -> Nanos {
+        let since = at.saturating_duration_since(self.epoch).as_nanos();
+        Nanos::try_from(since).unwrap_or(Nanos::MAX).saturating_add(1)
+    }
+}
+
+/// One request before the limits. What it has under way ends when this and all of its [`Held`] are dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    client: Option<IpAddr>,
+    /// `None` is what no limit refuses.
+    kind: Option<Kind>,
+    permits: Vec<Arc<Permit>>,
+}
+
+/// What a request has under way, until it and its copies are dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    _permits: Vec<Arc<Permit>>,
+}
+
+impl Turn {
+    pub(crate) fn new(client: Option<IpAddr>, kind: Option<Kind>) -> Self {
+        Self { client, kind, permits: Vec::new() }
+    }
+
+    /// What the request has under way, for work that goes on when its client has gone away.
+    pub(crate) fn held(&self) -> Held {
+        Held { _permits: self.permits.clone() }
+    }
+
+    /// Takes what the request needs of its address.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooManyRequests`] with the time to wait.
+    pub(crate) fn of_address(&mut self, throttle: &Throttle) -> Result<()> {
+        match self.client {
+            Some(client) => self.take(throttle, &throttle.address, network(client)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes what the request needs of its user, or of those without credentials at its address.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooManyRequests`] with the time to wait.
+    pub(crate) fn of_principal(&mut self, throttle: &Throttle, user: Option<&str>) -> Result<()> {
+        match (user, self.client) {
+            (Some(user), _) => self.take(throttle, &throttle.user, user),
+            (None, Some(client)) => self.take(throttle, &throttle.anonymous, network(client)),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn take(&mut self, throttle: &Throttle, gates: &Gates, key: impl std::hash::Hash + Copy) -> Result<()> {
+        let Some(kind) = self.kind else { return Ok(()) };
+        // Authentication may have taken its time.
+        let now = throttle.nanos(Instant::now());
+        let refuse = |of, wait| {
+            throttle.refusals().count(gates.by, of, self.client, now);
+            Err(limited(gates.by, of, wait))
+        };
+        let uploads = gates.uploads.as_ref().filter(|_| kind == Kind::Upload);
+        for (gate, of) in [(gates.requests.as_ref(), Of::RequestsAtOnce), (uploads, Of::UploadsAtOnce)] {
+            match gate.map(|gate| gate.begin(key)) {
+                None => {}
+                Some(Some(permit)) => self.permits.push(Arc::new(permit)),
+                Some(None) => return refuse(of, Duration::from_secs(1)),
+            }
+        }
+        let (pace, of) = match kind {
+            Kind::Read => (&gates.reads, Of::Reads),
+            Kind::Write | Kind::Upload => (&gates.writes, Of::Writes),
+        };
+        match pace.as_ref().map(|pace| pace.take(key, now)) {
+            Some(Err(wait)) => refuse(of, wait),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What counts as one client: an address of IPv4, and 64 bits of IPv6. Who has a larger network is several.
+fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
+}
+
+fn limited(by: By, of: Of, wait: Duration) -> Error {
+    let who = match by {
+        By::Address => "this address",
+        By::Anonymous => "clients without credentials at this address",
+        By::User => "this user",
+    };
+    let what = match of {
+        Of::Reads => "too many requests that read",
+        Of::Writes => "too many requests that write",
+        Of::RequestsAtOnce => "too many requests at once",
+        Of::UploadsAtOnce => "too many uploads at once",
+    };
+    let message = match (by, of) {
+        (By::Address | By::Anonymous, _) => format!("{what} from {who}"),
+        (By::User, _) => format!("{what} of {who}"),
+    };
+    Error::new(ErrorKind::TooManyRequests, format!("{message}: try again later"))
+        .with_context(LIMITED, of.name())
+        .with_retry_after(wait.max(Duration::from_secs(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(address: Allowance, anonymous: Allowance, user: Allowance) -> Throttling {
+        Throttling { address, anonymous, user }
+    }
+
+    fn reads(rate: &str) -> Allowance {
+        Allowance { reads: Some(rate.parse().unwrap()), ..Allowance::default() }
+    }
+
+    fn turn(client: &str) -> Turn {
+        Turn::new(Some(client.parse().unwrap()), Some(Kind::Read))
+    }
+
+    #[test]
+    fn an_ipv6_client_is_its_network() {
+        let throttle = Throttle::new(&options(reads("1/h"), Allowance::default(), Allowance::default()));
+        turn("2001:db8::1").of_address(&throttle).unwrap();
+        let e = turn("2001:db8::ffff:2").of_address(&throttle).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::TooManyRequests);
+        assert!(e.retry_after().unwrap() > Duration::from_secs(3500));
+        for other in ["2001:db8:0:1::1", "192.0.2.1", "192.0.2.2"] {
+            turn(other).of_address(&throttle).unwrap();
+        }
+        turn("::ffff:192.0.2.1").of_address(&throttle).unwrap_err();
+        Turn::new(None, Some(Kind::Read)).of_address(&throttle).unwrap();
+        Turn::new(Some([192, 0, 2, 1].into()), None).of_address(&throttle).unwrap();
+    }
+
+    #[test]
+    fn users_and_those_without_credentials_are_counted_apart() {
+        let throttle = Throttle::new(&options(Allowance::default(), reads("1/h"), reads("2/h")));
+        for address in ["192.0.2.1", "192.0.2.2"] {
+            turn(address).of_principal(&throttle, Some("alice")).unwrap();
+            turn(address).of_principal(&throttle, None).unwrap();
+        }
+        let refused = |user| turn("192.0.2.1").of_principal(&throttle, user).unwrap_err();
+        assert!(refused(Some("alice")).message().contains("of this user"));
+        assert!(refused(None).message().contains("without credentials"));
+        turn("192.0.2.1").of_principal(&throttle, Some("bob")).unwrap();
+        let mut counts = Vec::new();
+        throttle.refusals().each(&mut |names, count| {
+            if count > 0 {
+                counts.push((names.join(" "), count));
+            }
+        });
+        assert_eq!(counts, [("anonymous reads".to_owned(), 1), ("user reads".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn writes_and_uploads_have_limits_of_their_own() {
+        let address = Allowance {
+            writes: Some("2/h".parse().unwrap()),
+            uploads_at_once: std::num::NonZeroU32::new(1),
+            ..Allowance::default()
+        };
+        let throttle = Throttle::new(&options(address, Allowance::default(), Allowance::default()));
+        let begin = |kind| {
+            let mut turn = Turn::new(Some([192, 0, 2, 1].into()), Some(kind));
+            turn.of_address(&throttle).map(|()| turn)
+        };
+        let turn = begin(Kind::Upload).unwrap();
+        let upload = turn.held();
+        // The client goes away, and its bytes are being stored.
+        drop(turn);
+        let e = begin(Kind::Upload).unwrap_err();
+        assert_eq!(e.retry_after(), Some(Duration::from_secs(1)));
+        assert!(e.message().contains("too many uploads at once"), "{e}");
+        begin(Kind::Write).unwrap();
+        drop(upload);
+        assert!(begin(Kind::Upload).unwrap_err().message().contains("that write"));
+        for _ in 0..100 {
+            begin(Kind::Read).unwrap();
+        }
+    }
+}

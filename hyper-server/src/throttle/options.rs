@@ -1,0 +1,45 @@
+//! What the limits of clients are.
+
+use super::rate::{Rate, rate_or_off};
+use serde::Deserialize;
+use std::num::NonZeroU32;
+
+/// How often clients may send requests, and how many at once. A request above a limit gets 429 with `Retry-After`, before its
+/// body is read (but for up to 64 KiB of it). `/livez`, `/readyz` and `/metrics` are never refused by them.
+///
+/// The address of a client is that of its connection, or the one that a trusted proxy says; of an IPv6 address, the first 64
+/// bits count. A client whose address nobody says, as at a socket of the file system, has no limit by address.
+///
+/// ```
+/// use hyper_server::{Allowance, Rate, RegistryOptions, Throttling};
+///
+/// let address = Allowance { reads: Some(Rate::per_second(200)?), ..Allowance::default() };
+/// let throttling = Throttling { address, ..Throttling::default() };
+/// let options = RegistryOptions { throttling, ..RegistryOptions::default() };
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Throttling {
+    /// What one address may do, whoever sends from there. It is checked before anybody is authenticated.
+    pub address: Allowance,
+    /// What one address may do without credentials. Requests that are refused for want of credentials do not count.
+    pub anonymous: Allowance,
+    /// What one user may do, from all addresses together.
+    pub user: Allowance,
+}
+
+/// What one client may do; `None` sets no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Allowance {
+    /// How often it may read: `GET` and `HEAD`, and requests for tokens, which have a limit by address alone.
+    #[serde(deserialize_with = "rate_or_off")]
+    pub reads: Option<Rate>,
+    /// How often it may write: the other methods.
+    #[serde(deserialize_with = "rate_or_off")]
+    pub writes: Option<Rate>,
+    /// How many requests it may have under way at once, until the answer is ready, or the last byte of a blob is sent.
+    pub requests_at_once: Option<NonZeroU32>,
+    /// How many of them may send bytes of blobs.
+    pub uploads_at_once: Option<NonZeroU32>,
+}
