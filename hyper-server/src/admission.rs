@@ -44,19 +44,21 @@ pub(crate) async fn admit(
     {
         return Err(challenge.into());
     }
-    if state.options.read_only && matches!(action, Action::Push | Action::Delete) {
-        return Err(Error::unsupported("this registry is read-only").into());
-    }
     if principal.is_anonymous() {
         turn.of_principal(&state.throttle, None)?;
+    }
+    if state.options.read_only && matches!(action, Action::Push | Action::Delete) {
+        return Err(Error::unsupported("this registry is read-only").into());
     }
     Ok(())
 }
 
 /// What a request counts as for the limits of clients; `None` for those that no limit refuses.
-pub(crate) fn kind(endpoint: Option<&Endpoint>, method: &Method) -> Option<Kind> {
+pub(crate) fn kind(state: &State, endpoint: Option<&Endpoint>, method: &Method) -> Option<Kind> {
     match (endpoint, method) {
-        (Some(Endpoint::Live | Endpoint::Ready | Endpoint::Metrics), _) => None,
+        (Some(Endpoint::Live | Endpoint::Ready), _) => None,
+        // Where they are for users, a request has a password to be checked.
+        (Some(Endpoint::Metrics), _) if !state.options.metrics_for_users => None,
         (Some(Endpoint::Token(_)), _) | (_, &Method::GET | &Method::HEAD) => Some(Kind::Read),
         (_, &Method::DELETE) => Some(Kind::Write),
         (Some(Endpoint::StartUpload { .. } | Endpoint::Upload { .. }), _) => Some(Kind::Upload),

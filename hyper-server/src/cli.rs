@@ -103,7 +103,7 @@ struct ServeArgs {
     /// Revoked client certificates, PEM
     #[arg(long, value_name = "FILE")]
     client_crl: Option<PathBuf>,
-    /// Proxy whose `X-Forwarded-For`, `-Proto` and `-Host` are believed: an address, a network such as 10.0.0.0/8, or `unix` for
+    /// Proxy whose `X-Forwarded-For`, `-Proto` and `-Host` are believed: an address, a network such as 10.0.0.0/28, or `unix` for
     /// the sockets. Repeatable [default: none for addresses of clients, all for scheme and host]
     #[arg(long, value_name = "PROXY")]
     trusted_proxy: Vec<TrustedProxy>,

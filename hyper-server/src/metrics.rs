@@ -205,8 +205,8 @@ fn route_name(index: usize) -> &'static str {
 
 /// Whether requests of this kind need space.
 fn is_push(route: usize, method: &str) -> bool {
-    let places = ["manifest", "start_upload", "upload"];
-    places.contains(&route_name(route)) && ["POST", "PUT", "PATCH"].contains(&method)
+    let places = ["manifest", "blob", "start_upload", "upload"];
+    places.contains(&route_name(route)) && ["POST", "PUT", "PATCH", "DELETE"].contains(&method)
 }
 
 fn status_name(status: u16) -> String {

@@ -100,13 +100,16 @@ impl Registry {
         let route = parsed.as_ref().ok().map(Endpoint::index);
         let trusted = state.options.trusted_proxies.as_deref().unwrap_or_default();
         let client = proxies::client(trusted, parts.extensions.get(), &parts.headers);
-        let kind = admission::kind(parsed.as_ref().ok(), &parts.method);
+        let kind = admission::kind(state, parsed.as_ref().ok(), &parts.method);
         let mut in_flight = InFlight::new(state, Turn::new(client, kind));
         let mut principal = Principal::anonymous();
         let audit = Audit::new(request_id, client);
         let outcome =
             answer(state, parsed, &parts, &mut body, &mut principal, &mut in_flight.turn, &audit).await;
         let is_limited = outcome.as_ref().is_err_and(|e| e.is_limit);
+        if is_limited {
+            in_flight.turn.end();
+        }
         // A short rest of an unread body is read now, so that the connection can be reused. A long one that a limit has refused
         // gets no further time.
         let unread = match is_limited && !body.is_short() {

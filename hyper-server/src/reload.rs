@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::log_level::LogLevel;
 use crate::policy_command;
 use crate::tls::Tls;
-use hyper_sdk::Result;
+use hyper_sdk::{Digest, Result};
 use std::path::PathBuf;
 
 /// What a server can read again.
@@ -71,12 +71,12 @@ impl ConfigFile {
     }
 }
 
-/// All keys but the level of the log, to see whether one has changed. The text is compared and never shown.
+/// All keys but the level of the log, to see whether one has changed. A database URL can have a password, so it is a hash.
 fn fingerprint(config: &Config) -> String {
     let mut config = config.clone();
     config.log.level.clear();
     let database = config.database.url.as_ref().map(|url| url.expose());
-    format!("{database:?} {config:?}")
+    Digest::sha256(format!("{database:?} {config:?}")).to_string()
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub(crate) struct MetadataArgs {
     /// Folder of the store [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone, and nothing with --blobs
+    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone
     #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
     database: Option<DatabaseUrl>,
     /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
@@ -29,7 +29,7 @@ pub(crate) struct MetadataArgs {
 pub(crate) struct StoreArgs {
     #[command(flatten)]
     metadata: MetadataArgs,
-    /// Bucket of the blobs, such as `s3://BUCKET/PREFIX?region=NAME`; keys: `endpoint`, `region`, `path_style`, `allow_http` [default: the folder of the store has them]
+    /// Bucket of the blobs, such as `s3://BUCKET/PREFIX?region=NAME`; keys: `endpoint`, `region`, `path_style`, `allow_http` [default: the folder of the store has them]; with a database the folder then has nothing
     #[arg(long, value_name = "URL")]
     blobs: Option<BlobText>,
 }

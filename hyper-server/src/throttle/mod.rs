@@ -25,12 +25,15 @@ pub(crate) use refusals::{Refusals, by_names, limit_names};
 use gates::{AtOnce, Nanos, Pace, Permit};
 use hyper_sdk::{Error, ErrorKind, Result};
 use refusals::{By, Of};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The context key of an error of a limit.
 pub(crate) const LIMITED: &str = "limit of";
+
+/// The first 96 bits of `64:ff9b::/96`.
+const NAT64: u128 = 0x0064_ff9b_0000_0000_0000_0000;
 
 /// What a request does, as far as limits differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +113,11 @@ impl Turn {
         Self { client, kind, permits: Vec::new() }
     }
 
+    /// Ends what the request has under way.
+    pub(crate) fn end(&mut self) {
+        self.permits.clear();
+    }
+
     /// What the request has under way, for work that goes on when its client has gone away.
     pub(crate) fn held(&self) -> Held {
         Held { _permits: self.permits.clone() }
@@ -165,9 +173,13 @@ impl Turn {
     }
 }
 
-/// What counts as one client: an address of IPv4, and 64 bits of IPv6. Who has a larger network is several.
+/// What counts as one client: an address of IPv4, also behind NAT64 (RFC 6052), and 64 bits of IPv6. Who has a larger network is
+/// several.
 fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
+        IpAddr::V6(address) if address.to_bits() >> 32 == NAT64 => {
+            Ipv4Addr::from_bits(address.to_bits() as u32).into()
+        }
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         v4 => v4,
     }
@@ -221,6 +233,8 @@ mod tests {
             turn(other).of_address(&throttle).unwrap();
         }
         turn("::ffff:192.0.2.1").of_address(&throttle).unwrap_err();
+        turn("64:ff9b::192.0.2.1").of_address(&throttle).unwrap_err();
+        turn("64:ff9b::192.0.2.9").of_address(&throttle).unwrap();
         Turn::new(None, Some(Kind::Read)).of_address(&throttle).unwrap();
         Turn::new(Some([192, 0, 2, 1].into()), None).of_address(&throttle).unwrap();
     }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use std::num::NonZeroU32;
 
 /// How often clients may send requests, and how many at once. A request above a limit gets 429 with `Retry-After`, before its
-/// body is read (but for up to 64 KiB of it). `/livez`, `/readyz` and `/metrics` are never refused by them.
+/// body is read (but for up to 64 KiB of it). `/livez` and `/readyz` are never refused by them, nor is `/metrics` unless it is for users only.
 ///
 /// The address of a client is that of its connection, or the one that a trusted proxy says; of an IPv6 address, the first 64
 /// bits count. A client whose address nobody says, as at a socket of the file system, has no limit by address.

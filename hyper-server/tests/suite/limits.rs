@@ -248,6 +248,25 @@ async fn a_client_that_waits_as_told_succeeds() {
     assert!(sum > 0, "the limit has refused something on the way");
 }
 
+/// Their passwords are checked, and a limit of the address holds for them.
+#[tokio::test]
+async fn metrics_for_users_are_limited() {
+    let file = users();
+    let options = RegistryOptions {
+        htpasswd: Some(file.path().to_owned()),
+        metrics_for_users: true,
+        throttling: of_address(reads("2/h")),
+        ..RegistryOptions::default()
+    };
+    let server = serve(options).await;
+    let guess = basic("alice", "guess");
+    for expected in [401, 401, 429] {
+        let answer = get(&server, "/metrics", &[("authorization", guess.as_str())]).await;
+        assert_eq!(answer.status(), expected);
+    }
+    assert_eq!(get(&server, "/livez", &[]).await.status(), 200);
+}
+
 /// The file configures the program, and a flood leaves one line.
 #[tokio::test]
 async fn a_flood_of_refusals_is_one_line_of_the_log() {

@@ -4,8 +4,9 @@
 //! - What another writer may have written, and what a client was told of, is replaced by the holder of the claim alone. It
 //!   began at the saved offset, and nobody saves on the ground of a claim that another one has had since.
 //! - A claim ends by the clock of the database. While its holder works it is prolonged; when that fails for two thirds of
-//!   its time, or is refused, the holder stops. What the holder had sent is expected to arrive within the last third. A
-//!   process that is stopped for that long in the middle of a request to the bucket is not covered.
+//!   its time, or is refused, the holder stops: it takes no further step. What it had sent is expected to arrive within the
+//!   last third. A process that is stopped for that long in the middle of a request to the bucket is not covered, nor is a
+//!   machine that is suspended or paused, whose clock stands still meanwhile.
 //! - A claim that is not fresh is prolonged before its holder goes on.
 //! - After a failure that leaves open whether a part was written, the claim is left to end by itself.
 
@@ -13,6 +14,8 @@ use crate::store::UploadId;
 use crate::store::errors::{claimed, is_claimed};
 use crate::store::meta::{Change, MetaBackend};
 use crate::{Error, Result};
+use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// For how many seconds a session is claimed.
@@ -68,7 +71,7 @@ impl Claim {
         self.is_asked = true;
         meta.write(self.change()).await?;
         // The answer may have come so late that another writer has it.
-        if asked.elapsed() >= self.time() * 2 / 3 {
+        if self.seconds > 0 && asked.elapsed() >= self.time() * 2 / 3 {
             return Err(claimed(&self.id, Duration::ZERO));
         }
         self.since = Some(asked);
@@ -81,29 +84,47 @@ impl Claim {
         meta: &impl MetaBackend,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        if self.was_had() {
-            self.get(meta).await?;
+        let since = self.since;
+        if since.is_some()
+            && let Err(error) = self.get(meta).await
+        {
+            // Another try comes, and the claim holds meanwhile.
+            let holds = since.is_some_and(|since| since.elapsed() < self.time() / 2);
+            if is_claimed(&error) || !error.is_retryable() || !holds {
+                return Err(error);
+            }
         }
+        if self.seconds <= 0 {
+            return work.await;
+        }
+        let holds_since = Mutex::new(self.since.unwrap_or_else(Instant::now));
+        let (id, most) = (self.id.clone(), self.time() * 2 / 3);
+        let mut work = std::pin::pin!(work);
+        // A process that was stopped for long takes no further step.
+        let held = std::future::poll_fn(|context| {
+            let holds = holds_since.lock().unwrap_or_else(PoisonError::into_inner).elapsed() < most;
+            if holds { work.as_mut().poll(context) } else { Poll::Ready(Err(claimed(&id, Duration::ZERO))) }
+        });
         tokio::select! {
             biased;
-            lost = self.prolong(meta) => Err(lost),
-            outcome = work => outcome,
+            lost = self.prolong(meta, &holds_since) => Err(lost),
+            outcome = held => outcome,
         }
     }
 
     /// Prolongs the claim until that fails.
-    async fn prolong(&mut self, meta: &impl MetaBackend) -> Error {
-        if self.seconds <= 0 {
-            return std::future::pending().await;
-        }
-        let mut holds_since = self.since.unwrap_or_else(Instant::now);
+    async fn prolong(&mut self, meta: &impl MetaBackend, holds_since: &Mutex<Instant>) -> Error {
         loop {
             tokio::time::sleep(self.time() / 6).await;
             let asked = Instant::now();
-            let left = (holds_since + self.time() * 2 / 3).saturating_duration_since(asked);
+            let until = *holds_since.lock().unwrap_or_else(PoisonError::into_inner) + self.time() * 2 / 3;
+            let left = until.saturating_duration_since(asked);
+            if left.is_zero() {
+                return claimed(&self.id, Duration::ZERO);
+            }
             match tokio::time::timeout(left, meta.write(self.change())).await {
                 Ok(Ok(_)) => {
-                    holds_since = asked;
+                    *holds_since.lock().unwrap_or_else(PoisonError::into_inner) = asked;
                     self.since = Some(asked);
                 }
                 Ok(Err(error)) if !error.is_retryable() || is_claimed(&error) => return error,
@@ -168,6 +189,30 @@ mod tests {
         let (meta, mut claim) = taken_over(2).await;
         let error = claim.hold(&meta, std::future::pending::<Result<()>>()).await.unwrap_err();
         assert!(is_refusal(&error), "{error}");
+    }
+
+    /// The process is stopped, here its only thread, while the work waits for something.
+    #[tokio::test]
+    async fn a_holder_that_was_stopped_for_long_takes_no_further_step() {
+        let (meta, id) = (MemoryMeta::default(), UploadId::random().unwrap());
+        let (repository, state) = (RepositoryName::parse("a").unwrap(), StagedState::default());
+        let record = UploadRecord { id: id.clone(), repository, algorithm: Algorithm::Sha256, state };
+        meta.write(Change::StartUpload(record)).await.unwrap();
+        let mut claim = Claim::new(&id, 0, 1).unwrap();
+        claim.get(&meta).await.unwrap();
+        let (mut waits, mut goes_on) = (true, false);
+        let work = std::future::poll_fn(|context| {
+            if waits {
+                waits = false;
+                std::thread::sleep(Duration::from_millis(800));
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            goes_on = true;
+            Poll::Ready(Ok(()))
+        });
+        let error = claim.hold(&meta, work).await.unwrap_err();
+        assert!(is_claimed(&error) && !goes_on, "{error}");
     }
 
     #[tokio::test]
