@@ -8,6 +8,8 @@ use crate::auth::{AnonymousAccess, Authorizer, PolicyFile, htpasswd_entry};
 use crate::check_command::{self, CheckBlobsArgs};
 use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
+use crate::config_command::ConfigCommand;
+use crate::environment;
 use crate::gc_command::{self, GcArgs};
 use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
@@ -23,11 +25,12 @@ use crate::token_command::TokenCommand;
 use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, TrustedProxy, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::{Error, ErrorDetail, Result};
-use std::io::Write;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
+use tower::Layer as _;
 
 /// An OCI registry server
 #[derive(Debug, Parser)]
@@ -133,21 +136,6 @@ struct ServeArgs {
     audit_log: Option<PathBuf>,
 }
 
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Checks a configuration file and the files that it names
-    Check(CheckArgs),
-    /// Prints a configuration file with every key at its default
-    Reference,
-}
-
-#[derive(Debug, Args)]
-struct CheckArgs {
-    /// Configuration file, TOML
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-}
-
 #[derive(Debug, Args)]
 struct HtpasswdArgs {
     /// Name of the user
@@ -204,8 +192,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         #[cfg(feature = "conformance")]
         Command::Conformance(args) => crate::conformance::run(args),
-        Command::Config(ConfigCommand::Check(args)) => check(&args),
-        Command::Config(ConfigCommand::Reference) => print(REFERENCE),
+        Command::Config(command) => command.run(),
         Command::Policy(command) => {
             let answer = command.run()?;
             print(&answer.text)?;
@@ -351,28 +338,10 @@ async fn serve_until_signal(
         tracing::info!("stopping: requests in flight are answered first");
     };
     let server = ServerOptions { connections: registry.connections().clone(), ..config.server() };
-    serve(listeners, registry, server, shutdown).await?;
+    let service = tower::util::option_layer(config.cors.layer()?).layer(registry);
+    serve(listeners, service, server, shutdown).await?;
     tracing::info!("stopped");
     Ok(())
-}
-
-fn check(args: &CheckArgs) -> Result<()> {
-    let config = Config::load(&args.config)?;
-    log_level::filter(&config.log.level)?;
-    if let Some(path) = &config.auth.htpasswd {
-        crate::auth::check_htpasswd(path)?;
-    }
-    if let Some(path) = &config.log.audit {
-        AuditLog::check(path)?;
-    }
-    let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
-    let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, config.has_users()));
-    let tls = config.tls.options().map(Tls::open).transpose()?;
-    let of_tls = tls.iter().flat_map(Tls::warnings);
-    for warning in config.warnings().into_iter().chain(of_policy).chain(of_tls) {
-        let _ = writeln!(std::io::stderr(), "warning: {warning}");
-    }
-    print("the configuration is valid\n")
 }
 
 /// The page docs/reference/hyperregistry.md.
@@ -382,7 +351,11 @@ fn reference() -> String {
         "{commands}\n## Configuration file\n\nThe file that `hyperregistry serve --config FILE` reads is TOML. \
          `hyperregistry config reference` prints it with every key at its default:\n\n```toml\n{REFERENCE}```\n\n\
          A size is a number of bytes or a text such as `\"64KiB\"` (units of 1024) or `\"2GB\"` (units of 1000). A time is a \
-         text such as `\"500ms\"`, `\"30s\"`, `\"5m\"` or `\"24h\"`.\n"
+         text such as `\"500ms\"`, `\"30s\"`, `\"5m\"` or `\"24h\"`. `hyperregistry config schema` prints the JSON Schema of the file.\n\n\
+         ## Environment variables\n\nEach key has a variable, which takes precedence over the file, as flags take precedence over \
+         it. The entries of a list have commas between them. An empty variable counts as not set; one that names no key is an \
+         error.\n\n{}",
+        environment::reference()
     )
 }
 

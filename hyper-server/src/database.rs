@@ -3,6 +3,7 @@
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::store::meta::PostgresOptions;
 use hyper_sdk::{Error, Result, ResultExt as _};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::fmt;
 use std::path::PathBuf;
@@ -11,10 +12,11 @@ use std::path::PathBuf;
 const MAX_PASSWORD: u64 = 4096;
 
 /// Where the metadata are, when they are not in the folder of the store.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct DatabaseConfig {
     /// A PostgreSQL database.
+    #[schemars(with = "String")]
     pub(crate) url: Option<DatabaseUrl>,
     /// The file of the password.
     pub(crate) password_file: Option<PathBuf>,

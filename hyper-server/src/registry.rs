@@ -96,7 +96,10 @@ impl Registry {
         let (parts, body) = request.into_parts();
         let mut body = Incoming::new(Body::new(body), state.options.limits.body_idle);
         let request_id = state.request_ids.choose(&parts.headers);
-        let parsed = route::parse(&parts.method, parts.uri.path(), parts.uri.query());
+        let prefix = state.options.path_prefix.as_ref();
+        let path = parts.uri.path();
+        let path = prefix.map_or(Some(path), |prefix| prefix.strip(path)).ok_or(Rejection::NotFound);
+        let parsed = path.and_then(|path| route::parse(&parts.method, path, parts.uri.query()));
         let route = parsed.as_ref().ok().map(Endpoint::index);
         let trusted = state.options.trusted_proxies.as_deref().unwrap_or_default();
         let client = proxies::client(trusted, parts.extensions.get(), &parts.headers);
@@ -140,6 +143,9 @@ impl Registry {
         let headers = response.headers_mut();
         headers.insert(API_VERSION.clone(), HeaderValue::from_static("registry/2.0"));
         headers.insert(REQUEST_ID.clone(), record.request_id.clone());
+        if let Some(prefix) = &state.options.path_prefix {
+            prefix.add_to(headers);
+        }
         if unread {
             response = hold(response, body, version);
         }

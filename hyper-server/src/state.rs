@@ -63,6 +63,7 @@ impl State {
                 token_secret: options.token_secret.as_ref(),
                 api_tokens: options.api_tokens.clone().map(|tokens| (tokens, !options.read_only)),
                 public_url: options.public_url.as_deref(),
+                path_prefix: options.path_prefix.as_ref(),
                 trusted_proxies: options.trusted_proxies.as_deref(),
                 authorizer: authorizer.clone(),
                 clock: options.clock.clone(),

@@ -66,7 +66,7 @@ struct Status {
 
 /// Prints the status. Returns whether the server is ready.
 pub(crate) fn run(args: StatusArgs) -> Result<bool> {
-    let config = args.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
+    let config = Config::load(args.config.as_deref())?;
     let server = args.server.or_else(|| config.listen.first().cloned());
     let server = server.ok_or_else(|| Error::invalid("the configuration has no listener"))?;
     let ask = async {

@@ -37,7 +37,7 @@ pub(crate) struct StoreArgs {
 impl MetadataArgs {
     /// The configuration file, or the defaults.
     fn in_file(&self) -> Result<Config> {
-        Ok(self.config.as_deref().map(Config::load).transpose()?.unwrap_or_default())
+        Config::load(self.config.as_deref())
     }
 
     /// These flags over the configuration of the file.

@@ -1,14 +1,16 @@
 //! The table `[tls]` of the configuration: the files of TLS, and what clients must show.
 
+use crate::config_shapes::{ClientAuthShape, NameShape};
 use crate::listen_on::ListenOn;
 use crate::units::text;
 use crate::{ClientAuth, NameRule, TlsOptions};
 use hyper_sdk::{Error, Result};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::path::PathBuf;
 
 /// TLS.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct TlsConfig {
     /// The certificate of the server.
@@ -21,9 +23,11 @@ pub(crate) struct TlsConfig {
     pub(crate) client_crl: Option<PathBuf>,
     /// Whether a client must have a certificate.
     #[serde(deserialize_with = "text")]
+    #[schemars(with = "ClientAuthShape")]
     pub(crate) client_auth: ClientAuth,
     /// The part of a client certificate that is the name of the user.
     #[serde(deserialize_with = "text")]
+    #[schemars(with = "NameShape")]
     pub(crate) client_name: NameRule,
 }
 

@@ -1,7 +1,9 @@
 //! Values of the configuration that are texts there, such as sizes and times: `"64KiB"`, `"30s"`.
 
 use hyper_sdk::{Error, Result};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -116,6 +118,30 @@ fn split_unit(s: &str) -> (&str, &str) {
     let s = s.trim();
     let at = s.find(|c: char| !c.is_ascii_digit()).unwrap_or(s.len());
     (&s[..at], s[at..].trim_start())
+}
+
+impl JsonSchema for TimeSpan {
+    fn schema_name() -> Cow<'static, str> {
+        "Time".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "pattern": "^ *[0-9]+ *(ms|s|m|h)$"})
+    }
+}
+
+impl JsonSchema for Size {
+    fn schema_name() -> Cow<'static, str> {
+        "Size".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": ["integer", "string"],
+            "minimum": 0,
+            "pattern": "^ *[0-9]+ *(B|KiB|K|MiB|M|GiB|G|TiB|T|kB|KB|MB|GB|TB)?$",
+        })
+    }
 }
 
 impl<'de> Deserialize<'de> for TimeSpan {

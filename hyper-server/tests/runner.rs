@@ -24,6 +24,7 @@ mod suite {
     mod manifests;
     mod oci_client;
     mod operations;
+    mod places;
     mod policy;
     mod program;
     mod registry_conformance;

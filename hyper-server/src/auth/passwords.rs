@@ -11,6 +11,7 @@ use super::{
     Action, AuthError, AuthRequest, Authenticator, Authorizer, Challenge, Denial, Principal, Resource, Scope,
     public_url,
 };
+use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
 use async_trait::async_trait;
 use hyper_sdk::clock::SharedClock;
@@ -32,6 +33,8 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) token_secret: Option<&'a Secret>,
     /// The URL at which clients reach the server.
     pub(crate) public_url: Option<&'a str>,
+    /// The path under which the registry answers.
+    pub(crate) path_prefix: Option<&'a PathPrefix>,
     /// The proxies that are believed.
     pub(crate) trusted_proxies: Option<&'a [TrustedProxy]>,
     /// The API tokens, and whether their last use is recorded.
@@ -57,6 +60,8 @@ pub(crate) struct Passwords {
     issuer: Issuer,
     service: String,
     public_url: Option<String>,
+    /// The path of the token endpoint.
+    endpoint: String,
     trusted_proxies: Option<Vec<TrustedProxy>>,
     authorizer: Arc<dyn Authorizer>,
     clock: SharedClock,
@@ -131,6 +136,10 @@ impl Passwords {
             },
             service,
             public_url: options.public_url.map(str::to_owned),
+            endpoint: format!(
+                "{}/v2/token",
+                options.path_prefix.map(ToString::to_string).unwrap_or_default()
+            ),
             trusted_proxies: options.trusted_proxies.map(<[_]>::to_vec),
             authorizer: options.authorizer.clone(),
             clock: options.clock.clone(),
@@ -240,7 +249,7 @@ impl Passwords {
 
     fn bearer(&self, request: &AuthRequest<'_>) -> Challenge {
         let root = public_url::root(self.public_url.as_deref(), self.trusted_proxies.as_deref(), request);
-        let challenge = Challenge::bearer(&format!("{root}/v2/token"), &self.service);
+        let challenge = Challenge::bearer(&format!("{root}{}", self.endpoint), &self.service);
         match request.scope() {
             Some(scope) => challenge.with("scope", &scope.to_string()),
             None => challenge,

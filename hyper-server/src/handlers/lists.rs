@@ -169,8 +169,9 @@ struct Extension {
 }
 
 /// The extensions of the registry, or of one repository (distribution-spec, extensions/README.md).
-pub(super) fn extensions(repository: Option<&RepositoryName>) -> Response {
-    let prefix = repository.map_or_else(|| "/v2".to_owned(), |r| format!("/v2/{r}"));
+pub(super) fn extensions(call: &Call<'_>, repository: Option<&RepositoryName>) -> Response {
+    let root = call.options.path_prefix.as_ref().map(ToString::to_string).unwrap_or_default();
+    let prefix = repository.map_or_else(|| format!("{root}/v2"), |r| format!("{root}/v2/{r}"));
     let mut extensions = vec![Extension {
         name: "_oci",
         description: "Discovery of extensions",
@@ -182,7 +183,7 @@ pub(super) fn extensions(repository: Option<&RepositoryName>) -> Response {
             name: "_catalog",
             description: "The list of repositories",
             url: "https://distribution.github.io/distribution/spec/api/#catalog",
-            endpoints: vec!["/v2/_catalog".to_owned()],
+            endpoints: vec![format!("{root}/v2/_catalog")],
         });
     }
     json(serde_json::to_vec(&Extensions { extensions }).expect("strings always serialise"))

@@ -42,7 +42,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
             audit: call.options.audit.as_ref(),
         }))),
         Endpoint::Metrics => Err(ApiError::not_found()),
-        Endpoint::Extensions(repository) => Ok(lists::extensions(repository.as_ref())),
+        Endpoint::Extensions(repository) => Ok(lists::extensions(call, repository.as_ref())),
         Endpoint::Catalog(page) => lists::catalog(call, page).await,
         Endpoint::Tags { repository, page } => lists::tags(call, &repository, page).await,
         Endpoint::Referrers { repository, digest, artifact_type, after } => {

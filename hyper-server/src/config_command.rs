@@ -1,0 +1,60 @@
+//! `hyperregistry config`: checks and explains configuration files.
+
+use crate::audit::AuditLog;
+use crate::auth::PolicyFile;
+use crate::config::{Config, REFERENCE};
+use crate::config_schema;
+use crate::standard_io::print;
+use crate::{Tls, log_level, policy_command};
+use clap::{Args, Subcommand};
+use hyper_sdk::Result;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Checks a configuration file, the variables of the environment, and the files that they name
+    Check(CheckArgs),
+    /// Prints a configuration file with every key at its default
+    Reference,
+    /// Prints the JSON Schema of the configuration file, with which editors complete and check it
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Configuration file, TOML [default: the variables alone]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigCommand {
+    /// Runs the command.
+    pub(crate) fn run(&self) -> Result<()> {
+        match self {
+            Self::Check(args) => check(args),
+            Self::Reference => print(REFERENCE),
+            Self::Schema => print(&format!("{:#}\n", config_schema::schema())),
+        }
+    }
+}
+
+fn check(args: &CheckArgs) -> Result<()> {
+    let config = Config::load(args.config.as_deref())?;
+    config.check()?;
+    log_level::filter(&config.log.level)?;
+    if let Some(path) = &config.auth.htpasswd {
+        crate::auth::check_htpasswd(path)?;
+    }
+    if let Some(path) = &config.log.audit {
+        AuditLog::check(path)?;
+    }
+    let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
+    let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, config.has_users()));
+    let tls = config.tls.options().map(Tls::open).transpose()?;
+    let of_tls = tls.iter().flat_map(Tls::warnings);
+    for warning in config.warnings().into_iter().chain(of_policy).chain(of_tls) {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
+    print("the configuration is valid\n")
+}

@@ -1,0 +1,73 @@
+//! The shapes of values that are texts in the configuration file and something else in the program, for its schema.
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use std::borrow::Cow;
+
+/// One text, or a list of texts.
+pub(crate) struct OneOrMore;
+
+impl JsonSchema for OneOrMore {
+    fn schema_name() -> Cow<'static, str> {
+        "OneOrMore".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": ["string", "array"], "items": {"type": "string"}, "minItems": 1})
+    }
+}
+
+/// [`crate::auth::AnonymousAccess`] in the file.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+#[expect(dead_code, reason = "a shape for the schema")]
+pub(crate) enum AccessShape {
+    None,
+    Pull,
+    Full,
+}
+
+/// [`crate::config::LogFormat`] in the file.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+#[expect(dead_code, reason = "a shape for the schema")]
+pub(crate) enum LogFormatShape {
+    Text,
+    Json,
+}
+
+/// [`crate::ClientAuth`] in the file.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+#[expect(dead_code, reason = "a shape for the schema")]
+pub(crate) enum ClientAuthShape {
+    Required,
+    Optional,
+}
+
+/// [`crate::NameRule`] in the file.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case")]
+#[expect(dead_code, reason = "a shape for the schema")]
+pub(crate) enum NameShape {
+    Cn,
+    Dns,
+    Email,
+    Uri,
+}
+
+/// [`crate::Allowance`] in the file.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case", deny_unknown_fields)]
+#[expect(dead_code, reason = "a shape for the schema")]
+pub(crate) struct AllowanceShape {
+    /// How often it may read: `100/s burst 1000`, `600/m`, or `off`.
+    reads: Option<String>,
+    /// How often it may write: `20/s burst 200`, or `off`.
+    writes: Option<String>,
+    /// How many requests it may have under way at once.
+    #[schemars(range(min = 1))]
+    requests_at_once: Option<u32>,
+    /// How many of them may send bytes of blobs.
+    #[schemars(range(min = 1))]
+    uploads_at_once: Option<u32>,
+}
