@@ -54,6 +54,7 @@ mod remote;
 mod rootless;
 mod s3_server;
 mod serve;
+mod server_image;
 mod single_id;
 mod space;
 mod space_kinds;

@@ -6,9 +6,11 @@
 
 #[cfg(feature = "build")]
 mod allocator;
+mod name_services;
 
 #[cfg(feature = "build")]
 pub use allocator::keep_little_memory;
+pub use name_services::use_own_name_services;
 
 use crate::{Error, ErrorKind, Result};
 use std::fs::File;

@@ -59,7 +59,9 @@ pub(crate) fn kind(state: &State, endpoint: Option<&Endpoint>, method: &Method) 
         (Some(Endpoint::Live | Endpoint::Ready), _) => None,
         // Where they are for users, a request has a password to be checked.
         (Some(Endpoint::Metrics), _) if !state.options.metrics_for_users => None,
-        (Some(Endpoint::Token(_)), _) | (_, &Method::GET | &Method::HEAD) => Some(Kind::Read),
+        (Some(Endpoint::Token(_)), _) | (_, &Method::GET | &Method::HEAD | &Method::OPTIONS) => {
+            Some(Kind::Read)
+        }
         (_, &Method::DELETE) => Some(Kind::Write),
         (Some(Endpoint::StartUpload { .. } | Endpoint::Upload { .. }), _) => Some(Kind::Upload),
         _ => Some(Kind::Write),

@@ -30,7 +30,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
-use tower::Layer as _;
 
 /// An OCI registry server
 #[derive(Debug, Parser)]
@@ -83,7 +82,7 @@ enum Command {
     Man(ManArgs),
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 struct ServeArgs {
     #[command(flatten)]
     store: StoreArgs,
@@ -261,12 +260,12 @@ fn run_serve(args: ServeArgs) -> Result<()> {
         let _inside = runtime.enter();
         HangUps::listen()?
     };
-    let (path, level_flag) = (args.store.file().map(PathBuf::from), args.log_level.clone());
-    let in_file = args.store.in_file()?;
-    let config = args.over(in_file.clone())?;
+    let path = args.store.file().map(PathBuf::from);
+    let config = args.clone().over(args.store.in_file()?)?;
     let log = LineWriter::start(std::io::stderr())?;
     let level = log_level::start(&config.log, log.clone())?;
-    let file = path.map(|path| ConfigFile::new(path, level_flag, level, &in_file));
+    let over = move |in_file| args.clone().over(in_file);
+    let file = path.map(|path| ConfigFile::new(path, over, level, &config));
     let audit = config.log.audit.as_deref().map(AuditLog::open).transpose()?;
     let outcome = runtime.block_on(serve_until_signal(config, file, audit.clone(), hang_ups));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
@@ -298,6 +297,7 @@ async fn serve_until_signal(
         tracing::warn!("{warning}");
     }
     let mut options = config.registry();
+    options.cors = config.cors.cors()?;
     options.token_key = Some(config.data.join("token.key"));
     options.token_secret = secret;
     options.audit = audit;
@@ -338,8 +338,7 @@ async fn serve_until_signal(
         tracing::info!("stopping: requests in flight are answered first");
     };
     let server = ServerOptions { connections: registry.connections().clone(), ..config.server() };
-    let service = tower::util::option_layer(config.cors.layer()?).layer(registry);
-    serve(listeners, service, server, shutdown).await?;
+    serve(listeners, registry, server, shutdown).await?;
     tracing::info!("stopped");
     Ok(())
 }

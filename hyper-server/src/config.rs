@@ -108,8 +108,10 @@ pub(crate) struct LimitsConfig {
     /// The most tags of one push.
     pub(crate) tags_per_request: usize,
     /// The most entries of a list in one response.
+    #[schemars(range(min = 1))]
     pub(crate) page: usize,
     /// The most connections.
+    #[schemars(range(min = 1))]
     pub(crate) connections: usize,
     /// The time for a handshake of TLS.
     pub(crate) handshake_timeout: TimeSpan,
@@ -335,7 +337,7 @@ impl Config {
             return Err(Error::invalid("the configuration key `listen` must have an address"));
         }
         self.tls.check(&self.listen)?;
-        self.cors.layer()?;
+        self.cors.cors()?;
         if let Some(url) = &self.public_url
             && !is_root(url)
         {
@@ -383,6 +385,9 @@ impl Config {
             Some(AnonymousAccess::Pull) if !self.read_only => warnings.push(nobody("push")),
             _ => {}
         }
+        if self.cors.credentials && self.cors.origins.is_empty() {
+            warnings.push("`cors.credentials` has no effect without `cors.origins`".to_owned());
+        }
         if self.limits.upload_memory.is_some() && self.blobs.is_none() {
             warnings.push(
                 "`limits.upload-memory` has no effect: it is for uploads to a bucket, and `blobs` names none"
@@ -403,7 +408,7 @@ impl Config {
         GarbageCollection { every: self.gc.every.0, untagged_after }
     }
 
-    /// The options of the registry. The caller adds the key of tokens, the API tokens and the audit log.
+    /// The options of the registry. The caller adds the key of tokens, the API tokens, the audit log and the origins of pages.
     pub(crate) fn registry(&self) -> RegistryOptions {
         RegistryOptions {
             read_only: self.read_only,
@@ -419,6 +424,7 @@ impl Config {
             token_secret: None,
             public_url: self.public_url.clone(),
             path_prefix: self.path_prefix.clone(),
+            cors: None,
             trusted_proxies: self.trusted_proxies.clone(),
             upload_max_age: self.upload_max_age(),
             garbage_collection: Some(self.collection()).filter(|gc| !gc.every.is_zero()),

@@ -52,6 +52,21 @@ fn add_defaults(schema: &mut Value, defaults: &Map<String, Value>) {
     }
 }
 
+/// The path of a table of the configuration that has something else in a file: the reader takes a list for a table, and what
+/// comes over the file would then be lost.
+pub(crate) fn misused_table(file: &toml::Table) -> Option<String> {
+    fn find(schema: &Value, table: &toml::Table) -> Option<String> {
+        let named = schema["properties"].as_object().into_iter().flatten();
+        named.filter(|(_, property)| property["properties"].is_object()).find_map(|(name, property)| {
+            match table.get(name)? {
+                toml::Value::Table(inner) => Some(format!("{name}.{}", find(property, inner)?)),
+                _ => Some(name.clone()),
+            }
+        })
+    }
+    find(&schema(), file)
+}
+
 /// How the value of a key is written in one text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -3,6 +3,7 @@
 //! An unknown key is an error that names the key and its line; an unknown variable one that names the variable.
 
 use crate::config::Config;
+use crate::config_schema;
 use crate::environment::Environment;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, Result, ResultExt as _};
@@ -44,7 +45,7 @@ impl Config {
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Invalid`] with the line and the key that is wrong.
     pub(crate) fn read(text: &str) -> Result<Self> {
-        toml::from_str(text).map_err(|e| {
+        let config = toml::from_str(text).map_err(|e: toml::de::Error| {
             let line = e.span().map_or(1, |s| text[..s.start.min(text.len())].matches('\n').count() + 1);
             let what = e.message().trim().replace('\n', " ");
             match text.lines().nth(line - 1).and_then(|line| line.split_once('=')) {
@@ -54,7 +55,13 @@ impl Config {
                 )),
                 _ => Error::invalid(format!("configuration line {line}: {what}")),
             }
-        })
+        })?;
+        match toml::from_str(text).ok().and_then(|file| config_schema::misused_table(&file)) {
+            Some(name) => {
+                Err(Error::invalid(format!("the configuration key `{name}` is a table: write [{name}]")))
+            }
+            None => Ok(config),
+        }
     }
 
     /// Reads and checks the text of a file.
@@ -112,6 +119,10 @@ mod tests {
             ("[database]\npassword-file = \"a\"", vec!["database.password-file", "database.url"]),
             ("[database]\nconnections = 2", vec!["database.connections", "at least 3"]),
             ("[nonsense]", vec!["line 1", "nonsense"]),
+            ("limits = []", vec!["`limits`", "write [limits]"]),
+            ("[limits]\nuser = []", vec!["`limits.user`", "[limits.user]"]),
+            ("cors = [[\"*\"]]", vec!["`cors`", "table"]),
+            ("[cors]\norigins = [\"ui\"]", vec!["cors.origins", "browsers"]),
             ("a = ", vec!["line 1"]),
         ] {
             let e = Config::parse(text).unwrap_err().to_string();

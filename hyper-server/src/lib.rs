@@ -30,6 +30,7 @@ mod config_source;
 #[cfg(feature = "conformance")]
 mod conformance;
 mod connection;
+mod cors;
 mod cors_config;
 mod database;
 mod environment;
@@ -76,6 +77,7 @@ mod unix_socket;
 pub use audit::AuditLog;
 pub use client_certificate::{ClientCertificate, NameRule};
 pub use connection::{ConnectionInfo, Connections};
+pub use cors::Cors;
 pub use hang_up::HangUps;
 pub use hyper_sdk::store::wrap::CacheOptions;
 pub use listen::ListenAddress;

@@ -2,6 +2,7 @@
 
 use crate::audit::AuditLog;
 use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
+use crate::cors::Cors;
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
 use crate::throttle::Throttling;
@@ -127,6 +128,8 @@ pub struct RegistryOptions {
     /// The path under which the registry answers; `None` is the root of the host, where clients look for a registry. A proxy
     /// must then translate between `/v2/` and `PREFIX/v2/`, or clients must name the path.
     pub path_prefix: Option<PathPrefix>,
+    /// The pages of other origins that may talk to the registry in a browser; `None` allows none.
+    pub cors: Option<Cors>,
     /// The proxies whose headers are believed: the address of the client in the log (`X-Forwarded-For`), and the scheme and
     /// the host where `public_url` does not say them. `None` believes nobody about the address, and everybody about scheme
     /// and host, which affects only the sender's own response.
@@ -175,6 +178,7 @@ impl Default for RegistryOptions {
             token_secret: None,
             public_url: None,
             path_prefix: None,
+            cors: None,
             trusted_proxies: None,
             upload_max_age: Some(Duration::from_secs(24 * 60 * 60)),
             garbage_collection: None,

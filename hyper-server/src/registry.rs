@@ -99,6 +99,9 @@ impl Registry {
         let prefix = state.options.path_prefix.as_ref();
         let path = parts.uri.path();
         let path = prefix.map_or(Some(path), |prefix| prefix.strip(path)).ok_or(Rejection::NotFound);
+        let cors =
+            state.options.cors.clone().filter(|_| path.as_ref().is_ok_and(|path| path.starts_with("/v2")));
+        let asked = cors.as_ref().and_then(|cors| cors.preflight(&parts));
         let parsed = path.and_then(|path| route::parse(&parts.method, path, parts.uri.query()));
         let route = parsed.as_ref().ok().map(Endpoint::index);
         let trusted = state.options.trusted_proxies.as_deref().unwrap_or_default();
@@ -107,8 +110,14 @@ impl Registry {
         let mut in_flight = InFlight::new(state, Turn::new(client, kind));
         let mut principal = Principal::anonymous();
         let audit = Audit::new(request_id, client);
-        let outcome =
-            answer(state, parsed, &parts, &mut body, &mut principal, &mut in_flight.turn, &audit).await;
+        let outcome = match asked {
+            Some(preflight) => {
+                in_flight.turn.of_address(&state.throttle).map(|()| preflight).map_err(ApiError::from)
+            }
+            None => {
+                answer(state, parsed, &parts, &mut body, &mut principal, &mut in_flight.turn, &audit).await
+            }
+        };
         let is_limited = outcome.as_ref().is_err_and(|e| e.is_limit);
         if is_limited {
             in_flight.turn.end();
@@ -145,6 +154,9 @@ impl Registry {
         headers.insert(REQUEST_ID.clone(), record.request_id.clone());
         if let Some(prefix) = &state.options.path_prefix {
             prefix.add_to(headers);
+        }
+        if let Some(cors) = cors {
+            cors.add_to(headers, &parts.headers);
         }
         if unread {
             response = hold(response, body, version);

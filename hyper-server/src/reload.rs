@@ -8,6 +8,7 @@ use crate::log_level::LogLevel;
 use crate::policy_command;
 use crate::tls::Tls;
 use hyper_sdk::{Digest, Result};
+use std::fmt;
 use std::path::PathBuf;
 
 /// What a server can read again.
@@ -24,11 +25,20 @@ pub(crate) struct Reload {
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
-    /// The level that a flag says, which takes precedence.
-    flag: Option<String>,
+    /// The flags over what is read, with the checks of a start.
+    over: Over,
     level: LogLevel,
     /// What the server began with, in the form of [`fingerprint`].
     began_with: String,
+}
+
+/// Puts the flags of the command line over a configuration, and checks it.
+struct Over(Box<dyn Fn(Config) -> Result<Config> + Send + Sync>);
+
+impl fmt::Debug for Over {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Over")
+    }
 }
 
 impl Reload {
@@ -55,19 +65,24 @@ impl Reload {
 
 impl ConfigFile {
     /// The file at `path`, of which the server began with this configuration.
-    pub(crate) fn new(path: PathBuf, flag: Option<String>, level: LogLevel, began_with: &Config) -> Self {
-        Self { path, flag, level, began_with: fingerprint(began_with) }
+    pub(crate) fn new(
+        path: PathBuf,
+        over: impl Fn(Config) -> Result<Config> + Send + Sync + 'static,
+        level: LogLevel,
+        began_with: &Config,
+    ) -> Self {
+        Self { path, over: Over(Box::new(over)), level, began_with: fingerprint(began_with) }
     }
 
     fn read_again(&self) -> Result<()> {
-        let config = Config::load_again(&self.path)?;
+        let config = (self.over.0)(Config::load_again(&self.path)?)?;
         if fingerprint(&config) != self.began_with {
             tracing::warn!(
                 path = %self.path.display(),
                 "the configuration has changes that need a restart: only `level` in `[log]` is read again"
             );
         }
-        self.level.set(self.flag.as_ref().unwrap_or(&config.log.level))
+        self.level.set(&config.log.level)
     }
 }
 

@@ -8,7 +8,7 @@ use hyper_sdk::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
 /// Where a store has its metadata.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct MetadataArgs {
     /// Configuration file, TOML; flags take precedence over it
     #[arg(long, value_name = "FILE")]
@@ -16,8 +16,8 @@ pub(crate) struct MetadataArgs {
     /// Folder of the store [default: hyperregistry-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone
-    #[arg(long, value_name = "URL", env = "HYPERREGISTRY_DATABASE", hide_env_values = true)]
+    /// PostgreSQL database of the metadata, `postgres://USER@HOST/DATABASE`; the folder then has the blobs alone. A URL with a password belongs into the variable HYPERREGISTRY_DATABASE_URL
+    #[arg(long, value_name = "URL")]
     database: Option<DatabaseUrl>,
     /// File of the password of the database [default: as the URL or the variable PGPASSWORD says]
     #[arg(long, value_name = "FILE")]
@@ -25,7 +25,7 @@ pub(crate) struct MetadataArgs {
 }
 
 /// Where a store has its metadata and its blobs.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct StoreArgs {
     #[command(flatten)]
     metadata: MetadataArgs,

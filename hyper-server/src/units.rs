@@ -126,7 +126,7 @@ impl JsonSchema for TimeSpan {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "pattern": "^ *[0-9]+ *(ms|s|m|h)$"})
+        json_schema!({"type": "string", "pattern": r"^\s*[0-9]+\s*(ms|s|m|h)\s*$"})
     }
 }
 
@@ -139,7 +139,7 @@ impl JsonSchema for Size {
         json_schema!({
             "type": ["integer", "string"],
             "minimum": 0,
-            "pattern": "^ *[0-9]+ *(B|KiB|K|MiB|M|GiB|G|TiB|T|kB|KB|MB|GB|TB)?$",
+            "pattern": r"^\s*[0-9]+\s*(B|KiB|K|MiB|M|GiB|G|TiB|T|kB|KB|MB|GB|TB)?\s*$",
         })
     }
 }

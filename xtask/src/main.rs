@@ -20,7 +20,7 @@ const USAGE: &str = "usage: cargo xtask <command>
   tidy                checks the house rules: layout, headers, sizes, words, import direction, dependencies
   features            compiles hyper-sdk with each of its features alone, and each crate that takes a part of it
   generate [--check]  writes docs/reference, docs/man and docs/rules from the programs' own help, or checks them
-  static [PROFILE]    builds hyperbuild into target/static, as one file that runs in an image without a C library;
+  static [PROFILE]    builds hyperbuild and hyperregistry into target/static, as files that run in images without a C library;
                       PROFILE is `dist` unless given
   test [--ci] [--no-setup]
                       prepares the machine and runs every test; --ci checks the features too, and makes an

@@ -1,24 +1,31 @@
-//! Builds `hyperbuild` as one file that needs nothing of the machine, for images without a C library.
+//! Builds `hyperbuild` and `hyperregistry` as files that need nothing of the machine, for images without a C library.
 //!
 //! On a machine with musl every program is one already. With the GNU C library the program contains that library, and
-//! reads users, groups and host names itself (`hyper_sdk::exec::init`).
+//! reads users, groups and host names itself (`hyper_sdk::runtime::use_own_name_services`).
 
 use crate::repository;
 use std::path::Path;
 use std::process::Command;
 
-/// Builds the program with a profile of cargo. It is then in `target/static`, and in the folder of the profile until the
+/// Builds both programs with a profile of cargo. They are then in `target/static`, and in the folder of the profile until the
 /// next build there.
 pub(crate) fn run(profile: &str) -> Result<(), String> {
+    for (package, program) in [("hyper-cli", "hyperbuild"), ("hyper-server", "hyperregistry")] {
+        build(profile, package, program)?;
+    }
+    Ok(())
+}
+
+fn build(profile: &str, package: &str, program: &str) -> Result<(), String> {
     let mut cargo = Command::new("cargo");
-    cargo.args(["rustc", "--locked", "--package", "hyper-cli", "--bin", "hyperbuild", "--profile", profile]);
+    cargo.args(["rustc", "--locked", "--package", package, "--bin", program, "--profile", profile]);
     // Of the program alone, as it matters only where all is linked. What it uses is compiled once for both kinds.
     cargo.args(["--", "-Ctarget-feature=+crt-static"]);
     repository::run(&mut cargo)?;
     let folder = if profile == "dev" { "debug" } else { profile };
-    let built = repository::target().join(folder).join("hyperbuild");
+    let built = repository::target().join(folder).join(program);
     check(&built)?;
-    let to = repository::target().join("static/hyperbuild");
+    let to = repository::target().join("static").join(program);
     let failed = |e| format!("cannot copy {} to {}: {e}", built.display(), to.display());
     std::fs::create_dir_all(to.parent().expect("it is in a folder")).map_err(failed)?;
     // A program that is running cannot be written.

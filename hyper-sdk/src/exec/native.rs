@@ -36,7 +36,7 @@ use tokio::net::unix::pipe;
 /// // … the program …
 /// ```
 pub fn init() {
-    sandbox::use_own_name_services();
+    crate::runtime::use_own_name_services();
     if sandbox::is_marked() {
         helper_main();
     }

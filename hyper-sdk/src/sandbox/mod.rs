@@ -42,7 +42,6 @@ pub(crate) use known::Place;
 pub use network_place::NetworkPlace;
 pub(crate) use protocol::{Failure, Reply, Request, read_frame, write_frame};
 pub use rootfs::{Identity, RootFs};
-pub(crate) use sys::use_own_name_services;
 
 /// The state of the helper's namespaces.
 #[derive(Clone, Copy, Debug)]

@@ -538,28 +538,3 @@ pub(crate) fn duplicate_to(file: BorrowedFd<'_>, number: i32) -> io::Result<()> 
     // SAFETY: nothing in the helper owns the numbers 0 to 2 after the request was read.
     check(i64::from(unsafe { libc::dup2(file.as_raw_fd(), number) })).map(drop)
 }
-
-/// Makes a statically linked program find hosts and users without the modules that `/etc/nsswitch.conf` names. The C
-/// library would load them from the machine, where they belong to a C library of another version.
-#[cfg(target_env = "gnu")]
-pub(crate) fn use_own_name_services() {
-    unsafe extern "C" {
-        fn __nss_configure_lookup(
-            database: *const libc::c_char,
-            services: *const libc::c_char,
-        ) -> libc::c_int;
-    }
-    // SAFETY: it only reads what the kernel has told the program: here where the loader lies, which a statically linked
-    // program does not have.
-    if unsafe { libc::getauxval(libc::AT_BASE) } != 0 {
-        return;
-    }
-    for (database, services) in [(c"hosts", c"files dns"), (c"passwd", c"files"), (c"group", c"files")] {
-        // SAFETY: both are strings that end with a zero and live as long as the program. A failure leaves the default.
-        unsafe { __nss_configure_lookup(database.as_ptr(), services.as_ptr()) };
-    }
-}
-
-/// Only the GNU C library reads modules.
-#[cfg(not(target_env = "gnu"))]
-pub(crate) fn use_own_name_services() {}

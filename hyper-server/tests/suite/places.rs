@@ -49,11 +49,14 @@ fn a_file_that_a_flag_completes_is_valid_for_every_command() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.toml");
     std::fs::write(&file, "[database]\npassword-file = \"/does/not/exist\"\n").unwrap();
-    let path = file.to_str().unwrap();
+    // What a folder of blobs has.
+    std::fs::write(dir.path().join("registry-id"), "x").unwrap();
+    let (path, data) = (file.to_str().unwrap(), dir.path().to_str().unwrap());
     for command in [&["gc"][..], &["token", "ls"]] {
-        let args = [command, &["--config", path, "--database", "postgres://a@127.0.0.1:1/b"]].concat();
+        let flags = ["--config", path, "--data", data, "--database", "postgres://a@127.0.0.1:1/b"];
+        let args = [command, &flags].concat();
         let text = stderr(&run(&args, ""));
-        assert!(!text.contains("needs a database"), "{command:?}: {text}");
+        assert!(text.contains("/does/not/exist"), "{command:?}: {text}");
     }
 }
 
@@ -67,6 +70,7 @@ async fn variables_configure_a_server_and_flags_override_them() {
             ("HYPERREGISTRY_METRICS_ENABLED", "false"),
             ("HYPERREGISTRY_LISTEN", "127.0.0.1:1"),
             ("HYPERREGISTRY_SERVICE_HOST", "10.0.0.1"),
+            ("HYPERREGISTRY_SERVICE_PORT", "5000"),
             ("HYPERREGISTRY_LOG_ACCESS", ""),
         ],
     );
@@ -171,21 +175,66 @@ async fn pages_of_listed_origins_may_talk_to_the_registry() {
             .send()
     };
     let allowed = ask("http://localhost:8080").await.unwrap();
-    assert_eq!(allowed.status(), StatusCode::OK);
+    assert_eq!(allowed.status(), StatusCode::NO_CONTENT);
     assert_eq!(header(&allowed, "access-control-allow-origin"), "http://localhost:8080");
     assert_eq!(header(&allowed, "access-control-allow-credentials"), "true");
     assert!(header(&allowed, "access-control-allow-methods").contains("DELETE"));
     assert!(header(&allowed, "access-control-allow-headers").contains("authorization"));
     assert_eq!(header(&allowed, "access-control-max-age"), "3600");
-    assert_eq!(header(&ask("https://evil.example.com").await.unwrap(), "access-control-allow-origin"), "");
+    assert!(!header(&allowed, "x-request-id").is_empty());
+    let foreign = ask("https://evil.example.com").await.unwrap();
+    assert_eq!(foreign.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(header(&foreign, "access-control-allow-origin"), "");
     // Answers of all kinds, errors too, can be read by the page, with the headers of the protocol.
-    let missing =
-        client.get(format!("{}/v2/a/manifests/x", server.url)).header("origin", "https://ui.example.com");
-    let missing = missing.send().await.unwrap();
+    let get = |path: &str| {
+        client.get(format!("{}{path}", server.url)).header("origin", "https://ui.example.com").send()
+    };
+    let missing = get("/v2/a/manifests/x").await.unwrap();
     assert_eq!(missing.status(), StatusCode::NOT_FOUND);
     assert_eq!(header(&missing, "access-control-allow-origin"), "https://ui.example.com");
     assert!(header(&missing, "access-control-expose-headers").contains("docker-content-digest"));
     assert!(header(&missing, "vary").contains("origin"));
+    // What is not of the API is not for pages.
+    for path in ["/metrics", "/livez", "/readyz"] {
+        assert_eq!(header(&get(path).await.unwrap(), "access-control-allow-origin"), "", "{path}");
+    }
+    // What asks nothing of this kind is answered as ever.
+    let options =
+        client.request(reqwest::Method::OPTIONS, format!("{}/v2/", server.url)).send().await.unwrap();
+    assert_eq!(options.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(header(&options, "allow"), "GET, HEAD");
+}
+
+#[tokio::test]
+async fn pages_learn_of_challenges_and_questions_count_for_the_limits() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("htpasswd");
+    std::fs::write(&file, run(&["htpasswd", "ada", "--cost", "8"], "secret").stdout).unwrap();
+    let server = server(
+        dir.path(),
+        &[
+            ("HYPERREGISTRY_CORS_ORIGINS", "*"),
+            ("HYPERREGISTRY_AUTH_HTPASSWD", file.to_str().unwrap()),
+            ("HYPERREGISTRY_LIMITS_ADDRESS_READS", "3/h"),
+        ],
+    );
+    let client = Client::new();
+    let ask = |method: reqwest::Method| {
+        let request = client.request(method, format!("{}/v2/", server.url));
+        let request = request.header("origin", "https://any.example.com");
+        request.header("access-control-request-method", "GET").send()
+    };
+    let challenge = ask(reqwest::Method::GET).await.unwrap();
+    assert_eq!(challenge.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(header(&challenge, "access-control-allow-origin"), "*");
+    assert!(header(&challenge, "access-control-expose-headers").contains("www-authenticate"));
+    let mut answers = Vec::new();
+    for _ in 0..4 {
+        let answer = ask(reqwest::Method::OPTIONS).await.unwrap();
+        assert_eq!(header(&answer, "access-control-allow-origin"), "*");
+        answers.push(answer.status().as_u16());
+    }
+    assert_eq!(answers, [204, 204, 429, 429]);
 }
 
 #[tokio::test]
@@ -194,4 +243,7 @@ async fn without_origins_no_page_may_talk_to_the_registry() {
     let server = server(dir.path(), &[]);
     let answer = Client::new().get(format!("{}/v2/", server.url)).header("origin", "https://ui.example.com");
     assert_eq!(header(&answer.send().await.unwrap(), "access-control-allow-origin"), "");
+    let ask = Client::new().request(reqwest::Method::OPTIONS, format!("{}/v2/", server.url));
+    let ask = ask.header("origin", "https://ui.example.com").header("access-control-request-method", "GET");
+    assert_eq!(ask.send().await.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
 }

@@ -91,6 +91,7 @@ async fn a_file_that_cannot_be_used_leaves_the_server_as_it_was() {
         ("[log]\nlevel = \"a=b=c\"\n", "invalid log level"),
         ("[log]\nlvl = 1\n", "unknown field `lvl`"),
         ("nonsense", "configuration line 1"),
+        ("[limits]\npage = 0\n[log]\nlevel = \"debug\"\n", "limits.page"),
     ] {
         server.hang_up(config);
         let before = server.logs(part);
