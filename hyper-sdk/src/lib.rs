@@ -93,7 +93,7 @@ pub use error::{
     CommandFailure, Error, ErrorDetail, ErrorKind, FailedStep, MissingInput, RegistryFailure, Result,
     ResultExt, TextProblem,
 };
-pub use reference::{Reference, RepositoryName, Tag};
+pub use reference::{Reference, RepositoryName, RepositoryPattern, Tag, TextPattern};
 #[cfg(any(feature = "client", feature = "store-postgres"))]
 pub use secret::Secret;
 

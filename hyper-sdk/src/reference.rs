@@ -3,6 +3,10 @@
 //! The grammar of names and tags is that of the distribution specification (spec.md, "Pulling manifests"). As usual, a
 //! reference without a host means Docker Hub, and a name of one component there means `library/NAME`.
 
+mod pattern;
+
+pub use pattern::{RepositoryPattern, TextPattern};
+
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;

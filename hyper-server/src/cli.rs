@@ -18,6 +18,7 @@ use crate::metric_list;
 use crate::open_store::{self, Opened};
 use crate::policy_command::{self, PolicyCommand};
 use crate::reload::{ConfigFile, Reload};
+use crate::retention_command::RetentionCommand;
 use crate::standard_io::{print, read_password};
 use crate::status::{self, StatusArgs};
 use crate::store_args::StoreArgs;
@@ -47,6 +48,9 @@ enum Command {
     Status(StatusArgs),
     /// Removes what nothing keeps from a store, once; a server may use the store meanwhile
     Gc(GcArgs),
+    /// Deletes old tags by the rules of a configuration file, and explains what becomes of a tag
+    #[command(subcommand)]
+    Retention(RetentionCommand),
     /// Reads all blobs of a store, and reports those that are damaged; a server may use the store meanwhile
     ///
     /// A blob is damaged when its bytes are missing, do not match its digest, or have another size than the database says. The
@@ -185,6 +189,7 @@ fn run(command: Command) -> Result<ExitCode> {
             return Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Gc(args) => gc_command::run(args),
+        Command::Retention(command) => command.run(),
         Command::Check(args) => {
             let is_whole = check_command::run(args)?;
             return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });

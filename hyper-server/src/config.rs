@@ -12,6 +12,7 @@ use crate::database::DatabaseConfig;
 use crate::listen_on::{ListenOn, one_or_more};
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
+use crate::retention_config::RetentionConfig;
 use crate::throttle::{Allowance, Throttling};
 use crate::tls_config::TlsConfig;
 use crate::units::{Size, SocketMode, TimeSpan, optional_text, text};
@@ -69,6 +70,8 @@ pub(crate) struct Config {
     pub(crate) limits: LimitsConfig,
     /// Garbage collection.
     pub(crate) gc: GcConfig,
+    /// Deletion of old tags.
+    pub(crate) retention: RetentionConfig,
     /// Reading of blobs to find damage.
     pub(crate) scrub: ScrubConfig,
     /// The cache in memory.
@@ -238,6 +241,7 @@ impl Default for Config {
             tls: TlsConfig::default(),
             limits: LimitsConfig::default(),
             gc: GcConfig::default(),
+            retention: RetentionConfig::default(),
             scrub: ScrubConfig::default(),
             cache: CacheConfig::default(),
             cors: CorsConfig::default(),
@@ -338,6 +342,7 @@ impl Config {
         }
         self.tls.check(&self.listen)?;
         self.cors.cors()?;
+        self.retention.rules()?;
         if let Some(url) = &self.public_url
             && !is_root(url)
         {
@@ -394,6 +399,7 @@ impl Config {
                     .to_owned(),
             );
         }
+        warnings.extend(self.retention.warnings(self.gc.untagged_after.is_some()));
         warnings
     }
 
@@ -428,6 +434,7 @@ impl Config {
             trusted_proxies: self.trusted_proxies.clone(),
             upload_max_age: self.upload_max_age(),
             garbage_collection: Some(self.collection()).filter(|gc| !gc.every.is_zero()),
+            retention: self.retention.options(),
             scrub: Some(Scrub { every: self.scrub.every.0, rate: self.scrub.rate.0 })
                 .filter(|scrub| !scrub.every.is_zero()),
             verify_reads: self.scrub.verify_reads,

@@ -100,7 +100,8 @@ fn collect(schema: &Value, path: &mut Vec<String>, keys: &mut Vec<Key>) {
         path.push(name.clone());
         if property["properties"].is_object() {
             collect(property, path, keys);
-        } else {
+        } else if !property["items"]["properties"].is_object() {
+            // A list of tables is written in the file alone.
             keys.push(Key { path: path.clone(), kind: kind(&property["type"]) });
         }
         path.pop();
@@ -150,14 +151,31 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_tables_has_exactly_the_keys_that_the_program_accepts() {
+        let rule = &schema()["properties"]["retention"]["properties"]["rule"]["items"];
+        let error = Config::read("[[retention.rule]]\nno-such = 1").unwrap_err().to_string();
+        let (_, list) = error.split_once("expected ").unwrap();
+        let accepted: BTreeSet<&str> = list.split('`').skip(1).step_by(2).collect();
+        let properties = rule["properties"].as_object().unwrap();
+        assert_eq!(properties.keys().map(String::as_str).collect::<BTreeSet<_>>(), accepted);
+        assert_eq!(
+            (&rule["additionalProperties"], &rule["required"]),
+            (&json!(false), &json!(["repositories"]))
+        );
+        assert!(keys().iter().all(|key| key.path.join(".") != "retention.rule"), "it has no variable");
+    }
+
+    #[test]
     fn every_key_has_a_description_and_a_type() {
         fn check(schema: &Value) {
             for (name, property) in schema["properties"].as_object().unwrap() {
                 assert!(property["description"].is_string(), "{name}: {property}");
                 assert!(property["type"].is_string() || property["type"].is_array(), "{name}: {property}");
                 assert!(!property.to_string().contains("null"), "{name}: {property}");
-                if property["properties"].is_object() {
-                    check(property);
+                for inner in [property, &property["items"]] {
+                    if inner["properties"].is_object() {
+                        check(inner);
+                    }
                 }
             }
         }

@@ -1,11 +1,14 @@
-//! The maintenance tasks of a registry: one removes idle uploads, one what nothing keeps, and one looks for damage.
+//! The maintenance tasks of a registry: one removes idle uploads, one what nothing keeps, one old tags, and one looks for
+//! damage.
 
 use crate::audit::{AuditLog, Deed, Entry, Outcome};
-use crate::options::{GarbageCollection, Scrub};
+use crate::options::{GarbageCollection, Retention, Scrub};
 use crate::state::State;
 use hyper_sdk::ErrorKind;
 use hyper_sdk::clock::{Clock as _, SystemClock};
-use hyper_sdk::store::{CollectOptions, RemovalObserver, ScrubEnd, ScrubObserver, ScrubTurn};
+use hyper_sdk::store::{
+    CollectOptions, RemovalObserver, RetentionObserver, ScrubEnd, ScrubObserver, ScrubTurn, TagDecision,
+};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -29,6 +32,9 @@ pub(crate) fn start(state: &Arc<State>) {
     }
     if let Some(options) = state.options.garbage_collection {
         runtime.spawn(collect_garbage(Arc::downgrade(state), options));
+    }
+    if let Some(options) = state.options.retention.clone() {
+        runtime.spawn(expire_tags(Arc::downgrade(state), options));
     }
     if let Some(options) = state.options.scrub {
         runtime.spawn(scrub(Arc::downgrade(state), options));
@@ -89,6 +95,57 @@ async fn collect_garbage(state: Weak<State>, options: GarbageCollection) {
             Err(error) => {
                 state.metrics.collection_failed();
                 tracing::warn!(%error, "garbage cannot be removed");
+            }
+        }
+    }
+}
+
+/// Counts each tag that is deleted, and writes a line of the audit log.
+fn note_expired(state: Weak<State>) -> RetentionObserver {
+    Arc::new(move |decision: &TagDecision| {
+        let Some(state) = state.upgrade().filter(|_| decision.goes()) else { return };
+        state.metrics.tag_expired();
+        if let Some(log) = &state.options.audit {
+            log.note(&Entry { author: None, deed: Deed::expire(decision), outcome: Outcome::Done });
+        }
+    })
+}
+
+async fn expire_tags(state: Weak<State>, options: Retention) {
+    loop {
+        tokio::time::sleep(options.every).await;
+        let Some(now) = state.upgrade() else { return };
+        if let Some(audit) = &now.options.audit
+            && audit.ready().await.is_err()
+        {
+            continue;
+        }
+        let (store, authorizer) = (now.store.clone(), now.authorizer.clone());
+        drop(now);
+        let observer = note_expired(state.clone());
+        // A run in a large store takes a while, and the registry may be dropped meanwhile.
+        let retained = tokio::select! {
+            retained = store.retain(Retention::options(options.rules.clone(), authorizer, observer)) => retained,
+            () = dropped(&state) => return,
+        };
+        let Some(state) = state.upgrade() else { return };
+        match retained {
+            Ok(retained) => {
+                state.metrics.retained();
+                tracing::info!(
+                    repositories = retained.repositories,
+                    tags = retained.tags,
+                    removed = retained.removed,
+                    changed = retained.changed,
+                    "retention of tags has run"
+                );
+            }
+            Err(error) => {
+                state.metrics.retention_failed();
+                tracing::warn!(%error, "old tags cannot be deleted");
+                if error.kind() == ErrorKind::Unsupported {
+                    return;
+                }
             }
         }
     }

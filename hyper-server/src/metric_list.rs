@@ -196,6 +196,27 @@ static METRICS: &[Metric] = &[
         read: Read::Counter(|from| load(&from.metrics.collected_bytes)),
     },
     Metric {
+        name: "retention_runs_total",
+        unit: "runs",
+        labels: &[],
+        meaning: "Runs of retention that ended",
+        read: Read::Counter(|from| load(&from.metrics.retentions)),
+    },
+    Metric {
+        name: "retention_failures_total",
+        unit: "runs",
+        labels: &[],
+        meaning: "Runs of retention that failed",
+        read: Read::Counter(|from| load(&from.metrics.failed_retentions)),
+    },
+    Metric {
+        name: "retention_tags_total",
+        unit: "tags",
+        labels: &[],
+        meaning: "Tags deleted by retention",
+        read: Read::Counter(|from| load(&from.metrics.expired_tags)),
+    },
+    Metric {
         name: "audit_lines_total",
         unit: "lines",
         labels: &[],

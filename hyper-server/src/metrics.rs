@@ -53,6 +53,9 @@ pub(crate) struct Metrics {
     pub(crate) collected_manifests: AtomicU64,
     pub(crate) collected_blobs: AtomicU64,
     pub(crate) collected_bytes: AtomicU64,
+    pub(crate) retentions: AtomicU64,
+    pub(crate) failed_retentions: AtomicU64,
+    pub(crate) expired_tags: AtomicU64,
     pub(crate) scrubbed_blobs: AtomicU64,
     pub(crate) scrubbed_bytes: AtomicU64,
     pub(crate) damaged: AtomicU64,
@@ -94,6 +97,21 @@ impl Metrics {
     /// Counts a collection of garbage that failed.
     pub(crate) fn collection_failed(&self) {
         self.failed_collections.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a run of retention that ended.
+    pub(crate) fn retained(&self) {
+        self.retentions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a run of retention that failed.
+    pub(crate) fn retention_failed(&self) {
+        self.failed_retentions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a tag that retention deleted.
+    pub(crate) fn tag_expired(&self) {
+        self.expired_tags.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts what a scrub reports.

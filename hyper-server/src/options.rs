@@ -10,7 +10,10 @@ use hyper_sdk::Secret;
 use hyper_sdk::clock::{SharedClock, SystemClock};
 use hyper_sdk::store::meta::TokenStore;
 use hyper_sdk::store::wrap::CacheOptions;
-use hyper_sdk::store::{CollectOptions, ScrubObserver, ScrubOptions, ScrubTurn};
+use hyper_sdk::store::{
+    CollectOptions, RetainOptions, RetentionObserver, RetentionRules, ScrubObserver, ScrubOptions, ScrubTurn,
+};
+use hyper_sdk::{RepositoryName, Tag};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,6 +66,34 @@ impl GarbageCollection {
         let age = |age: Duration| i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
         let untagged_until = self.untagged_after.map(|after| now.saturating_sub(age(after)));
         CollectOptions { untagged_until, ..CollectOptions::default() }
+    }
+}
+
+/// When a registry deletes old tags, and by which rules. Immutable tags stay ([`Authorizer::keeps_tag`]). Images that lose
+/// their last tag stay until a [`GarbageCollection`] removes them, if it does.
+///
+/// It runs as a collection of garbage does ([`GarbageCollection`]). A registry that is read-only deletes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The time from the end of a run to the next one.
+    pub every: Duration,
+    /// The rules.
+    pub rules: Arc<RetentionRules>,
+}
+
+impl Retention {
+    /// What a run does.
+    pub(crate) fn options(
+        rules: Arc<RetentionRules>,
+        authorizer: Arc<dyn Authorizer>,
+        observer: RetentionObserver,
+    ) -> RetainOptions {
+        let keeps = move |repository: &RepositoryName, tag: &Tag| authorizer.keeps_tag(repository, tag);
+        RetainOptions {
+            protection: Some(Arc::new(keeps)),
+            observer: Some(observer),
+            ..RetainOptions::new(rules)
+        }
     }
 }
 
@@ -140,6 +171,8 @@ pub struct RegistryOptions {
     /// Removes what nothing keeps, regularly; `None` leaves that to others, such as a builder that has the same store. See
     /// [`GarbageCollection`] for what that is.
     pub garbage_collection: Option<GarbageCollection>,
+    /// Deletes old tags, regularly; `None` keeps all.
+    pub retention: Option<Retention>,
     /// Reads all blobs again, regularly; `None` leaves that to others.
     pub scrub: Option<Scrub>,
     /// Checks each whole blob while it is sent: when it is damaged, the client does not get its end. Parts of a blob are not checked.
@@ -182,6 +215,7 @@ impl Default for RegistryOptions {
             trusted_proxies: None,
             upload_max_age: Some(Duration::from_secs(24 * 60 * 60)),
             garbage_collection: None,
+            retention: None,
             scrub: None,
             verify_reads: false,
             limits: Limits::default(),

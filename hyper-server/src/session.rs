@@ -7,7 +7,7 @@ use crate::server::{RunningServer, Server};
 use hyper_sdk::session::Session;
 use hyper_sdk::store::{TagGuard, is_internal};
 use hyper_sdk::uses::{Use, UseKind};
-use hyper_sdk::{RepositoryName, Result};
+use hyper_sdk::{RepositoryName, Result, Tag};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 
@@ -73,6 +73,10 @@ impl Authorizer for ImagesOnly {
     fn tag_guard(&self, who: &Principal, repository: &RepositoryName) -> Option<TagGuard> {
         self.others.tag_guard(who, repository)
     }
+
+    fn keeps_tag(&self, repository: &RepositoryName, tag: &Tag) -> Option<String> {
+        self.others.keeps_tag(repository, tag)
+    }
 }
 
 #[cfg(test)]
@@ -80,7 +84,7 @@ mod tests {
     use super::*;
     use crate::auth::AnonymousAccess;
     use hyper_sdk::store::TagChange;
-    use hyper_sdk::{Error, ErrorKind, Tag};
+    use hyper_sdk::{Error, ErrorKind};
 
     /// Allows everything but changes of tags.
     #[derive(Debug)]
@@ -94,6 +98,10 @@ mod tests {
         fn tag_guard(&self, _: &Principal, _: &RepositoryName) -> Option<TagGuard> {
             Some(TagGuard::new(|_, _| Err(Error::new(ErrorKind::Denied, "fixed"))))
         }
+
+        fn keeps_tag(&self, _: &RepositoryName, _: &Tag) -> Option<String> {
+            Some("fixed".to_owned())
+        }
     }
 
     #[test]
@@ -102,6 +110,7 @@ mod tests {
         let name = RepositoryName::parse("app").unwrap();
         let guard = authorizer.tag_guard(&Principal::anonymous(), &name).unwrap();
         assert!(guard.check(&Tag::latest(), TagChange::Create).is_err());
+        assert!(authorizer.keeps_tag(&name, &Tag::latest()).is_some());
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod suite {
     mod registry_conformance;
     mod registry_mutants;
     mod reload;
+    mod retention;
     mod scrub;
     mod sockets;
     mod storage;

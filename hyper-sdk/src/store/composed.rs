@@ -22,6 +22,7 @@ mod collect;
 mod edges;
 mod expiry;
 mod own_keys;
+mod retain;
 mod scrub;
 mod upload;
 
@@ -35,7 +36,8 @@ use super::errors::{
 use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, UploadRecord};
 use super::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, ScrubOptions, Scrubbed, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed, StoreCapabilities, TagGuard, UploadId,
+    UploadOptions,
 };
 use crate::clock::SharedClock;
 use crate::digest::Algorithm;
@@ -528,6 +530,10 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     async fn collect(&self, options: CollectOptions) -> Result<Collected> {
         self.collect_garbage(&options).await
+    }
+
+    async fn retain(&self, options: RetainOptions) -> Result<Retained> {
+        self.retain_tags(&options).await
     }
 
     async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {

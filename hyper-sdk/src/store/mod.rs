@@ -28,6 +28,7 @@ mod kinds;
 mod local_name;
 pub mod meta;
 mod range;
+mod retention;
 mod scrub;
 mod tag_guard;
 mod upload;
@@ -51,6 +52,10 @@ pub(crate) use local_name::prefixes;
 pub(crate) use local_name::{base_repository, is_of_bases, is_of_records};
 pub use local_name::{find_local, is_internal, local_reference, local_repository};
 pub use range::ByteRange;
+pub use retention::{
+    RetainOptions, Retained, RetentionObserver, RetentionRule, RetentionRules, TagDecision, TagProtection,
+    TagReason,
+};
 pub use scrub::{
     BlobDamage, DamageKind, ScrubEnd, ScrubEvent, ScrubObserver, ScrubOptions, ScrubTurn, Scrubbed,
 };
@@ -378,6 +383,19 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     async fn collect(&self, options: CollectOptions) -> Result<Collected> {
         let _ = options;
         Err(crate::Error::unsupported("the store does not collect garbage"))
+    }
+
+    /// Deletes the tags that nothing keeps by some rules. Manifests stay: [`RegistryStore::collect`] removes those that have
+    /// lost their last tag, if its options say so. Other processes may use the store meanwhile, and do the same: a tag goes only
+    /// if it is what was judged, neither moved nor pushed again. It can be dropped or killed anywhere.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when the store cannot be written and tags are to go, or when it does not know when its
+    /// tags were pushed; [`crate::ErrorKind::NameUnknown`] when the options name a repository that does not exist;
+    /// [`crate::ErrorKind::Unavailable`] when the clock goes back during the run. What was deleted before an error is gone.
+    async fn retain(&self, options: RetainOptions) -> Result<Retained> {
+        let _ = options;
+        Err(crate::Error::unsupported("the store does not know when its tags were pushed"))
     }
 
     /// Reads every blob of the store again, and finds those that are damaged: whose bytes are missing, do not match the digest,

@@ -208,6 +208,8 @@ mod mutants;
 mod own_keys;
 #[cfg(feature = "store-postgres")]
 mod postgres;
+#[cfg(feature = "store-sql")]
+mod retention;
 #[cfg(feature = "store-s3")]
 mod s3;
 mod scrub;

@@ -5,7 +5,7 @@ use crate::route::Endpoint;
 use http::{HeaderValue, Method};
 use hyper_sdk::clock::rfc3339;
 use hyper_sdk::reference::ManifestReference;
-use hyper_sdk::store::{DeleteTarget, Removal};
+use hyper_sdk::store::{DeleteTarget, Removal, TagDecision};
 use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Tag};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -108,6 +108,13 @@ impl Deed {
                 from: None,
             },
         }
+    }
+
+    /// What retention deletes.
+    pub(crate) fn expire(decision: &TagDecision) -> Self {
+        let record = &decision.record;
+        let tags = vec![record.tag.clone()];
+        Self { tags, ..Self::new("expire-tag", &decision.repository, Some(&record.digest)) }
     }
 
     /// What a request asks for; `None` when it changes nothing.

@@ -46,7 +46,7 @@ pub(crate) use token::MAX_SCOPES;
 
 use async_trait::async_trait;
 use hyper_sdk::store::TagGuard;
-use hyper_sdk::{Error, RepositoryName, Result};
+use hyper_sdk::{Error, RepositoryName, Result, Tag};
 use std::fmt::Debug;
 use std::str::FromStr;
 
@@ -190,6 +190,14 @@ pub trait Authorizer: Debug + Send + Sync + 'static {
     /// have no effect on tags.
     fn tag_guard(&self, who: &Principal, repository: &RepositoryName) -> Option<TagGuard> {
         let _ = (who, repository);
+        None
+    }
+
+    /// Why the registry itself must not delete a tag by the rules of retention ([`crate::Retention`]), such as that it is
+    /// immutable; `None`, the default, leaves it to those rules. An authorizer that wraps another one must forward this method
+    /// too.
+    fn keeps_tag(&self, repository: &RepositoryName, tag: &Tag) -> Option<String> {
+        let _ = (repository, tag);
         None
     }
 }

@@ -153,6 +153,11 @@ impl Authorizer for PolicyFile {
         });
         Some(if keeps_tags { guard } else { guard.without_deletions() })
     }
+
+    fn keeps_tag(&self, repository: &RepositoryName, tag: &Tag) -> Option<String> {
+        let line = self.policy().immutable_tag(repository.as_str(), tag.as_str())?;
+        Some(format!("line {line} of the policy makes it immutable"))
+    }
 }
 
 impl Principal {

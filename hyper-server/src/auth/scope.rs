@@ -2,8 +2,7 @@
 //! token servers; actions in the repositories of a pattern, in those of API tokens.
 
 use super::Action;
-use crate::policy::RepositoryPattern;
-use hyper_sdk::{Error, RepositoryName, Result};
+use hyper_sdk::{Error, RepositoryName, RepositoryPattern, Result};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -45,7 +44,7 @@ impl Scope {
         let form =
             "use `PATTERN:ACTIONS` with the actions pull, push and delete, such as `team/**:pull,push`";
         let (pattern, words) = text.rsplit_once(':').ok_or_else(|| invalid(form))?;
-        let pattern = RepositoryPattern::parse(pattern).map_err(|why| invalid(&why))?;
+        let pattern = RepositoryPattern::parse(pattern).map_err(|e| invalid(e.message()))?;
         let mut actions: Vec<Action> = Vec::new();
         for word in words.split(',') {
             let found = actions_of(word.trim());

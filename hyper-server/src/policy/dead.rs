@@ -2,9 +2,9 @@
 //! take effect.
 
 use super::parse::Problem;
-use super::pattern::TextPattern;
 use super::who::{Group, Subject};
 use super::{Immutable, Operation, Operations, Rule};
+use hyper_sdk::TextPattern;
 
 /// The most warnings.
 const MAX_WARNINGS: usize = 20;

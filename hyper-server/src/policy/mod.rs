@@ -15,14 +15,12 @@
 
 mod dead;
 mod parse;
-mod pattern;
 mod who;
 
 pub use parse::Problem;
-pub(crate) use pattern::RepositoryPattern;
 pub use who::Subject;
 
-use pattern::TextPattern;
+use hyper_sdk::{RepositoryPattern, TextPattern};
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
@@ -245,15 +243,21 @@ impl Policy {
         if !decision.is_allowed() {
             return decision;
         }
-        let fixed = self.immutable.iter().find(|rule| {
-            rule.tags.iter().any(|p| p.matches(tag))
-                && rule.repositories.iter().any(|p| p.matches(repository))
-        });
-        match fixed.map(|rule| (rule, self.by_rules(subject, Operation::Admin, repository, None))) {
+        let fixed = self.immutable_tag(repository, tag);
+        match fixed.map(|line| (line, self.by_rules(subject, Operation::Admin, repository, None))) {
             None => decision,
             Some((_, admin @ Decision::Allowed(_))) => admin,
-            Some((rule, _)) => Decision::Immutable(rule.line),
+            Some((line, _)) => Decision::Immutable(line),
         }
+    }
+
+    /// The line of the rule that makes a tag immutable, whoever may change it all the same.
+    pub fn immutable_tag(&self, repository: &str, tag: &str) -> Option<u32> {
+        let fixes = |rule: &&Immutable| {
+            rule.tags.iter().any(|p| p.matches(tag))
+                && rule.repositories.iter().any(|p| p.matches(repository))
+        };
+        self.immutable.iter().find(fixes).map(|rule| rule.line)
     }
 
     /// The line of a rule that makes tags of a repository immutable for somebody.

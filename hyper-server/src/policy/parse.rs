@@ -1,8 +1,8 @@
 //! The text of a policy: TOML to rules, with the line of everything that is wrong.
 
-use super::pattern::{MAX_PATTERN, RepositoryPattern, TextPattern};
 use super::who::{Group, Member, Who};
 use super::{Immutable, Operation, Operations, Policy, Rule};
+use hyper_sdk::{RepositoryPattern, TextPattern};
 use std::fmt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -13,6 +13,8 @@ const MAX_BYTES: usize = 1 << 20;
 const MAX_RULES: usize = 4096;
 /// The most entries of one list.
 const MAX_ENTRIES: usize = 1024;
+/// The longest text, in bytes.
+const MAX_PATTERN: usize = TextPattern::MAX_BYTES;
 /// The most problems that are reported.
 const MAX_PROBLEMS: usize = 20;
 
@@ -259,7 +261,9 @@ impl Reader {
         for (at, text) in texts {
             match RepositoryPattern::parse(text) {
                 Ok(pattern) => patterns.push(pattern),
-                Err(e) => self.problem(at, format!("`repositories`: `{}`: {e}", text.escape_debug())),
+                Err(e) => {
+                    self.problem(at, format!("`repositories`: `{}`: {}", text.escape_debug(), e.message()))
+                }
             }
         }
         patterns
@@ -268,19 +272,9 @@ impl Reader {
     fn tags(&mut self, texts: Vec<(usize, &str)>) -> Vec<TextPattern> {
         let mut patterns = Vec::with_capacity(texts.len());
         for (at, text) in texts {
-            let is_good = !text.is_empty()
-                && text.len() <= 128
-                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-*".contains(&b))
-                && !text.starts_with(['.', '-']);
-            match is_good {
-                true => patterns.push(TextPattern::new(text)),
-                false => self.problem(
-                    at,
-                    format!(
-                        "`tags`: `{}` matches no tag: use letters, digits, `.`, `_`, `-` and the wildcard `*`",
-                        text.escape_debug()
-                    ),
-                ),
+            match TextPattern::of_tags(text) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(e) => self.problem(at, format!("`tags`: {}", e.message())),
             }
         }
         patterns

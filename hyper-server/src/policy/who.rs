@@ -1,6 +1,6 @@
 //! Whom a rule is about.
 
-use super::pattern::TextPattern;
+use hyper_sdk::TextPattern;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

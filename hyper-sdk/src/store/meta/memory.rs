@@ -3,11 +3,13 @@
 mod guards;
 mod scrub;
 mod sessions;
+mod tags;
 
 use self::scrub::Scrub;
 use self::sessions::Sessions;
+use self::tags::Tagged;
 use super::{
-    BlobLink, BlobRecord, Change, EdgeKind, ManifestAt, ManifestChange, MetaBackend, ScrubPlace,
+    BlobLink, BlobRecord, Change, EdgeKind, ManifestAt, ManifestChange, MetaBackend, ScrubPlace, TagRecord,
     UploadRecord, referrer,
 };
 use crate::clock::{Clock as _, SystemClock};
@@ -80,7 +82,7 @@ struct Repository {
     edges: HashMap<Digest, Vec<Digest>>,
     /// How many manifests reference each blob or manifest.
     references: HashMap<Digest, usize>,
-    tags: BTreeMap<String, Digest>,
+    tags: BTreeMap<String, Tagged>,
     referrers: HashMap<Digest, BTreeSet<Digest>>,
     /// Whether the last manifest was deleted and nothing was pushed since.
     emptied: bool,
@@ -160,7 +162,7 @@ impl State {
 
     /// Whether a tag, or a manifest that was stored after `before`, keeps a manifest.
     fn is_kept(repository: &Repository, digest: &Digest, before: i64) -> bool {
-        let tagged: HashSet<&Digest> = repository.tags.values().collect();
+        let tagged: HashSet<&Digest> = repository.tags.values().map(|tagged| &tagged.digest).collect();
         let (mut seen, mut open) = (HashSet::from([digest]), vec![digest]);
         while let Some(digest) = open.pop() {
             let Some(manifest) = repository.manifests.get(digest) else { continue };
@@ -200,7 +202,7 @@ impl State {
             return Err(other_media_type(&change.manifest, stored.media_type()));
         }
         for tag in &change.tags {
-            let now = repository.tags.get(tag.as_str());
+            let now = repository.tags.get(tag.as_str()).map(|tagged| &tagged.digest);
             if let Some(guard) = &change.guard {
                 guard.check_put(tag, now.map(Digest::as_str), change.manifest.digest())?;
             }
@@ -215,10 +217,12 @@ impl State {
         if let Some(subject) = change.manifest.subject() {
             repository.referrers.entry(subject.digest.clone()).or_default().insert(digest.clone());
         }
+        let now = SystemClock.now();
         for tag in &change.tags {
-            repository.tags.insert(tag.as_str().to_owned(), digest.clone());
+            let tagged = Tagged { digest: digest.clone(), pushed_at: now };
+            repository.tags.insert(tag.as_str().to_owned(), tagged);
         }
-        repository.stored.insert(digest.clone(), SystemClock.now());
+        repository.stored.insert(digest.clone(), now);
         let edges: Vec<Digest> = change.edges.into_iter().map(|edge| edge.digest).collect();
         if repository.manifests.insert(digest.clone(), change.manifest).is_none() {
             for edge in &edges {
@@ -256,7 +260,7 @@ impl State {
                 }
             }
         }
-        repository.tags.retain(|_, named| named != digest);
+        repository.tags.retain(|_, tagged| tagged.digest != *digest);
         if let Some(subject) = manifest.subject()
             && let Some(referrers) = repository.referrers.get_mut(&subject.digest)
         {
@@ -368,6 +372,7 @@ impl MetaBackend for MemoryMeta {
             }
             Change::DeleteManifest { repository, digest } => state.delete_manifest(&repository, &digest),
             Change::DeleteTag { repository, tag } => state.delete_tag(&repository, &tag),
+            Change::ExpireTag { repository, record } => Ok(state.expire_tag(&repository, &record)),
             Change::StartUpload(record) => state.sessions.start(record),
             Change::SaveUpload { id, from, state: saved, writer, keeps_claim } => {
                 state.sessions.save(&id, from, saved, (writer.as_deref(), keeps_claim))
@@ -506,7 +511,7 @@ impl MetaBackend for MemoryMeta {
         let Some(repository) = state.find(repository) else { return Ok(None) };
         let digest = match reference {
             ManifestReference::Digest(digest) => Some(digest),
-            ManifestReference::Tag(tag) => repository.tags.get(tag.as_str()),
+            ManifestReference::Tag(tag) => repository.tags.get(tag.as_str()).map(|tagged| &tagged.digest),
         };
         Ok(digest.and_then(|digest| repository.manifests.get(digest)).cloned())
     }
@@ -519,6 +524,15 @@ impl MetaBackend for MemoryMeta {
     ) -> Result<Option<Listing<Tag>>> {
         let state = self.state();
         state.find(repository).map(|r| page(&r.tags, after, limit, |_| true, Tag::parse)).transpose()
+    }
+
+    async fn tag_records(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<TagRecord>>> {
+        self.state().find(repository).map(|r| r.tag_records(after, limit)).transpose()
     }
 
     async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>> {

@@ -61,6 +61,17 @@ pub struct ManifestAt {
     pub digest: Digest,
 }
 
+/// A tag of a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagRecord {
+    /// The tag.
+    pub tag: Tag,
+    /// The manifest that it names.
+    pub digest: Digest,
+    /// When it was last pushed, to this manifest or again to it, in seconds since 1970 by the clock of the backend.
+    pub pushed_at: i64,
+}
+
 /// How far a scrub is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScrubPlace {
@@ -261,6 +272,14 @@ pub enum Change {
         repository: RepositoryName,
         /// The tag.
         tag: Tag,
+    },
+    /// Deletes a tag if it still names this manifest and was not pushed since. Returns 1 if it was deleted, and 0 when it is
+    /// gone, was moved or was pushed again.
+    ExpireTag {
+        /// The repository.
+        repository: RepositoryName,
+        /// The tag as [`MetaBackend::tag_records`] listed it.
+        record: TagRecord,
     },
     /// Deletes a manifest, a tag or a blob, as the changes above do, if the guard allows it for every tag that is deleted
     /// or needs the target ([`super::RegistryStore::delete_guarded`]). Rejected with the error of the guard.
@@ -473,6 +492,14 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Option<Listing<Tag>>>;
+
+    /// [`MetaBackend::tags`], each tag with its manifest and the time of its last push.
+    async fn tag_records(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<TagRecord>>>;
 
     /// At most `limit` repositories after the text `after`, in byte order, without those whose last manifest was
     /// deleted and to which nothing was pushed since.

@@ -131,6 +131,9 @@ async fn the_metadata_suite_catches_every_fault() {
         QuarantineForgotten by a_quarantined_blob_is_nowhere_until_it_has_another_key;
         EverybodyScrubs by one_holder_scrubs_at_a_time;
         PlaceForgotten by one_holder_scrubs_at_a_time;
+        TimesForgotten by tags_are_listed_with_the_time_of_their_last_push;
+        AnyTagExpires by a_tag_expires_if_it_is_what_it_was;
+        PushedAgainExpires by a_tag_expires_if_it_is_what_it_was;
         LostOnReopen by content_survives_reopening, sessions_survive_reopening,
             marks_and_leases_survive_reopening;
     }

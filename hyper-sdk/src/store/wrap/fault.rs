@@ -12,7 +12,9 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::{
     BlobBackend, BlobKey, BlobStaging, DeletionRight, StagedState, StoredBytes, Verified,
 };
-use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, UploadRecord};
+use crate::store::meta::{
+    BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
+};
 use crate::store::{ByteStream, Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -355,6 +357,15 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         limit: usize,
     ) -> Result<Option<Listing<Tag>>> {
         self.1.run(self.0.tags(repository, after, limit)).await
+    }
+
+    async fn tag_records(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<TagRecord>>> {
+        self.1.run(self.0.tag_records(repository, after, limit)).await
     }
 
     async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>> {

@@ -4,8 +4,8 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
-    is_of_records,
+    RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard,
+    UploadId, UploadOptions, is_of_records,
 };
 use crate::{Digest, ErrorKind, Result};
 use async_trait::async_trait;
@@ -211,6 +211,10 @@ impl RegistryStore for InUse {
 
     async fn collect(&self, options: CollectOptions) -> Result<Collected> {
         self.store.collect(options).await
+    }
+
+    async fn retain(&self, options: RetainOptions) -> Result<Retained> {
+        self.store.retain(options).await
     }
 
     async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {

@@ -5,7 +5,8 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::read_only;
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard,
+    UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -170,6 +171,13 @@ impl RegistryStore for ReadOnly {
 
     async fn collect(&self, _: CollectOptions) -> Result<Collected> {
         rejected("remove what nothing uses")
+    }
+
+    async fn retain(&self, options: RetainOptions) -> Result<Retained> {
+        match options.dry_run {
+            true => self.0.retain(options).await,
+            false => rejected("delete tags"),
+        }
     }
 
     async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {

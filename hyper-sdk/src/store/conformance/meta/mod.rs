@@ -10,6 +10,7 @@ mod kit;
 mod manifests;
 mod reopened;
 mod scrub;
+mod tags;
 mod uploads;
 
 pub use blobs::*;
@@ -18,6 +19,7 @@ pub use guards::*;
 pub use manifests::*;
 pub use reopened::*;
 pub use scrub::*;
+pub use tags::*;
 pub use uploads::*;
 
 use super::Opener;
@@ -82,6 +84,7 @@ macro_rules! meta_conformance {
             a_rejected_manifest_changes_nothing, another_media_type_is_rejected,
             a_condition_is_checked_for_every_tag, tags_move_together, tags_are_paged_in_byte_order,
             repositories_are_paged_in_byte_order, an_emptied_repository_is_not_listed,
+            tags_are_listed_with_the_time_of_their_last_push, a_tag_expires_if_it_is_what_it_was,
             a_guard_is_asked_about_tags_that_change, a_guard_protects_what_a_tag_needs,
             deleting_a_manifest_deletes_its_tags, deleting_a_tag_keeps_the_manifest, referrers_are_listed,
             the_version_changes_with_every_change, changes_of_many_tasks_are_all_applied,

@@ -29,7 +29,7 @@ impl State {
                 let having = repository.edges.iter().filter(|(_, edges)| edges.contains(digest));
                 open.extend(having.map(|(manifest, _)| manifest).filter(|manifest| seen.insert(manifest)));
             }
-            for (tag, _) in repository.tags.iter().filter(|(_, named)| seen.contains(named)) {
+            for (tag, _) in repository.tags.iter().filter(|(_, tagged)| seen.contains(&tagged.digest)) {
                 guard.check(&Tag::parse(tag)?, TagChange::Delete)?;
             }
         }

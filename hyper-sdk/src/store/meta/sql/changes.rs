@@ -2,7 +2,7 @@
 
 use super::query::{Connection, query};
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{blobs, guards, keepers, scrub, sessions};
+use super::{blobs, guards, keepers, scrub, sessions, tags};
 use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{
@@ -46,6 +46,7 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
         Change::PutManifest(change) => put_manifest(db, change).await,
         Change::DeleteManifest { repository, digest } => delete_manifest(db, repository, digest).await,
         Change::DeleteTag { repository, tag } => delete_tag(db, repository, tag).await,
+        Change::ExpireTag { repository, record } => tags::expire(db, repository, record).await,
         Change::DeleteGuarded { repository, target, guard } => {
             delete_guarded(db, repository, target, guard).await
         }

@@ -26,13 +26,14 @@ mod schema;
 mod scrub;
 mod sessions;
 mod sqlite;
+mod tags;
 mod tokens;
 
 #[cfg(feature = "store-postgres")]
 pub use self::postgres::PostgresOptions;
 
 use self::query::{Reader, query};
-use super::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, UploadRecord};
+use super::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord};
 #[cfg(feature = "store-postgres")]
 use crate::clock::SharedClock;
 use crate::oci::{Descriptor, Manifest};
@@ -393,6 +394,15 @@ impl MetaBackend for SqlMeta {
                 .await
                 .map_err(|e| self.failed(e))?;
         page(rows, limit, Tag::parse).map(Some).map_err(|e| self.damaged(e))
+    }
+
+    async fn tag_records(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<TagRecord>>> {
+        self.find_tag_records(repository, after, limit).await
     }
 
     async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>> {

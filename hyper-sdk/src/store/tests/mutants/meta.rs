@@ -4,7 +4,9 @@ use crate::clock::SharedClock;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
-use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, UploadRecord};
+use crate::store::meta::{
+    BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
+};
 use crate::store::{DeleteTarget, Listing, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -59,6 +61,9 @@ pub(super) enum MetaFault {
     QuarantineForgotten,
     EverybodyScrubs,
     PlaceForgotten,
+    TimesForgotten,
+    AnyTagExpires,
+    PushedAgainExpires,
     LostOnReopen,
     ClaimsDurable,
 }
@@ -149,6 +154,15 @@ impl<M: MetaBackend> MetaMutant<M> {
             }
             (MetaFault::PlaceForgotten, Change::HoldScrub { holder, seconds, .. }) => {
                 Change::HoldScrub { holder, seconds, place: None }
+            }
+            (MetaFault::AnyTagExpires, Change::ExpireTag { repository, record }) => {
+                Change::DeleteTag { repository, tag: record.tag }
+            }
+            (MetaFault::PushedAgainExpires, Change::ExpireTag { repository, mut record }) => {
+                let now = self.inner.tag_records(&repository, None, 100).await?.into_iter();
+                let now = now.flat_map(|listing| listing.items).find(|now| now.tag == record.tag);
+                record.pushed_at = now.map_or(record.pushed_at, |now| now.pushed_at);
+                Change::ExpireTag { repository, record }
             }
             (_, change) => return self.mutate_session(change).await,
         }))
@@ -348,6 +362,21 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
         limit: usize,
     ) -> Result<Option<Listing<Tag>>> {
         self.inner.tags(repository, after, limit).await
+    }
+
+    async fn tag_records(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<TagRecord>>> {
+        let listing = self.inner.tag_records(repository, after, limit).await?;
+        Ok(listing.map(|mut listing| {
+            if self.fault == MetaFault::TimesForgotten {
+                listing.items.iter_mut().for_each(|record| record.pushed_at = 0);
+            }
+            listing
+        }))
     }
 
     async fn repositories(&self, after: Option<&str>, limit: usize) -> Result<Listing<RepositoryName>> {

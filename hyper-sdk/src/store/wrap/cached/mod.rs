@@ -31,7 +31,8 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{bytes_damaged, missing_bytes};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard,
+    UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -493,6 +494,10 @@ impl RegistryStore for Cached {
 
     async fn collect(&self, options: CollectOptions) -> Result<Collected> {
         self.0.store.collect(options).await
+    }
+
+    async fn retain(&self, options: RetainOptions) -> Result<Retained> {
+        self.0.store.retain(options).await
     }
 
     async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {

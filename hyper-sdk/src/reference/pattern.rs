@@ -3,32 +3,78 @@
 //! A comparison takes at most as many steps as the product of the two lengths, because only the last wildcard is ever
 //! extended.
 
-use hyper_sdk::RepositoryName;
+use super::RepositoryName;
+use crate::{Error, Result};
+use std::fmt;
+use std::str::FromStr;
 
 /// The longest pattern, in bytes: that of a name.
-pub(super) const MAX_PATTERN: usize = 255;
+const MAX_PATTERN: usize = 255;
+/// The longest pattern for tags, in bytes: that of a tag.
+const MAX_TAG_PATTERN: usize = 128;
 
-/// A text in which `*` stands for any characters, also none.
+/// A text in which `*` stands for any characters, also none. There are no other wildcards, and no way to mean a `*`.
+///
+/// ```
+/// use hyper_sdk::TextPattern;
+///
+/// let releases = TextPattern::of_tags("v*")?;
+/// assert!(releases.matches("v1.2") && !releases.matches("latest"));
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct TextPattern(Box<str>);
+pub struct TextPattern(Box<str>);
 
 impl TextPattern {
-    pub(super) fn new(text: &str) -> Self {
+    /// The longest text of a pattern that programs should take, in bytes.
+    pub const MAX_BYTES: usize = MAX_PATTERN;
+
+    /// The pattern with this text.
+    pub fn new(text: &str) -> Self {
         Self(text.into())
     }
 
+    /// Reads a pattern for tags.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Invalid`] when it can match no tag.
+    pub fn of_tags(text: &str) -> Result<Self> {
+        let is_good = !text.is_empty()
+            && text.len() <= MAX_TAG_PATTERN
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-*".contains(&b))
+            && !text.starts_with(['.', '-']);
+        if is_good {
+            return Ok(Self::new(text));
+        }
+        Err(Error::invalid(format!(
+            "`{}` matches no tag: use letters, digits, `.`, `_`, `-` and the wildcard `*`",
+            text.escape_debug()
+        )))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// The text, when nothing in it is a wildcard.
-    pub(super) fn literal(&self) -> Option<&str> {
+    pub fn literal(&self) -> Option<&str> {
         (!self.0.contains('*')).then_some(&*self.0)
     }
 
-    pub(super) fn matches(&self, text: &str) -> bool {
+    /// Whether it matches a whole text.
+    pub fn matches(&self, text: &str) -> bool {
         matches(self.0.as_bytes(), text.as_bytes())
     }
 
+    /// Whether it matches every text.
+    pub fn is_all(&self) -> bool {
+        !self.0.is_empty() && self.0.bytes().all(|b| b == b'*')
+    }
+
     /// Whether it surely matches everything that another one matches.
-    pub(super) fn covers(&self, other: &Self) -> bool {
-        &*self.0 == "*" || self == other
+    pub fn covers(&self, other: &Self) -> bool {
+        self.is_all() || self == other
     }
 }
 
@@ -53,8 +99,16 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
 }
 
 /// A pattern for repositories: `*` stands for characters of one segment, and the segment `**` for one or more segments.
+///
+/// ```
+/// use hyper_sdk::RepositoryPattern;
+///
+/// let of_team = RepositoryPattern::parse("team/**")?;
+/// assert!(of_team.matches("team/app/web") && !of_team.matches("team"));
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RepositoryPattern {
+pub struct RepositoryPattern {
     text: Box<str>,
     kind: Kind,
 }
@@ -75,8 +129,12 @@ impl RepositoryPattern {
     /// Reads a pattern.
     ///
     /// # Errors
-    /// Why it is none, or can match no name.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+    /// [`crate::ErrorKind::Invalid`] with the reason why it is none, or can match no name.
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::read(text).map_err(Error::invalid)
+    }
+
+    fn read(text: &str) -> Result<Self, String> {
         if text.is_empty() || text.len() > MAX_PATTERN {
             return Err(format!("a pattern has 1 to {MAX_PATTERN} characters"));
         }
@@ -112,17 +170,18 @@ impl RepositoryPattern {
     }
 
     /// The text.
-    pub(crate) fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         &self.text
     }
 
     /// The first segment, when every name that it matches begins with it.
-    pub(super) fn first_segment(&self) -> Option<&str> {
+    pub fn first_segment(&self) -> Option<&str> {
         let first = self.text.split('/').next()?;
         (!first.contains('*')).then_some(first)
     }
 
-    pub(crate) fn matches(&self, name: &str) -> bool {
+    /// Whether it matches the name of a repository.
+    pub fn matches(&self, name: &str) -> bool {
         match &self.kind {
             Kind::All => true,
             Kind::Name => *self.text == *name,
@@ -132,12 +191,32 @@ impl RepositoryPattern {
     }
 
     /// Whether it surely matches everything that another one matches.
-    pub(super) fn covers(&self, other: &Self) -> bool {
+    pub fn covers(&self, other: &Self) -> bool {
         match self.kind {
             Kind::All => true,
             Kind::Below(prefix) if self != other => other.text.starts_with(&self.text[..prefix]),
             _ => self == other,
         }
+    }
+}
+
+impl FromStr for RepositoryPattern {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for RepositoryPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Display for TextPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -242,7 +321,7 @@ mod tests {
             ("a/b..c", "`b..c`"),
             ("a___b", "`a___b`"),
         ] {
-            let e = RepositoryPattern::parse(bad).unwrap_err();
+            let e = RepositoryPattern::parse(bad).unwrap_err().to_string();
             assert!(e.contains(why), "{bad}: {e}");
         }
     }

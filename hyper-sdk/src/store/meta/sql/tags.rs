@@ -1,0 +1,65 @@
+//! Tags with the time of their last push, and the removal of one that is what it was.
+
+use super::SqlMeta;
+use super::query::{Connection, query};
+use super::rows::Outcome;
+use crate::reference::{RepositoryName, Tag};
+use crate::store::Listing;
+use crate::store::meta::TagRecord;
+use crate::{Digest, Result};
+
+impl SqlMeta {
+    pub(super) async fn find_tag_records(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<TagRecord>>> {
+        let mut reader = self.reader().await?;
+        let mut reader = reader.connection();
+        let id: Option<i64> = query("SELECT id FROM repositories WHERE name = $1")
+            .bind(repository.as_str())
+            .fetch_scalar(&mut reader)
+            .await
+            .map_err(|e| self.failed(e))?;
+        let Some(id) = id else { return Ok(None) };
+        if limit == 0 {
+            return Ok(Some(Listing { items: Vec::new(), more: false }));
+        }
+        let rows: Vec<(String, String, i64)> = query(
+            "SELECT t.name, m.digest, t.updated_at FROM tags t JOIN manifests m ON m.id = t.manifest_id \
+             WHERE t.repository_id = $1 AND t.name > $2 ORDER BY t.name LIMIT $3",
+        )
+        .bind(id)
+        .bind(after.unwrap_or_default())
+        .bind(limit as i64 + 1)
+        .fetch_all(&mut reader)
+        .await
+        .map_err(|e| self.failed(e))?;
+        let more = rows.len() > limit;
+        let read = |(tag, digest, pushed_at): &(String, String, i64)| {
+            Ok(TagRecord { tag: Tag::parse(tag)?, digest: Digest::parse(digest)?, pushed_at: *pushed_at })
+        };
+        let items = rows.iter().take(limit).map(read).collect::<Result<_>>();
+        Ok(Some(Listing { items: items.map_err(|e| self.damaged(e))?, more }))
+    }
+}
+
+pub(super) async fn expire(
+    db: &mut Connection<'_>,
+    repository: &RepositoryName,
+    record: &TagRecord,
+) -> Outcome<u64> {
+    let gone = query(
+        "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2 \
+         AND updated_at = $3 AND manifest_id IN (SELECT m.id FROM manifests m WHERE m.digest = $4 \
+         AND m.repository_id = tags.repository_id)",
+    )
+    .bind(repository.as_str())
+    .bind(record.tag.as_str())
+    .bind(record.pushed_at)
+    .bind(record.digest.as_str())
+    .execute(db)
+    .await?;
+    Ok(gone)
+}

@@ -1,0 +1,109 @@
+//! What becomes of a tag, and why.
+
+use crate::clock::rfc3339;
+use crate::reference::RepositoryName;
+use crate::store::meta::TagRecord;
+use std::fmt;
+
+/// Why a tag stays or goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TagReason {
+    /// It stays: no rule is about it.
+    NoRule,
+    /// It stays: its repository is one of a builder ([`crate::store::is_internal`]).
+    Internal,
+    /// It stays: the caller protects it, for this reason ([`super::RetainOptions::protection`]).
+    Protected(String),
+    /// It stays: this pattern keeps its name.
+    Named(String),
+    /// It stays: it was pushed later than the clock says now.
+    Ahead,
+    /// It stays as one of the newest.
+    Newest {
+        /// How many of them the rule keeps.
+        count: usize,
+        /// Until when it stays by its age too, in seconds since 1970.
+        young_until: Option<i64>,
+    },
+    /// It stays because of its age.
+    Young {
+        /// Until when, in seconds since 1970.
+        until: i64,
+    },
+    /// It goes: nothing keeps it.
+    Expired {
+        /// How many newer ones there are at least, if the rule counts them.
+        newer: Option<usize>,
+        /// Until when it was kept by its age, in seconds since 1970.
+        young_until: Option<i64>,
+    },
+    /// It stays for now: it was pushed again, moved or deleted after it was judged.
+    Changed,
+}
+
+/// What becomes of a tag. `Display` says it in one line, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagDecision {
+    /// The repository.
+    pub repository: RepositoryName,
+    /// The tag.
+    pub record: TagRecord,
+    /// The index of the rule that decides; `None` when no rule is about the tag.
+    pub rule: Option<usize>,
+    /// Why it stays or goes.
+    pub reason: TagReason,
+}
+
+impl TagDecision {
+    /// Whether it is deleted.
+    pub fn goes(&self) -> bool {
+        matches!(self.reason, TagReason::Expired { .. })
+    }
+
+    /// When it goes if nothing is pushed, in seconds since 1970; `None` when it stays then.
+    pub fn goes_at(&self) -> Option<i64> {
+        match &self.reason {
+            TagReason::Young { until } => Some(*until),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for TagReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRule => f.write_str("no rule is about it"),
+            Self::Internal => f.write_str("the builder keeps its repository for itself"),
+            Self::Protected(why) => f.write_str(why),
+            Self::Named(pattern) => write!(f, "`{pattern}` keeps its name"),
+            Self::Ahead => f.write_str("it was pushed later than the clock says now"),
+            Self::Newest { count, young_until } => {
+                write!(f, "it is one of the newest {count}")?;
+                match young_until {
+                    Some(until) => write!(f, ", and until {} young enough", rfc3339(*until)),
+                    None => Ok(()),
+                }
+            }
+            Self::Young { until } => write!(f, "it is young enough until {}", rfc3339(*until)),
+            Self::Expired { newer, young_until } => {
+                let newer = newer.map(|count| format!("{count} are newer"));
+                let old = young_until.map(|until| format!("it was young enough until {}", rfc3339(until)));
+                let reasons: Vec<String> = newer.into_iter().chain(old).collect();
+                f.write_str(&reasons.join(", and "))
+            }
+            Self::Changed => f.write_str("it was pushed again, moved or deleted just now"),
+        }
+    }
+}
+
+impl fmt::Display for TagDecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verb = if self.goes() { "goes" } else { "stays" };
+        write!(f, "{}:{} {verb}: ", self.repository, self.record.tag)?;
+        match self.rule {
+            Some(rule) => write!(f, "rule {}: {}", rule + 1, self.reason),
+            None => write!(f, "{}", self.reason),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Decides about the tags of one repository: counts the newest first, then judges each tag.
+
+use super::decision::{TagDecision, TagReason};
+use super::options::TagProtection;
+use super::rules::{RetentionRule, RetentionRules, first_about};
+use crate::reference::{RepositoryName, Tag};
+use crate::store::is_internal;
+use crate::store::meta::TagRecord;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// The tags with the latest times, as many as a rule keeps.
+#[derive(Debug, Default)]
+struct Newest(BinaryHeap<Reverse<(i64, Tag)>>);
+
+impl Newest {
+    fn add(&mut self, record: &TagRecord, count: usize) {
+        let is_newer =
+            |oldest: &Reverse<(i64, Tag)>| (record.pushed_at, &record.tag) > (oldest.0.0, &oldest.0.1);
+        if self.0.len() >= count {
+            if !self.0.peek().is_some_and(is_newer) {
+                return;
+            }
+            self.0.pop();
+        }
+        self.0.push(Reverse((record.pushed_at, record.tag.clone())));
+    }
+
+    /// Whether a tag is as new as the oldest of them. What was pushed after the count is newer.
+    fn has(&self, record: &TagRecord, count: usize) -> bool {
+        self.0.len() < count
+            || self.0.peek().is_none_or(|Reverse((at, tag))| (record.pushed_at, &record.tag) >= (*at, tag))
+    }
+}
+
+/// The rules of one repository, with what was counted there.
+pub(in crate::store) struct Judge<'a> {
+    repository: &'a RepositoryName,
+    rules: Vec<(usize, &'a RetentionRule, Newest)>,
+    protection: Option<&'a TagProtection>,
+    now: i64,
+}
+
+impl<'a> Judge<'a> {
+    pub(in crate::store) fn new(
+        rules: &'a RetentionRules,
+        repository: &'a RepositoryName,
+        protection: Option<&'a TagProtection>,
+        now: i64,
+    ) -> Self {
+        let rules = match is_internal(repository) {
+            true => Vec::new(),
+            false => rules.of(repository).map(|(at, rule)| (at, rule, Newest::default())).collect(),
+        };
+        Self { repository, rules, protection, now }
+    }
+
+    /// Whether a rule is about tags of the repository.
+    pub(in crate::store) fn has_rules(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    /// Whether all tags must be counted before the first one is judged.
+    pub(in crate::store) fn counts(&self) -> bool {
+        self.rules.iter().any(|(_, rule, _)| rule.keep_newest.is_some())
+    }
+
+    fn first_rule(&self, tag: &Tag) -> Option<usize> {
+        first_about(self.rules.iter().map(|(_, rule, _)| *rule), tag)
+    }
+
+    /// What keeps a tag whatever the time is.
+    fn by_name(&self, rule: &RetentionRule, tag: &Tag) -> Option<TagReason> {
+        if let Some(why) = self.protection.and_then(|protects| protects(self.repository, tag)) {
+            return Some(TagReason::Protected(why));
+        }
+        let pattern = rule.keep_tags.iter().find(|pattern| pattern.matches(tag.as_str()))?;
+        Some(TagReason::Named(pattern.to_string()))
+    }
+
+    /// Counts a tag.
+    pub(in crate::store) fn count(&mut self, record: &TagRecord) {
+        let Some(place) = self.first_rule(&record.tag).filter(|_| record.pushed_at <= self.now) else {
+            return;
+        };
+        let rule = self.rules[place].1;
+        if let Some(count) = rule.keep_newest
+            && self.by_name(rule, &record.tag).is_none()
+        {
+            self.rules[place].2.add(record, count);
+        }
+    }
+
+    /// Judges a tag, after all were counted.
+    pub(in crate::store) fn decide(&self, record: TagRecord) -> TagDecision {
+        let found = self.first_rule(&record.tag).map(|place| &self.rules[place]);
+        let reason = match found {
+            None if is_internal(self.repository) => TagReason::Internal,
+            None => TagReason::NoRule,
+            Some((_, rule, newest)) => {
+                self.by_name(rule, &record.tag).unwrap_or_else(|| self.by_time(rule, newest, &record))
+            }
+        };
+        let rule = found.map(|(at, ..)| *at);
+        TagDecision { repository: self.repository.clone(), record, rule, reason }
+    }
+
+    fn by_time(&self, rule: &RetentionRule, newest: &Newest, record: &TagRecord) -> TagReason {
+        if record.pushed_at > self.now {
+            return TagReason::Ahead;
+        }
+        let until = rule.age().map(|age| record.pushed_at.saturating_add(age));
+        let young = until.filter(|until| *until > self.now);
+        match (rule.keep_newest.filter(|count| newest.has(record, *count)), young) {
+            (Some(count), young_until) => TagReason::Newest { count, young_until },
+            (None, Some(until)) => TagReason::Young { until },
+            (None, None) => TagReason::Expired { newer: rule.keep_newest, young_until: until },
+        }
+    }
+}
+
+impl RetentionRules {
+    /// Decides about all tags of a repository, in their order, at a time in seconds since 1970.
+    pub fn plan(
+        &self,
+        repository: &RepositoryName,
+        tags: &[TagRecord],
+        protection: Option<&TagProtection>,
+        now: i64,
+    ) -> Vec<TagDecision> {
+        let mut judge = Judge::new(self, repository, protection, now);
+        tags.iter().for_each(|record| judge.count(record));
+        tags.iter().map(|record| judge.decide(record.clone())).collect()
+    }
+}

@@ -1,0 +1,28 @@
+//! Retention: rules by which a store deletes old tags.
+//!
+//! ```text
+//!   tag ── first rule that matches it ── what keeps it? ── nothing: it is deleted
+//!              │ none: it stays            protected, a name, the newest N, an age
+//! ```
+//!
+//! # Invariants
+//! - A tag stays if no rule matches it, or if the first rule that does has any reason to keep it.
+//! - The newest are counted by the time of the last push, for each rule and repository. Of two tags of one time the one with
+//!   the later name is newer. Tags that stay by their name take no place.
+//! - A tag whose time lies ahead of the clock stays and takes no place: the clock was set back since.
+//! - A tag is deleted in a transaction that checks that it is what was judged ([`Change::ExpireTag`]).
+//! - Memory depends on `keep_newest` and not on the number of tags.
+//!
+//! [`Change::ExpireTag`]: super::meta::Change::ExpireTag
+
+mod decision;
+mod judge;
+mod options;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+pub use decision::{TagDecision, TagReason};
+pub(super) use judge::Judge;
+pub use options::{RetainOptions, Retained, RetentionObserver, TagProtection};
+pub use rules::{RetentionRule, RetentionRules};
