@@ -5,6 +5,7 @@
 
 use crate::audit::AuditLog;
 use crate::auth::{AnonymousAccess, Authorizer, PolicyFile, htpasswd_entry};
+use crate::backup_command::BackupCommand;
 use crate::check_command::{self, CheckBlobsArgs};
 use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
@@ -15,9 +16,11 @@ use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
 use crate::log_level;
 use crate::metric_list;
+use crate::migrate_command::{self, MigrateArgs};
 use crate::open_store::{self, Opened};
 use crate::policy_command::{self, PolicyCommand};
 use crate::reload::{ConfigFile, Reload};
+use crate::restore_command::{self, RestoreArgs};
 use crate::retention_command::RetentionCommand;
 use crate::standard_io::{print, read_password};
 use crate::status::{self, StatusArgs};
@@ -56,6 +59,19 @@ enum Command {
     /// A blob is damaged when its bytes are missing, do not match its digest, or have another size than the database says. The
     /// command ends with status 1 when a blob is damaged or cannot be read.
     Check(CheckBlobsArgs),
+    /// Makes, lists, checks and removes backups of a store
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Fills an empty store from a backup
+    ///
+    /// Every digest is verified. A server refuses the store until the restore has ended; one that was interrupted goes on when the
+    /// command is run again.
+    Restore(RestoreArgs),
+    /// Copies a store into an empty one that keeps its content in another way
+    ///
+    /// Every digest is verified, and the source stays as it is. A server may serve it meanwhile, but what is pushed to it after the
+    /// begin is not copied. A copy that was interrupted goes on when the command is run again.
+    Migrate(Box<MigrateArgs>),
     /// Checks a registry against the rules of the distribution specification
     ///
     /// Each rule is a named case. The cases push small content into two repositories of any registry, read it back, and remove
@@ -194,6 +210,9 @@ fn run(command: Command) -> Result<ExitCode> {
             let is_whole = check_command::run(args)?;
             return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Backup(command) => return command.run(),
+        Command::Restore(args) => return restore_command::run(args),
+        Command::Migrate(args) => return migrate_command::run(*args),
         #[cfg(feature = "conformance")]
         Command::Conformance(args) => crate::conformance::run(args),
         Command::Config(command) => command.run(),
@@ -289,7 +308,7 @@ async fn serve_until_signal(
     mut hang_ups: HangUps,
 ) -> Result<()> {
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
-    let Opened { store, meta, secret } = open_store::open(&config, config.upload_max_age()).await?;
+    let Opened { store, meta, secret, .. } = open_store::open(&config, config.upload_max_age()).await?;
     if !config.read_only && !store.capabilities().write {
         return Err(Error::unsupported(
             "the folder of the store is on a read-only file system: --read-only serves it as it is",

@@ -51,7 +51,9 @@ pub(crate) fn run(args: GcArgs) -> Result<()> {
         "{verb} {manifests} manifests, {links} links of blobs, and the bytes of {blobs} blobs: {bytes} bytes\n"
     ))?;
     if left_to_another {
-        print("another process is removing bytes just now: what is left goes with its next collection\n")?;
+        print(
+            "another process removes bytes just now, or a backup copies them: what is left goes with a later collection\n",
+        )?;
     }
     Ok(())
 }

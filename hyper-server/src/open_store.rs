@@ -11,7 +11,7 @@
 use crate::blob_place::BlobPlace;
 use crate::config::Config;
 use hyper_sdk::store::meta::SqlMeta;
-use hyper_sdk::store::{DiskStore, SharedStore};
+use hyper_sdk::store::{DiskStore, Portable, SharedStore};
 use hyper_sdk::{Error, ErrorKind, Result, Secret};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ const ID_FILE: &str = "bucket.id";
 /// A store, and what its servers sign tokens with when its database says so.
 pub(crate) struct Opened {
     pub(crate) store: SharedStore,
+    /// The same store, for backups.
+    pub(crate) portable: Arc<dyn Portable>,
     /// The metadata of the store, which have the API tokens.
     pub(crate) meta: SqlMeta,
     pub(crate) secret: Option<Secret>,
@@ -31,8 +33,27 @@ pub(crate) struct Opened {
 ///
 /// # Errors
 /// Those of [`DiskStore::open`], of the database and of the bucket; [`hyper_sdk::ErrorKind::Invalid`] when the folder has its
-/// blobs elsewhere.
+/// blobs elsewhere; [`ErrorKind::Conflict`] when a restore has not ended.
 pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> Result<Opened> {
+    let opened = open_unfinished(config, upload_max_age).await?;
+    refuse_unfinished(&opened.meta).await?;
+    Ok(opened)
+}
+
+/// Fails while a store is filled.
+async fn refuse_unfinished(meta: &SqlMeta) -> Result<()> {
+    match meta.unfinished_restore().await? {
+        None => Ok(()),
+        Some(source) => Err(Error::new(
+            ErrorKind::Conflict,
+            "the store is not whole: it is being filled, or that was interrupted; the same command goes on with it",
+        )
+        .with_context("from", source)),
+    }
+}
+
+/// Opens the store as [`open`] does, also one that a restore has not filled yet.
+pub(crate) async fn open_unfinished(config: &Config, upload_max_age: Option<Duration>) -> Result<Opened> {
     if let Some(place) = &config.blobs {
         if config.database.url.is_none() && config.data.join("blobs").exists() {
             return Err(Error::invalid(
@@ -59,7 +80,8 @@ pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> R
     }
     let meta = store.meta().clone();
     let secret = meta.registry_secret().cloned();
-    Ok(Opened { store: Arc::new(store), meta, secret })
+    let store = Arc::new(store);
+    Ok(Opened { portable: store.clone(), store, meta, secret })
 }
 
 /// Opens the metadata of a store that exists, wherever its blobs are.
@@ -68,14 +90,18 @@ pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> R
 /// [`ErrorKind::NotFound`] when the folder has no metadata; those of [`SqlMeta::open`] and of the database.
 pub(crate) async fn metadata(config: &Config) -> Result<SqlMeta> {
     if let Some(database) = config.database.open()? {
-        return SqlMeta::connect(database).await;
+        let meta = SqlMeta::connect(database).await?;
+        refuse_unfinished(&meta).await?;
+        return Ok(meta);
     }
     if !config.data.join("hyper.db").is_file() {
         return Err(Error::new(ErrorKind::NotFound, "there is no store in the folder: --data names another")
             .with_context("data", config.data.display()));
     }
     let folder = hyper_sdk::private_folder::open(&config.data)?;
-    SqlMeta::open(folder.path.join("hyper.db")).await
+    let meta = SqlMeta::open(folder.path.join("hyper.db")).await?;
+    refuse_unfinished(&meta).await?;
+    Ok(meta)
 }
 
 #[cfg(not(feature = "store-s3"))]
@@ -114,7 +140,8 @@ async fn in_bucket(
     {
         tracing::warn!(%error, "idle uploads cannot be removed");
     }
-    Ok(Opened { store: Arc::new(store), meta, secret })
+    let store = Arc::new(store);
+    Ok(Opened { portable: store.clone(), store, meta, secret })
 }
 
 /// The metadata in the folder, for blobs in a bucket.

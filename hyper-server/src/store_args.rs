@@ -8,7 +8,7 @@ use hyper_sdk::{Error, ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
 /// Where a store has its metadata.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct MetadataArgs {
     /// Configuration file, TOML; flags take precedence over it
     #[arg(long, value_name = "FILE")]
@@ -25,7 +25,7 @@ pub(crate) struct MetadataArgs {
 }
 
 /// Where a store has its metadata and its blobs.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct StoreArgs {
     #[command(flatten)]
     metadata: MetadataArgs,
@@ -56,6 +56,23 @@ impl MetadataArgs {
 }
 
 impl StoreArgs {
+    /// The same flags under other names.
+    pub(crate) fn of(
+        config: Option<PathBuf>,
+        data: Option<PathBuf>,
+        database: Option<DatabaseUrl>,
+        database_password_file: Option<PathBuf>,
+        blobs: Option<BlobText>,
+    ) -> Self {
+        Self { metadata: MetadataArgs { config, data, database, database_password_file }, blobs }
+    }
+
+    /// Whether any flag is given.
+    pub(crate) fn is_given(&self) -> bool {
+        let MetadataArgs { config, data, database, .. } = &self.metadata;
+        config.is_some() || data.is_some() || database.is_some() || self.blobs.is_some()
+    }
+
     /// The path of the configuration file.
     pub(crate) fn file(&self) -> Option<&Path> {
         self.metadata.config.as_deref()

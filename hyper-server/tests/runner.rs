@@ -8,6 +8,7 @@ mod suite {
     mod access;
     mod api_tokens;
     mod audit;
+    mod backup;
     mod blobs;
     mod bucket;
     mod client;

@@ -187,6 +187,7 @@ pub struct Collected {
     pub blobs: u64,
     /// The sum of their sizes.
     pub bytes: u64,
-    /// Whether another collector has the right to delete bytes just now: blobs without a link were left to it.
+    /// Whether blobs without a link were left for a later collection: another collector has the right to delete bytes just now,
+    /// or a backup copies them ([`Change::HoldBytes`](super::meta::Change::HoldBytes)).
     pub left_to_another: bool,
 }

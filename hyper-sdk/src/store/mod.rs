@@ -13,6 +13,8 @@
 //! - A manifest is accepted only when everything it references is in its repository; tags move last.
 //! - Acknowledged content is durable if [`StoreCapabilities::durable`] says so.
 
+#[cfg(feature = "store-sql")]
+pub mod backup;
 pub mod blob;
 pub(crate) mod capabilities;
 mod collect;
@@ -27,6 +29,8 @@ mod ext;
 mod kinds;
 mod local_name;
 pub mod meta;
+#[cfg(feature = "store-sql")]
+mod portable;
 mod range;
 mod retention;
 mod scrub;
@@ -51,6 +55,8 @@ pub(crate) use local_name::prefixes;
 #[cfg(feature = "build")]
 pub(crate) use local_name::{base_repository, is_of_bases, is_of_records};
 pub use local_name::{find_local, is_internal, local_reference, local_repository};
+#[cfg(feature = "store-sql")]
+pub use portable::Portable;
 pub use range::ByteRange;
 pub use retention::{
     RetainOptions, Retained, RetentionObserver, RetentionRule, RetentionRules, TagDecision, TagProtection,

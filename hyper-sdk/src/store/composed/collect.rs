@@ -44,6 +44,10 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         if !options.bytes {
             return Ok(collected);
         }
+        if self.0.meta.bytes_held().await? {
+            collected.left_to_another = true;
+            return Ok(collected);
+        }
         let right = if options.dry_run { None } else { self.0.blobs.deletion_right().await? };
         if right.is_none() && !options.dry_run {
             collected.left_to_another = true;

@@ -1,10 +1,12 @@
 //! Metadata in memory: sorted maps under one lock, which makes every change atomic.
 
 mod guards;
+mod holds;
 mod scrub;
 mod sessions;
 mod tags;
 
+use self::holds::Holds;
 use self::scrub::Scrub;
 use self::sessions::Sessions;
 use self::tags::Tagged;
@@ -47,6 +49,7 @@ struct State {
     blobs: BTreeMap<Digest, Blob>,
     sessions: Sessions,
     scrub: Scrub,
+    holds: Holds,
 }
 
 #[derive(Debug)]
@@ -337,19 +340,22 @@ impl MetaBackend for MemoryMeta {
                 let goes = found.is_some_and(|r| state.is_unreferenced(r, &digest, now));
                 Ok(u64::from(goes && state.unlink(&repository, &digest)))
             }
-            Change::CondemnBlob { digest, mark } => match state.blobs.get_mut(&digest) {
-                Some(blob) if blob.repositories.is_empty() => {
-                    blob.condemned = Some(mark);
-                    Ok(1)
+            Change::CondemnBlob { digest, mark } => {
+                let are_held = state.holds.are_held();
+                match state.blobs.get_mut(&digest) {
+                    Some(blob) if blob.repositories.is_empty() && (blob.condemned.is_some() || !are_held) => {
+                        blob.condemned = Some(mark);
+                        Ok(1)
+                    }
+                    _ => Ok(0),
                 }
-                _ => Ok(0),
-            },
+            }
             Change::RemoveBlob { digest, mark } => {
                 let goes = state.blobs.get(&digest).is_some_and(|blob| blob.condemned == Some(mark));
                 Ok(u64::from(goes && state.blobs.remove(&digest).is_some()))
             }
             Change::CondemnBytes { digest, size, mark } => {
-                if state.blobs.contains_key(&digest) {
+                if state.blobs.contains_key(&digest) || state.holds.are_held() {
                     return Ok(0);
                 }
                 let (key, repositories) = (BlobKey::Digest(digest.clone()), BTreeSet::new());
@@ -358,6 +364,7 @@ impl MetaBackend for MemoryMeta {
                 Ok(1)
             }
             Change::QuarantineBlob { digest, key } => Ok(state.quarantine_blob(&digest, &key)),
+            Change::HoldBytes { holder, seconds, renews } => Ok(state.holds.hold(holder, seconds, renews)),
             Change::HoldScrub { holder, seconds, place } => Ok(state.hold_scrub(holder, seconds, place)),
             Change::CollectManifest { repository, digest, before } => {
                 let found = state.find(&repository).filter(|r| r.manifests.contains_key(&digest));
@@ -494,6 +501,10 @@ impl MetaBackend for MemoryMeta {
 
     async fn scrub_place(&self) -> Result<ScrubPlace> {
         Ok(self.state().scrub.place.clone())
+    }
+
+    async fn bytes_held(&self) -> Result<bool> {
+        Ok(self.state().holds.are_held())
     }
 
     async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {

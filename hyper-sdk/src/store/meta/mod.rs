@@ -5,11 +5,17 @@
 
 mod memory;
 #[cfg(feature = "store-sql")]
+mod row;
+#[cfg(feature = "store-sql")]
 mod sql;
 mod tokens;
 
 pub use super::edge::{Edge, EdgeKind};
 pub use memory::MemoryMeta;
+#[cfg(feature = "store-sql")]
+pub use row::{
+    BlobRow, DamagedRow, LinkRow, ManifestRow, RepositoryRow, Row, RowCounts, RowKind, TagRow, TokenRow,
+};
 #[cfg(feature = "store-postgres")]
 pub use sql::PostgresOptions;
 #[cfg(feature = "store-sql")]
@@ -245,6 +251,17 @@ pub enum Change {
         /// How far the scrub is, when that is to be recorded.
         place: Option<ScrubPlace>,
     },
+    /// Takes or renews a hold on all bytes, or ends it with 0 seconds; many may have one at once. Until it ends,
+    /// [`Change::CondemnBlob`] marks no blob that has no mark yet, and [`Change::CondemnBytes`] makes no row: what a reader has
+    /// found in the metadata since can be read. Returns 1, and 0 when a hold to be renewed has ended before.
+    HoldBytes {
+        /// A number that no other holder uses.
+        holder: u64,
+        /// For how many seconds, by the clock of the backend.
+        seconds: i64,
+        /// Whether the holder has it already.
+        renews: bool,
+    },
     /// Deletes a manifest if [`MetaBackend::unkept_manifests`] lists it. Returns 1 if it was deleted.
     CollectManifest {
         /// The repository.
@@ -473,6 +490,11 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
 
     /// How far the scrub is ([`Change::HoldScrub`]).
     async fn scrub_place(&self) -> Result<ScrubPlace>;
+
+    /// Whether somebody holds all bytes just now ([`Change::HoldBytes`]), so that a collector need not try to remove some.
+    async fn bytes_held(&self) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Whether a row names each of these keys, in their order. A key may come twice. Bytes whose key no row names can be
     /// deleted, unless they are new.

@@ -134,6 +134,8 @@ async fn the_metadata_suite_catches_every_fault() {
         TimesForgotten by tags_are_listed_with_the_time_of_their_last_push;
         AnyTagExpires by a_tag_expires_if_it_is_what_it_was;
         PushedAgainExpires by a_tag_expires_if_it_is_what_it_was;
+        HoldIgnored by held_bytes_are_not_condemned;
+        HoldUntold by held_bytes_are_not_condemned;
         LostOnReopen by content_survives_reopening, sessions_survive_reopening,
             marks_and_leases_survive_reopening;
     }

@@ -338,6 +338,10 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         self.1.run(self.0.scrub_place()).await
     }
 
+    async fn bytes_held(&self) -> Result<bool> {
+        self.1.run(self.0.bytes_held()).await
+    }
+
     async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {
         self.1.run(self.0.has_keys(keys)).await
     }

@@ -106,6 +106,7 @@ macro_rules! meta_conformance {
 
             linked_blobs_are_listed_in_byte_order, a_quarantined_blob_is_nowhere_until_it_has_another_key,
             a_blob_that_is_removed_is_not_quarantined, one_holder_scrubs_at_a_time,
+            held_bytes_are_not_condemned,
 
             content_survives_reopening, sessions_survive_reopening,
             marks_and_leases_survive_reopening,

@@ -98,3 +98,33 @@ pub async fn one_holder_scrubs_at_a_time(opener: MetaOpener) {
     assert_eq!(meta.scrub_place().await.unwrap(), ended);
     assert_eq!(meta.write(hold(1, 60, None)).await.unwrap(), 0);
 }
+
+pub async fn held_bytes_are_not_condemned(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let a = repository("a");
+    let hold = |holder, seconds, renews| Change::HoldBytes { holder, seconds, renews };
+    for text in ["before", "x"] {
+        meta.write(link(&a, text, 0)).await.unwrap();
+        meta.write(unlink(&a, text)).await.unwrap();
+    }
+    let unnamed = |mark| Change::CondemnBytes { digest: digest("unnamed"), size: 5, mark };
+    assert_eq!(meta.write(condemn("before", 1)).await.unwrap(), 1);
+    assert!(!meta.bytes_held().await.unwrap());
+    assert_eq!(meta.write(hold(1, 600, true)).await.unwrap(), 0, "there is no hold to renew");
+    assert_eq!(meta.write(hold(1, 600, false)).await.unwrap(), 1);
+    assert_eq!(meta.write(hold(u64::MAX, 600, false)).await.unwrap(), 1, "many may hold");
+    assert!(meta.bytes_held().await.unwrap());
+    assert_eq!(meta.write(condemn("x", 2)).await.unwrap(), 0);
+    assert_eq!(meta.write(unnamed(2)).await.unwrap(), 0);
+    assert_eq!(meta.write(condemn("before", 2)).await.unwrap(), 1, "a removal that began before can end");
+    assert_eq!(meta.write(remove("before", 2)).await.unwrap(), 1);
+    assert_eq!(meta.write(hold(1, 600, true)).await.unwrap(), 1);
+    assert_eq!(meta.write(hold(1, 0, false)).await.unwrap(), 1);
+    assert_eq!(meta.write(condemn("x", 3)).await.unwrap(), 0, "another one holds");
+    assert_eq!(meta.write(hold(u64::MAX, 0, false)).await.unwrap(), 1);
+    assert_eq!(meta.write(hold(1, 600, true)).await.unwrap(), 0, "it has ended");
+    assert_eq!(meta.write(hold(2, -1, false)).await.unwrap(), 1, "the holder died long ago");
+    assert!(!meta.bytes_held().await.unwrap());
+    assert_eq!(meta.write(condemn("x", 4)).await.unwrap(), 1);
+    assert_eq!(meta.write(unnamed(4)).await.unwrap(), 1);
+}

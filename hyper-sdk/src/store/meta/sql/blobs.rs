@@ -2,7 +2,7 @@
 
 use super::query::{Connection, query};
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{SqlMeta, unsigned};
+use super::{SqlMeta, holds, unsigned};
 use crate::reference::RepositoryName;
 use crate::store::Listing;
 use crate::store::blob::BlobKey;
@@ -195,12 +195,15 @@ pub(super) async fn collect_link(
 }
 
 pub(super) async fn condemn_blob(db: &mut Connection<'_>, digest: &Digest, mark: u64) -> Outcome<u64> {
+    // One that is marked already was so before anybody took a hold, and goes on: a push of it waits for the end.
     let marked = query(
         "UPDATE blobs SET condemned = $2 \
-         WHERE digest = $1 AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = blobs.id)",
+         WHERE digest = $1 AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = blobs.id) \
+         AND (condemned IS NOT NULL OR NOT EXISTS (SELECT 1 FROM byte_holds WHERE held_until > $3))",
     )
     .bind(digest.as_str())
     .bind(mark_to_row(mark))
+    .bind(db.now())
     .execute(db)
     .await?;
     Ok(marked)
@@ -212,6 +215,9 @@ pub(super) async fn condemn_bytes(
     size: u64,
     mark: u64,
 ) -> Outcome<u64> {
+    if holds::are_held(db, db.now()).await? {
+        return Ok(0);
+    }
     let made = query(
         "INSERT INTO blobs (digest, size, condemned, created_at) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (digest) DO NOTHING",

@@ -2,7 +2,7 @@
 
 use super::query::{Connection, query};
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{blobs, guards, keepers, scrub, sessions, tags};
+use super::{blobs, guards, holds, keepers, scrub, sessions, tags};
 use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{
@@ -39,6 +39,9 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
         Change::QuarantineBlob { digest, key } => scrub::quarantine_blob(db, digest, key).await,
         Change::HoldScrub { holder, seconds, place } => {
             scrub::hold_scrub(db, *holder, *seconds, place.as_ref()).await
+        }
+        Change::HoldBytes { holder, seconds, renews } => {
+            holds::hold_bytes(db, *holder, *seconds, *renews).await
         }
         Change::CollectManifest { repository, digest, before } => {
             collect_manifest(db, repository, digest, *before).await

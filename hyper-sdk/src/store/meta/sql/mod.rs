@@ -15,12 +15,15 @@
 
 mod blobs;
 mod changes;
+mod export;
 mod guards;
+mod holds;
 mod keepers;
 #[cfg(feature = "store-postgres")]
 mod postgres;
 mod query;
 mod queue;
+mod restore;
 mod rows;
 mod schema;
 mod scrub;
@@ -329,6 +332,10 @@ impl MetaBackend for SqlMeta {
 
     async fn scrub_place(&self) -> Result<ScrubPlace> {
         self.find_scrub_place().await
+    }
+
+    async fn bytes_held(&self) -> Result<bool> {
+        self.find_holds(crate::clock::Clock::now(&*self.clock())).await
     }
 
     async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {

@@ -7,7 +7,7 @@ use crate::{Error, ErrorKind, Result};
 use sqlx::{Connection as _, SqliteConnection};
 
 /// The migrations, version 1 first.
-pub(super) const MIGRATIONS: [&str; 7] = [
+pub(super) const MIGRATIONS: [&str; 8] = [
     include_str!("migrations/0001_registry.sql"),
     include_str!("migrations/0002_listed.sql"),
     include_str!("migrations/0003_collection.sql"),
@@ -15,6 +15,7 @@ pub(super) const MIGRATIONS: [&str; 7] = [
     include_str!("migrations/0005_claims.sql"),
     include_str!("migrations/0006_scrub.sql"),
     include_str!("migrations/0007_tokens.sql"),
+    include_str!("migrations/0008_backup.sql"),
 ];
 
 /// The table of applied migrations.

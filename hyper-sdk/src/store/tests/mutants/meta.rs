@@ -64,6 +64,8 @@ pub(super) enum MetaFault {
     TimesForgotten,
     AnyTagExpires,
     PushedAgainExpires,
+    HoldIgnored,
+    HoldUntold,
     LostOnReopen,
     ClaimsDurable,
 }
@@ -151,6 +153,9 @@ impl<M: MetaBackend> MetaMutant<M> {
             (MetaFault::QuarantineForgotten, Change::QuarantineBlob { .. }) => return Ok(None),
             (MetaFault::EverybodyScrubs, Change::HoldScrub { place, .. }) => {
                 Change::HoldScrub { holder: 1, seconds: 0, place }
+            }
+            (MetaFault::HoldIgnored, Change::HoldBytes { holder, renews, .. }) => {
+                Change::HoldBytes { holder, seconds: 0, renews }
             }
             (MetaFault::PlaceForgotten, Change::HoldScrub { holder, seconds, .. }) => {
                 Change::HoldScrub { holder, seconds, place: None }
@@ -329,6 +334,10 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
 
     async fn scrub_place(&self) -> Result<ScrubPlace> {
         self.inner.scrub_place().await
+    }
+
+    async fn bytes_held(&self) -> Result<bool> {
+        Ok(self.fault != MetaFault::HoldUntold && self.inner.bytes_held().await?)
     }
 
     async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {

@@ -15,6 +15,7 @@ mod session;
 mod version;
 
 pub use self::options::PostgresOptions;
+pub(super) use self::session::random as random_version;
 
 use self::clock::DatabaseClock;
 use self::error::sql_error;

@@ -209,11 +209,12 @@ fn is_visible(change: &Change) -> bool {
             | Change::EndUpload { .. }
             | Change::ExpireUpload { .. }
             | Change::HoldScrub { .. }
+            | Change::HoldBytes { .. }
     )
 }
 
 /// A version that was never used before.
-pub(super) fn random() -> sqlx::Result<i64> {
+pub(in crate::store::meta::sql) fn random() -> sqlx::Result<i64> {
     let mut bytes = [0; 8];
     // Small requests are answered in full.
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())

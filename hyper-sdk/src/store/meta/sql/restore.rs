@@ -1,0 +1,390 @@
+//! A store that is filled from a snapshot.
+//!
+//! # Invariants
+//! - From [`SqlMeta::begin_restore`] to the commit of [`SqlMeta::finish_restore`] the row of the table `restore` says that the
+//!   store is not whole. Meanwhile only rows of blobs are added, without links.
+//! - All other rows are added in one transaction, which also removes that row.
+
+use super::query::{Connection, Reader, query};
+use super::rows::signed;
+use super::{SqlMeta, blobs};
+use crate::store::blob::BlobKey;
+use crate::store::meta::row::{
+    BlobRow, LinkRow, ManifestRow, RepositoryRow, Row, RowCounts, TagRow, TokenRow,
+};
+use crate::{Digest, Error, ErrorKind, Result};
+use sqlx::Connection as _;
+use tokio::sync::mpsc::Receiver;
+
+/// Numbers of repositories and manifests become ids; far above would be no room for new ones.
+const MAX_NUMBER: i64 = 1 << 53;
+
+/// Why a change was not made.
+enum Stop {
+    Database(sqlx::Error),
+    Refused(Error),
+}
+
+impl From<sqlx::Error> for Stop {
+    fn from(e: sqlx::Error) -> Self {
+        Self::Database(e)
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(e: Error) -> Self {
+        Self::Refused(e)
+    }
+}
+
+type Outcome<T> = std::result::Result<T, Stop>;
+
+/// Runs a function in a transaction with the right to write, which it commits unless the function fails.
+macro_rules! in_transaction {
+    ($meta:expr, |$db:ident| $work:expr) => {{
+        let meta: &SqlMeta = $meta;
+        let mut writer = meta.statement_writer().await?;
+        let outcome = match &mut writer {
+            Reader::Sqlite(connection) => {
+                let begun = connection.begin_with("BEGIN IMMEDIATE").await;
+                let mut transaction = begun.map_err(|e| meta.failed(e))?;
+                let $db = &mut Connection::Sqlite(&mut transaction);
+                match $work.await {
+                    Ok(done) => transaction.commit().await.map(|()| done).map_err(Stop::Database),
+                    // The first error is the one that counts.
+                    Err(stop) => {
+                        let _ = transaction.rollback().await;
+                        Err(stop)
+                    }
+                }
+            }
+            #[cfg(feature = "store-postgres")]
+            Reader::Postgres(connection) => {
+                let mut transaction = connection.begin().await.map_err(|e| meta.failed(e))?;
+                let settings =
+                    "SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL lock_timeout = '10s'";
+                let set = sqlx::raw_sql(settings).execute(&mut *transaction).await;
+                set.map_err(|e| meta.failed(e))?;
+                // The right to write, and a version that no cache has.
+                let version = super::postgres::random_version().map_err(|e| meta.failed(e))?;
+                let mut db = Connection::Postgres(&mut transaction, 0);
+                let right =
+                    query("UPDATE registry_state SET version = $1").bind(version).execute(&mut db).await;
+                right.map_err(|e| meta.failed(e))?;
+                let $db = &mut db;
+                match $work.await {
+                    Ok(done) => transaction.commit().await.map(|()| done).map_err(Stop::Database),
+                    Err(stop) => {
+                        let _ = transaction.rollback().await;
+                        Err(stop)
+                    }
+                }
+            }
+        };
+        outcome.map_err(|stop| match stop {
+            Stop::Database(e) => meta.failed(e),
+            Stop::Refused(e) => e,
+        })
+    }};
+}
+
+impl SqlMeta {
+    /// The name by which backups know the registry: random text, which its first backup chooses.
+    ///
+    /// # Errors
+    /// Those of the database; [`ErrorKind::Unsupported`] when it has no name and cannot be written.
+    pub async fn registry_name(&self) -> Result<String> {
+        if let Some(name) = self.find_name().await? {
+            return Ok(name);
+        }
+        let name = crate::store::UploadId::random()?;
+        query("INSERT INTO registry_name (id, name) VALUES (1, $1) ON CONFLICT (id) DO NOTHING")
+            .bind(name.as_str())
+            .execute(&mut self.statement_writer().await?.connection())
+            .await
+            .map_err(|e| self.failed(e))?;
+        self.find_name().await?.ok_or_else(|| Error::internal("the registry has no name"))
+    }
+
+    async fn find_name(&self) -> Result<Option<String>> {
+        query("SELECT name FROM registry_name WHERE id = 1")
+            .fetch_scalar(&mut self.reader().await?.connection())
+            .await
+            .map_err(|e| self.failed(e))
+    }
+
+    /// What fills this store just now, or did so when it was interrupted; `None` for a store that is whole.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn unfinished_restore(&self) -> Result<Option<String>> {
+        query("SELECT source FROM restore WHERE id = 1")
+            .fetch_scalar(&mut self.reader().await?.connection())
+            .await
+            .map_err(|e| self.failed(e))
+    }
+
+    /// Begins to fill an empty store, or goes on where another restore was interrupted. `holder` is a number that no other
+    /// restore uses: whoever began last may finish.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when the store has content; those of the database.
+    pub async fn begin_restore(&self, holder: u64, source: &str) -> Result<()> {
+        in_transaction!(self, |db| begin(db, holder, source))
+    }
+
+    /// Records the bytes of a blob of a store that is filled.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn add_blob(&self, blob: &BlobRow, key: &BlobKey) -> Result<()> {
+        query(
+            "INSERT INTO blobs (digest, size, own_key, created_at) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (digest) DO UPDATE SET size = excluded.size, own_key = excluded.own_key, \
+             condemned = NULL, quarantined = NULL",
+        )
+        .bind(blob.digest.as_str())
+        .bind(signed(blob.size))
+        .bind(blobs::own_key(key))
+        .bind(blob.created)
+        .execute(&mut self.statement_writer().await?.connection())
+        .await
+        .map(drop)
+        .map_err(|e| self.failed(e))
+    }
+
+    /// Adds all other rows, and makes the store whole, in one transaction. The rows are in the order of
+    /// [`RowKind`](crate::store::meta::RowKind); [`Row::Blob`] and [`Row::Damaged`] may be among them, and change nothing. If the
+    /// number of the others is not as `counts` says, nothing is added.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Conflict`] when another restore began since; [`ErrorKind::Corrupt`] when a row names what is not there; those
+    /// of the database.
+    pub async fn finish_restore(
+        &self,
+        holder: u64,
+        rows: &mut Receiver<Vec<Row>>,
+        counts: &RowCounts,
+    ) -> Result<()> {
+        in_transaction!(self, |db| finish(db, holder, rows, counts))
+    }
+}
+
+async fn begin(db: &mut Connection<'_>, holder: u64, source: &str) -> Outcome<()> {
+    let is_empty: bool = query(
+        "SELECT NOT (EXISTS (SELECT 1 FROM repositories) OR EXISTS (SELECT 1 FROM upload_sessions) \
+         OR EXISTS (SELECT 1 FROM api_tokens) \
+         OR EXISTS (SELECT 1 FROM blobs) AND NOT EXISTS (SELECT 1 FROM restore))",
+    )
+    .fetch_one(db)
+    .await?;
+    if !is_empty {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "the store is not empty, and content is not mixed: name a store that has nothing",
+        )
+        .into());
+    }
+    query(
+        "INSERT INTO restore (id, holder, source, began_at) VALUES (1, $1, $2, $3) ON CONFLICT (id) DO UPDATE \
+         SET holder = excluded.holder, source = excluded.source, began_at = excluded.began_at",
+    )
+    .bind(holder.cast_signed())
+    .bind(source)
+    .bind(crate::clock::Clock::now(&crate::clock::SystemClock))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn finish(
+    db: &mut Connection<'_>,
+    holder: u64,
+    rows: &mut Receiver<Vec<Row>>,
+    counts: &RowCounts,
+) -> Outcome<()> {
+    let is_empty: bool = query("SELECT NOT EXISTS (SELECT 1 FROM repositories)").fetch_one(db).await?;
+    if !is_empty {
+        let message = "something was pushed to the store while it was filled: stop its servers, and begin with an empty store";
+        return Err(Error::new(ErrorKind::Conflict, message).into());
+    }
+    let mut added = RowCounts::default();
+    while let Some(page) = rows.recv().await {
+        for row in page {
+            add(db, &row).await?;
+            if !matches!(row, Row::Blob(_) | Row::Damaged(_)) {
+                added.add(&row);
+            }
+        }
+    }
+    let expected = RowCounts { blobs: 0, bytes: 0, damaged: 0, ..*counts };
+    if added != expected {
+        return Err(
+            Error::new(ErrorKind::Corrupt, "the snapshot ended early: the store stays as it was").into()
+        );
+    }
+    let mine = query("DELETE FROM restore WHERE id = 1 AND holder = $1")
+        .bind(holder.cast_signed())
+        .execute(db)
+        .await?;
+    if mine == 0 {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "another restore of this store began meanwhile, and this one ends",
+        )
+        .into());
+    }
+    #[cfg(feature = "store-postgres")]
+    if let Connection::Postgres(..) = db {
+        for text in [
+            "SELECT setval(pg_get_serial_sequence('repositories', 'id'), MAX(id)) FROM repositories HAVING MAX(id) > 0",
+            "SELECT setval(pg_get_serial_sequence('manifests', 'id'), MAX(id)) FROM manifests HAVING MAX(id) > 0",
+        ] {
+            query(text).execute(db).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn add(db: &mut Connection<'_>, row: &Row) -> Outcome<()> {
+    match row {
+        Row::Blob(_) | Row::Damaged(_) => Ok(()),
+        Row::Repository(row) => add_repository(db, row).await,
+        Row::Link(row) => add_link(db, row).await,
+        Row::Manifest(row) => add_manifest(db, row).await,
+        Row::Tag(row) => add_tag(db, row).await,
+        Row::Token(row) => add_token(db, row).await,
+    }
+}
+
+fn corrupt(message: &str, name: impl std::fmt::Display) -> Stop {
+    Stop::Refused(Error::new(ErrorKind::Corrupt, message.to_owned()).with_context("name", name))
+}
+
+fn check_number(number: i64, name: impl std::fmt::Display) -> Outcome<()> {
+    if (1..=MAX_NUMBER).contains(&number) {
+        return Ok(());
+    }
+    Err(corrupt("a row of the snapshot has a number out of range", name))
+}
+
+/// A row that breaks a rule of the tables is a fault of the snapshot.
+fn of_row(name: impl std::fmt::Display) -> impl FnOnce(sqlx::Error) -> Stop {
+    move |e| match &e {
+        sqlx::Error::Database(of) if of.is_unique_violation() || of.is_foreign_key_violation() => {
+            let message = "a row of the snapshot comes twice, or names another one that is not there";
+            let error = Error::new(ErrorKind::Corrupt, message).with_context("name", name);
+            Stop::Refused(error.with_source(e))
+        }
+        _ => Stop::Database(e),
+    }
+}
+
+async fn add_repository(db: &mut Connection<'_>, row: &RepositoryRow) -> Outcome<()> {
+    check_number(row.number, &row.name)?;
+    query("INSERT INTO repositories (id, name, created_at, listed) VALUES ($1, $2, $3, $4)")
+        .bind(row.number)
+        .bind(row.name.as_str())
+        .bind(row.created)
+        .bind(i64::from(row.listed))
+        .execute(db)
+        .await
+        .map_err(of_row(&row.name))?;
+    Ok(())
+}
+
+async fn add_link(db: &mut Connection<'_>, row: &LinkRow) -> Outcome<()> {
+    let linked = query(
+        "INSERT INTO blob_links (repository_id, blob_id, leased_until) \
+         SELECT CAST($1 AS BIGINT), id, CAST($2 AS BIGINT) FROM blobs WHERE digest = $3 AND condemned IS NULL",
+    )
+    .bind(row.repository)
+    .bind(row.leased_until)
+    .bind(row.blob.as_str())
+    .execute(db)
+    .await
+    .map_err(of_row(&row.blob))?;
+    if linked == 1 {
+        return Ok(());
+    }
+    Err(corrupt("the bytes of a blob are not in the store: begin the restore again", &row.blob))
+}
+
+async fn add_manifest(db: &mut Connection<'_>, row: &ManifestRow) -> Outcome<()> {
+    check_number(row.number, &row.digest)?;
+    query(
+        "INSERT INTO manifests \
+         (id, repository_id, digest, media_type, subject, artifact_type, annotations, size, created_at, body) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(row.number)
+    .bind(row.repository)
+    .bind(row.digest.as_str())
+    .bind(row.media_type.as_str())
+    .bind(row.subject.as_deref())
+    .bind(row.artifact_type.as_deref())
+    .bind(row.annotations.as_str())
+    .bind(signed(row.body.len() as u64))
+    .bind(row.created)
+    .bind(row.body.as_slice())
+    .execute(db)
+    .await
+    .map_err(of_row(&row.digest))?;
+    for (kind, digests) in [(0i64, &row.blobs), (1, &row.manifests)] {
+        for digest in digests {
+            add_reference(db, row, kind, digest).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn add_reference(
+    db: &mut Connection<'_>,
+    row: &ManifestRow,
+    kind: i64,
+    digest: &Digest,
+) -> Outcome<()> {
+    query("INSERT INTO manifest_refs (manifest_id, kind, digest) VALUES ($1, $2, $3)")
+        .bind(row.number)
+        .bind(kind)
+        .bind(digest.as_str())
+        .execute(db)
+        .await
+        .map_err(of_row(&row.digest))?;
+    Ok(())
+}
+
+async fn add_tag(db: &mut Connection<'_>, row: &TagRow) -> Outcome<()> {
+    // A tag of one repository does not lead into another one.
+    let added = query(
+        "INSERT INTO tags (repository_id, name, manifest_id, updated_at) \
+         SELECT repository_id, CAST($1 AS TEXT), id, CAST($2 AS BIGINT) FROM manifests WHERE id = $3 AND repository_id = $4",
+    )
+    .bind(row.name.as_str())
+    .bind(row.updated)
+    .bind(row.manifest)
+    .bind(row.repository)
+    .execute(db)
+    .await
+    .map_err(of_row(&row.name))?;
+    if added == 1 { Ok(()) } else { Err(corrupt("a tag of the snapshot has no manifest", &row.name)) }
+}
+
+async fn add_token(db: &mut Connection<'_>, row: &TokenRow) -> Outcome<()> {
+    query(
+        "INSERT INTO api_tokens (id, hash, user_name, name, scopes, created_at, expires_at, used_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(row.id.as_str())
+    .bind(row.hash.as_str())
+    .bind(row.user.as_str())
+    .bind(row.name.as_str())
+    .bind(row.scopes.as_str())
+    .bind(row.created)
+    .bind(row.expires)
+    .bind(row.used)
+    .execute(db)
+    .await
+    .map_err(of_row(&row.id))?;
+    Ok(())
+}
