@@ -31,8 +31,19 @@ impl Config {
         Self::load_from(Some(path), Kinds::Files)
     }
 
+    /// Reads the file alone, or takes the defaults: for commands with two configurations, both of which a variable would change.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub(crate) fn load_alone(path: Option<&Path>) -> Result<Self> {
+        Self::load_with(&Environment::default(), path, Kinds::FilesAndPipes)
+    }
+
     fn load_from(path: Option<&Path>, kinds: Kinds) -> Result<Self> {
-        let environment = Environment::of_process()?;
+        Self::load_with(&Environment::of_process()?, path, kinds)
+    }
+
+    fn load_with(environment: &Environment, path: Option<&Path>, kinds: Kinds) -> Result<Self> {
         let Some(path) = path else { return environment.over("") };
         let text = small_file::read_text(path, "the configuration", MAX_FILE, kinds)?;
         // Alone first: of a file the line is known, and a mistake in it is not one of the environment.

@@ -20,7 +20,7 @@ pub(crate) struct MigrateArgs {
     #[arg(long, value_name = "DIR")]
     from_data: Option<PathBuf>,
     /// PostgreSQL database of the source
-    #[arg(long, value_name = "URL", env = "HYPERREGISTRY_FROM_DATABASE", hide_env_values = true)]
+    #[arg(long, value_name = "URL")]
     from_database: Option<DatabaseUrl>,
     /// File of the password of the database of the source
     #[arg(long, value_name = "FILE")]
@@ -35,7 +35,7 @@ pub(crate) struct MigrateArgs {
     #[arg(long, value_name = "DIR")]
     to_data: Option<PathBuf>,
     /// PostgreSQL database of the target
-    #[arg(long, value_name = "URL", env = "HYPERREGISTRY_TO_DATABASE", hide_env_values = true)]
+    #[arg(long, value_name = "URL")]
     to_database: Option<DatabaseUrl>,
     /// File of the password of the database of the target
     #[arg(long, value_name = "FILE")]
@@ -68,7 +68,8 @@ pub(crate) fn run(args: MigrateArgs) -> Result<ExitCode> {
             )));
         }
     }
-    let (from, to) = (from.load()?, to.load()?);
+    // A variable that sets a key would set it for both.
+    let (from, to) = (from.load_alone()?, to.load_alone()?);
     from.check()?;
     to.check()?;
     if to.read_only {

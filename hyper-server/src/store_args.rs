@@ -73,6 +73,12 @@ impl StoreArgs {
         config.is_some() || data.is_some() || database.is_some() || self.blobs.is_some()
     }
 
+    /// [`StoreArgs::load`] without the variables of the environment.
+    pub(crate) fn load_alone(self) -> Result<Config> {
+        let config = Config::load_alone(self.file())?;
+        self.over(config)
+    }
+
     /// The path of the configuration file.
     pub(crate) fn file(&self) -> Option<&Path> {
         self.metadata.config.as_deref()

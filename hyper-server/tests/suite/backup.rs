@@ -382,3 +382,21 @@ async fn a_registry_moves_to_a_database_and_a_bucket_and_back() {
     let error = refused(&["migrate", "--from-data", &data]);
     assert!(error.contains("--to-data"), "{error}");
 }
+
+/// Variables name a store for other commands; here they would name both.
+#[tokio::test]
+async fn a_move_between_folders_reads_no_variables() {
+    let site = Site::new();
+    let server = Process::start(&site.path("data"), &[]);
+    let digest = push(&site.client, &server.url, "a", "v1", noise(1, 1000)).await;
+    let (data, to, spool) = (site.text("data"), site.text("to"), site.text(""));
+    let output = Command::new(PROGRAM)
+        .args(["migrate", "--from-data", &data, "--to-data", &to, "--spool", &spool])
+        .env_clear()
+        .env("HYPERREGISTRY_DATABASE", "postgres://nobody@127.0.0.1:1/none")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let server = Process::start(&site.path("to"), &[]);
+    pulls(&site.client, &server.url, "a", &digest).await;
+}
