@@ -69,9 +69,11 @@ pub(crate) fn observer() -> BackupObserver {
 }
 
 fn line(row: &DamagedRow) -> String {
-    match &row.repository {
-        Some(repository) => format!("manifest {repository}@{}: {}", row.digest, row.reason),
-        None => format!("blob {}: {}", row.digest, row.reason),
+    match (&row.repository, &row.digest) {
+        (Some(repository), Some(digest)) => format!("manifest {repository}@{digest}: {}", row.reason),
+        (Some(repository), None) => format!("{repository}: {}", row.reason),
+        (None, Some(digest)) => format!("blob {digest}: {}", row.reason),
+        (None, None) => row.reason.clone(),
     }
 }
 

@@ -83,6 +83,7 @@ pub(crate) fn run(args: RestoreArgs) -> Result<ExitCode> {
         ));
     }
     let folder = BackupFolder::open(&args.folder)?;
+    BackupFolder::refuse_within(&config.data)?;
     warn(&folder);
     let restored = hyper_sdk::runtime::start()?.block_on(async {
         let Opened { portable, .. } = open_store::open_unfinished(&config, None).await?;

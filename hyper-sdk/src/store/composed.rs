@@ -188,6 +188,27 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
     }
 
+    /// Waits until no collector removes a blob that it has marked, or ends the removal of a dead one.
+    ///
+    /// # Errors
+    /// That of [`being_removed`] when it takes too long.
+    pub(super) async fn wait_for_removal(&self, digest: &Digest) -> Result<()> {
+        let waits_until = Instant::now() + REMOVAL_WAIT;
+        loop {
+            let records = self.0.meta.blobs(std::slice::from_ref(digest)).await?;
+            if records.iter().flatten().all(|record| record.condemned.is_none()) {
+                return Ok(());
+            }
+            if Instant::now() >= waits_until {
+                return Err(being_removed(digest));
+            }
+            match self.0.blobs.deletion_right().await? {
+                Some(_right) => self.end_removal(digest).await?,
+                None => tokio::time::sleep(REMOVAL_PAUSE).await,
+            }
+        }
+    }
+
     /// The end of the lease of a new link.
     fn leased_until(&self) -> i64 {
         let end = self.1.now().saturating_add(LEASE);

@@ -65,11 +65,11 @@ pub trait Portable: Display + Debug + Send + Sync + 'static {
     /// Which of these blobs [`Portable::add_bytes`] has stored already.
     async fn has_bytes(&self, blobs: &[BlobRow]) -> Result<Vec<bool>>;
 
-    /// Stores the bytes of a blob, as durably as the store stores any. Dropped, it leaves nothing that counts.
+    /// Stores the bytes of a blob, as durably as the store stores any, while the restore of this holder is the last one and goes on. Dropped, it leaves nothing that counts.
     ///
     /// # Errors
     /// [`ErrorKind::DigestInvalid`] when they do not match the digest; the first error of the stream.
-    async fn add_bytes(&self, blob: &BlobRow, content: ByteStream) -> Result<()>;
+    async fn add_bytes(&self, holder: u64, blob: &BlobRow, content: ByteStream) -> Result<()>;
 
     /// Adds all rows but those of blobs, whose bytes are there, and makes the store whole: both at once, or not at all.
     ///
@@ -170,7 +170,11 @@ impl<B: BlobBackend> Portable for Composed<B, SqlMeta> {
 
     async fn has_bytes(&self, blobs: &[BlobRow]) -> Result<Vec<bool>> {
         let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest.clone()).collect();
-        let records = self.meta().blobs(&digests).await?;
+        let mut records = self.meta().blobs(&digests).await?;
+        for record in &mut records {
+            // What is damaged, and what a collector removes, does not count.
+            record.take_if(|record| record.quarantined || record.condemned.is_some());
+        }
         let keys: Vec<BlobKey> = records.iter().flatten().map(|record| record.key.clone()).collect();
         let mut sizes = self.blobs().sizes(&keys).await?.into_iter();
         let is_there = |(blob, record): (&BlobRow, &Option<_>)| {
@@ -179,9 +183,11 @@ impl<B: BlobBackend> Portable for Composed<B, SqlMeta> {
         Ok(blobs.iter().zip(&records).map(is_there).collect())
     }
 
-    async fn add_bytes(&self, blob: &BlobRow, content: ByteStream) -> Result<()> {
+    async fn add_bytes(&self, holder: u64, blob: &BlobRow, content: ByteStream) -> Result<()> {
+        // A collector that marked the blob before the restore began would delete what is stored now. None marks one since.
+        self.wait_for_removal(&blob.digest).await?;
         let key = self.store_bytes(blob, content).await?;
-        self.meta().add_blob(blob, &key).await
+        self.meta().add_blob(holder, blob, &key).await
     }
 
     async fn finish_restore(

@@ -1,10 +1,11 @@
 //! What a backup and a move have in common: the rows of one moment in a file, and a hold on the bytes meanwhile.
 
 use super::blob_file::Failed;
+use super::fitting::{Fitting, name_of};
 use super::snapshot_file::{SnapshotHeader, SnapshotReader, SnapshotWriter};
 use crate::reference::RepositoryName;
 use crate::store::Portable;
-use crate::store::meta::{BlobRow, DamagedRow, Row};
+use crate::store::meta::{BlobRow, DamagedRow, LinkRow, ManifestRow, Row, TagRow};
 use crate::{Error, ErrorKind, Result};
 use std::collections::HashMap;
 use std::fs::File;
@@ -94,16 +95,24 @@ pub(super) async fn export(
     written
 }
 
-/// Leaves out manifests that do not match their digests, and their tags.
+/// Leaves out rows that do not fit each other, and manifests that do not match their digests with their tags.
 struct RowSieve {
     writer: SnapshotWriter<BufWriter<File>>,
     names: HashMap<i64, RepositoryName>,
+    fitting: Fitting,
     damaged: HashMap<i64, DamagedRow>,
+    others: Vec<DamagedRow>,
 }
 
 impl RowSieve {
     fn new(writer: SnapshotWriter<BufWriter<File>>) -> Self {
-        Self { writer, names: HashMap::new(), damaged: HashMap::new() }
+        Self {
+            writer,
+            names: HashMap::new(),
+            fitting: Fitting::default(),
+            damaged: HashMap::new(),
+            others: Vec::new(),
+        }
     }
 
     fn write_all(
@@ -117,18 +126,15 @@ impl RowSieve {
         }
         self.writer.flush()?;
         let mut damaged: Vec<DamagedRow> = self.damaged.into_values().collect();
+        damaged.extend(self.others);
         damaged.sort_by(|a, b| (&a.repository, &a.digest).cmp(&(&b.repository, &b.digest)));
         Ok((self.writer, damaged))
     }
 
     fn write(&mut self, row: &Row) -> Result<()> {
         let reason = match row {
-            Row::Repository(row) => {
-                self.names.insert(row.number, row.name.clone());
-                None
-            }
             Row::Manifest(row) if row.digest.algorithm().digest(&row.body) != row.digest => {
-                Some("the manifest does not match its digest")
+                Some("the manifest does not match its digest".to_owned())
             }
             Row::Tag(tag) => {
                 if let Some(damaged) = self.damaged.get_mut(&tag.manifest) {
@@ -139,21 +145,47 @@ impl RowSieve {
             }
             _ => None,
         };
-        let reason = match (reason, row) {
-            (None, row) => match self.writer.write(row) {
+        let reason = match reason.or_else(|| self.fitting.fault(row)) {
+            None => match self.writer.write(row) {
                 Err(e) if e.kind() == ErrorKind::TooLarge && matches!(row, Row::Manifest(_)) => {
-                    "the manifest is too large for a snapshot"
+                    "the manifest is too large for a snapshot".to_owned()
                 }
-                written => return written,
+                written => {
+                    self.fitting.add(row);
+                    if let Row::Repository(row) = row {
+                        self.names.insert(row.number, row.name.clone());
+                    }
+                    return written;
+                }
             },
-            (Some(reason), _) => reason,
+            Some(reason) => reason,
         };
-        if let Row::Manifest(row) = row {
-            let repository = self.names.get(&row.repository).cloned();
-            let damaged = DamagedRow { digest: row.digest.clone(), repository, reason: reason.to_owned() };
-            self.damaged.insert(row.number, damaged);
-        }
+        self.leave_out(row, reason);
         Ok(())
+    }
+
+    fn leave_out(&mut self, row: &Row, reason: String) {
+        let repository = match row {
+            Row::Repository(row) => Some(row.name.clone()),
+            Row::Link(LinkRow { repository, .. })
+            | Row::Manifest(ManifestRow { repository, .. })
+            | Row::Tag(TagRow { repository, .. }) => self.names.get(repository).cloned(),
+            Row::Blob(_) | Row::Token(_) | Row::Damaged(_) => None,
+        };
+        match row {
+            Row::Manifest(row) if repository.is_some() => {
+                let damaged = DamagedRow { digest: Some(row.digest.clone()), repository, reason };
+                self.damaged.insert(row.number, damaged);
+            }
+            row => {
+                let damaged =
+                    DamagedRow { digest: None, repository, reason: format!("{}: {reason}", name_of(row)) };
+                match row {
+                    Row::Manifest(row) => drop(self.damaged.insert(row.number, damaged)),
+                    _ => self.others.push(damaged),
+                }
+            }
+        }
     }
 }
 
@@ -229,5 +261,5 @@ pub(super) fn damage(blob: &BlobRow, e: Error) -> Result<DamagedRow> {
         ErrorKind::Io => format!("the bytes cannot be read: {}", e.message()),
         _ => return Err(e.with_context("digest", &blob.digest)),
     };
-    Ok(DamagedRow { digest: blob.digest.clone(), repository: None, reason })
+    Ok(DamagedRow { digest: Some(blob.digest.clone()), repository: None, reason })
 }

@@ -4,7 +4,7 @@ use super::blob_file;
 use super::copies::{blobs_of, blocking, copy_out, export, while_held};
 use super::folder::{BackupFolder, NewFile, blob_folder};
 use super::snapshot_file::SnapshotHeader;
-use crate::clock::{Clock as _, SystemClock, rfc3339};
+use crate::clock::rfc3339;
 use crate::store::Portable;
 use crate::store::meta::{BlobRow, DamagedRow, Row, RowCounts};
 use crate::{Error, Result};
@@ -12,6 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeSet;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// What happens during a backup, a restore or a move.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,21 +112,39 @@ pub struct Created {
 pub async fn create(store: &dyn Portable, folder: &BackupFolder, options: &CreateOptions) -> Result<Created> {
     let lock = folder.lock(true)?;
     folder.clear_tmp()?;
-    let now = SystemClock.now();
-    let id = new_id(folder, now)?;
+    let (id, now) = new_id(folder, SystemTime::now())?;
     let header = SnapshotHeader::new(&id, store.registry_name().await?, store.to_string(), now);
     let created = while_held(store, make(store, folder, header, options)).await;
     drop(lock);
     created
 }
 
-/// An id that sorts after those of earlier snapshots.
-fn new_id(folder: &BackupFolder, now: i64) -> Result<String> {
-    let parts = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let id = format!("{}-{:09}", rfc3339(now).replace(['-', ':'], ""), parts.subsec_nanos());
-    match folder.snapshot_ids()?.contains(&id) {
-        false => Ok(id),
-        true => Err(Error::internal("a snapshot of this moment is there already")),
+/// An id that sorts after those of all snapshots that are there, also when the clock was set back, and the moment in seconds.
+fn new_id(folder: &BackupFolder, now: SystemTime) -> Result<(String, i64)> {
+    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    let id = format!("{}-{:09}", rfc3339(seconds).replace(['-', ':'], ""), since.subsec_nanos());
+    match folder.snapshot_ids()?.pop().filter(|last| *last >= id) {
+        None => Ok((id, seconds)),
+        Some(last) => {
+            tracing::warn!(%last, "the clock is behind that of the newest snapshot: the new one is named after it");
+            Ok((next_id(&last), seconds))
+        }
+    }
+}
+
+/// The next text in the order of ids: one more in the digits at the end, or one more digit.
+fn next_id(last: &str) -> String {
+    let (kept, digits) = last.split_at(last.trim_end_matches(|c: char| c.is_ascii_digit()).len());
+    // Those that all are nines stay, so that the order is that of the text.
+    let low = digits.trim_end_matches('9');
+    match low.as_bytes().split_last() {
+        None => format!("{last}0"),
+        Some((digit, high)) => {
+            let high = String::from_utf8_lossy(high);
+            let nines = digits.len() - low.len();
+            format!("{kept}{high}{}{}", char::from(digit + 1), "0".repeat(nines))
+        }
     }
 }
 

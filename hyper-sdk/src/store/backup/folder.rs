@@ -3,6 +3,7 @@
 //! The folder is private to its user. Each step below it is opened in the folder above, and no link is followed: what was
 //! copied here from elsewhere can have some.
 
+use crate::store::blob::BACKUP_MARKER as MARKER;
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
@@ -13,8 +14,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The file that says what the folder is.
-const MARKER: &str = "hyperregistry-backup";
 const LOCK: &str = "lock";
 pub(super) const SNAPSHOTS: &str = "snapshots";
 pub(super) const BLOBS: &str = "blobs";
@@ -70,6 +69,39 @@ impl BackupFolder {
             folder.make()?;
         }
         folder.checked()
+    }
+
+    /// Fails when a path is a folder of backups or lies in one: a store in it would be mixed with them. What does not exist yet
+    /// of the path does not matter.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`], and those of the system.
+    ///
+    /// ```
+    /// use hyper_sdk::store::backup::BackupFolder;
+    ///
+    /// # fn main() -> hyper_sdk::Result<()> {
+    /// # let top = tempfile::tempdir()?;
+    /// BackupFolder::create(&top.path().join("backups"))?;
+    /// assert!(BackupFolder::refuse_within(&top.path().join("backups/registry")).is_err());
+    /// BackupFolder::refuse_within(&top.path().join("registry"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn refuse_within(path: &Path) -> Result<()> {
+        let whole = std::path::absolute(path).map_err(|e| Error::io("cannot find the folder", path, e))?;
+        // Links are followed where the path exists.
+        let real = whole.ancestors().find_map(|at| at.canonicalize().ok()).unwrap_or_default();
+        for at in whole.ancestors().chain(real.ancestors()) {
+            if at.join(MARKER).symlink_metadata().is_ok() {
+                return Err(Error::invalid(
+                    "the folder of the store is a folder of backups, or lies in one: name another folder",
+                )
+                .with_context("path", path.display())
+                .with_context("backups", at.display()));
+            }
+        }
+        Ok(())
     }
 
     /// Opens the folder of backups.

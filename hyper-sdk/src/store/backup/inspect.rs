@@ -1,9 +1,10 @@
 //! What is in a folder of backups, and whether a restore would find all that it needs.
 
+use super::fitting::{Fitting, name_of, part};
 use super::folder::BackupFolder;
 use super::snapshot_file::{MAX_LINE, SnapshotHeader, SnapshotReader, parse_end};
 use crate::digest::VerifyingReader;
-use crate::store::meta::{BlobRow, Row, RowCounts};
+use crate::store::meta::{BlobRow, DamagedRow, Row, RowCounts};
 use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -92,8 +93,8 @@ pub(super) struct Whole {
     pub(super) rows: RowCounts,
     /// The blobs that it names and does not have.
     pub(super) damaged: HashMap<Digest, String>,
-    /// Manifests that it does not have.
-    pub(super) manifests: Vec<crate::store::meta::DamagedRow>,
+    /// Manifests and other rows that it does not have.
+    pub(super) rows_left_out: Vec<DamagedRow>,
 }
 
 /// Reads all of a snapshot, and verifies it.
@@ -106,25 +107,25 @@ pub(super) fn read_whole(folder: &BackupFolder, id: &str, mut blob: impl FnMut(B
 /// Reads all of a file, and verifies it.
 pub(super) fn read_file(file: File, blob: &mut impl FnMut(BlobRow)) -> Result<Whole> {
     let mut reader = SnapshotReader::open(BufReader::with_capacity(1 << 18, file))?;
-    let (mut damaged, mut manifests) = (HashMap::new(), Vec::new());
+    let (mut damaged, mut rows_left_out, mut fitting) = (HashMap::new(), Vec::new(), Fitting::default());
     while let Some(row) = reader.next_row()? {
+        if let Some(reason) = fitting.fault(&row) {
+            let message = format!("a row of the snapshot does not fit the others: {reason}");
+            return Err(Error::new(ErrorKind::Corrupt, message).with_context("row", name_of(&row)));
+        }
+        fitting.add(&row);
         match row {
             Row::Blob(row) => blob(row),
-            Row::Damaged(row) if row.repository.is_some() => manifests.push(row),
-            Row::Damaged(row) => {
-                damaged.insert(row.digest, row.reason);
+            Row::Damaged(DamagedRow { digest: Some(digest), repository: None, reason }) => {
+                damaged.insert(digest, reason);
             }
+            Row::Damaged(row) => rows_left_out.push(row),
             _ => {}
         }
     }
     let header = reader.header().clone();
     let rows = *reader.counts().ok_or_else(|| Error::internal("a snapshot has no end"))?;
-    Ok(Whole { header, rows, damaged, manifests })
-}
-
-/// A part of a digest, so that many take little memory. Two blobs with one part look like one.
-pub(super) fn part(digest: &Digest) -> u128 {
-    u128::from_str_radix(&digest.hex()[..32], 16).unwrap_or_default()
+    Ok(Whole { header, rows, damaged, rows_left_out })
 }
 
 /// Checks that a snapshot, or each one, is whole and that every blob that it needs is there with the right size. With

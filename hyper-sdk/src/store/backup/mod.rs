@@ -20,11 +20,14 @@
 //! - A snapshot gets its name when every blob that it needs is there, checked against its digest and on the disk.
 //! - A blob gets its name in the same way; so one that is there with the right size is not copied again.
 //! - Blobs are removed only when every snapshot in the folder can be read.
+//! - The rows of a snapshot fit each other; what does not is left out and named when the snapshot is made.
+//! - Ids are in the order in which the snapshots were made, whatever the clock says.
 //! - No link within the folder is followed.
 
 mod blob_file;
 mod copies;
 mod create;
+mod fitting;
 mod folder;
 mod inspect;
 mod remove;

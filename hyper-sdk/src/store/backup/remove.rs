@@ -1,7 +1,8 @@
 //! Removes snapshots, and the blobs that no snapshot needs.
 
+use super::fitting::part;
 use super::folder::{BLOBS, BackupFolder, names};
-use super::inspect::{list, no_snapshots, part, read_whole};
+use super::inspect::{list, no_snapshots, read_whole};
 use crate::digest::Algorithm;
 use crate::{Digest, Error, ErrorKind, Result};
 use rustix::fs::AtFlags;

@@ -209,8 +209,11 @@ pub async fn migrate(
 }
 
 fn of_damage(row: &DamagedRow) -> Error {
-    let error = Error::new(ErrorKind::Corrupt, format!("the source is damaged: {}", row.reason))
-        .with_context("digest", &row.digest);
+    let error = Error::new(ErrorKind::Corrupt, format!("the source is damaged: {}", row.reason));
+    let error = match &row.digest {
+        Some(digest) => error.with_context("digest", digest),
+        None => error,
+    };
     match &row.repository {
         Some(repository) => error.with_context("repository", repository),
         None => error,
@@ -227,7 +230,17 @@ struct Plan {
     source: String,
 }
 
+/// Fills the target, whose bytes are held meanwhile.
 async fn fill(
+    plan: Plan,
+    source: &Source<'_>,
+    target: &dyn Portable,
+    options: &RestoreOptions,
+) -> Result<Restored> {
+    while_held(target, fill_held(plan, source, target, options)).await
+}
+
+async fn fill_held(
     plan: Plan,
     source: &Source<'_>,
     target: &dyn Portable,
@@ -244,11 +257,11 @@ async fn fill(
     observe(&BackupEvent::Begin(whole.rows));
     let mut damaged: HashMap<Digest, String> = whole.damaged;
     damaged.extend(lost);
-    for row in &whole.manifests {
+    for row in &whole.rows_left_out {
         observe(&BackupEvent::Damaged(row.clone()));
     }
     for (digest, reason) in &damaged {
-        let row = DamagedRow { digest: digest.clone(), repository: None, reason: reason.clone() };
+        let row = DamagedRow { digest: Some(digest.clone()), repository: None, reason: reason.clone() };
         observe(&BackupEvent::Damaged(row));
     }
     let cannot = |e| Error::internal("the snapshot cannot be read again").with_source(e);
@@ -262,14 +275,14 @@ async fn fill(
             if is_there {
                 return Ok((blob, None, false));
             }
-            copy(source, target, &blob).await.map(|fault| (blob, fault, true))
+            copy(source, (target, holder), &blob).await.map(|fault| (blob, fault, true))
         });
         let mut copies = futures::stream::iter(copies).buffer_unordered(options.jobs.max(1));
         while let Some((blob, fault, is_new)) = copies.try_next().await? {
             match fault {
                 Some(row) if options.skip_damaged => {
                     observe(&BackupEvent::Damaged(row.clone()));
-                    damaged.insert(row.digest, row.reason);
+                    damaged.insert(blob.digest, row.reason);
                 }
                 Some(row) => return Err(of_damage(&row)),
                 None => {
@@ -285,15 +298,21 @@ async fn fill(
     if !options.bytes_only {
         finish(&file, Arc::new(damaged.clone()), holder, &whole.rows, target).await?;
     }
-    let mut rows: Vec<DamagedRow> =
-        damaged.into_iter().map(|(digest, reason)| DamagedRow { digest, repository: None, reason }).collect();
+    let mut rows: Vec<DamagedRow> = damaged
+        .into_iter()
+        .map(|(of, reason)| DamagedRow { digest: Some(of), repository: None, reason })
+        .collect();
     rows.sort_by(|a, b| a.digest.cmp(&b.digest));
-    rows.extend(whole.manifests);
+    rows.extend(whole.rows_left_out);
     Ok(Restored { snapshot: whole.header, rows: whole.rows, copied, copied_bytes, damaged: rows })
 }
 
 /// Copies the bytes of a blob. Returns why it is damaged in the source, if it is.
-async fn copy(source: &Source<'_>, target: &dyn Portable, blob: &BlobRow) -> Result<Option<DamagedRow>> {
+async fn copy(
+    source: &Source<'_>,
+    target: (&dyn Portable, u64),
+    blob: &BlobRow,
+) -> Result<Option<DamagedRow>> {
     match source {
         Source::Store(store) => copy_out(*store, blob, |content| put(target, blob, content)).await,
         Source::Folder(folder) => {
@@ -314,7 +333,7 @@ async fn copy(source: &Source<'_>, target: &dyn Portable, blob: &BlobRow) -> Res
 
 /// Puts bytes into the target, and finds out whose fault an error is.
 async fn put(
-    target: &dyn Portable,
+    (target, holder): (&dyn Portable, u64),
     blob: &BlobRow,
     content: crate::store::ByteStream,
 ) -> std::result::Result<(), Failed> {
@@ -322,7 +341,7 @@ async fn put(
     let noted = Arc::clone(&failed);
     let content =
         content.inspect_err(move |_| noted.store(true, std::sync::atomic::Ordering::Relaxed)).boxed();
-    target.add_bytes(blob, content).await.map_err(|e| {
+    target.add_bytes(holder, blob, content).await.map_err(|e| {
         let is_of_source = failed.load(std::sync::atomic::Ordering::Relaxed)
             || matches!(e.kind(), ErrorKind::DigestInvalid | ErrorKind::SizeInvalid);
         if is_of_source { Failed::Source(e) } else { Failed::Target(e) }

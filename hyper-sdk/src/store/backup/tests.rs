@@ -1,5 +1,6 @@
 //! Snapshots and folders of backups, on stores of several kinds.
 
+mod faults;
 mod format;
 
 use super::*;
@@ -34,6 +35,16 @@ impl Place {
 
     async fn store(&self, name: &str) -> DiskStore {
         DiskStore::open(self.path(name)).await.unwrap()
+    }
+
+    /// Changes the database of a store, as a fault does.
+    fn change(&self, store: &str, statement: &str, argument: &str) {
+        let program = "import sqlite3, sys\nd = sqlite3.connect(sys.argv[1])\nd.execute(sys.argv[2], sys.argv[3:])\nd.commit()";
+        let database = self.path(store).join("hyper.db");
+        let changed = std::process::Command::new("python3")
+            .args(["-c", program, database.to_str().unwrap(), statement, argument])
+            .status();
+        assert!(changed.unwrap().success());
     }
 
     fn folder(&self) -> BackupFolder {
@@ -242,19 +253,14 @@ async fn what_is_damaged_is_named_and_everything_else_is_backed_up() {
     std::fs::remove_file(blob_file(&place.path("a"), &missing)).unwrap();
     std::fs::write(blob_file(&place.path("a"), &flipped), "layer of twp").unwrap();
     let broken = store.stat_tag(&name("a"), "three").await;
-    let changed = std::process::Command::new("python3")
-        .arg("-c")
-        .arg("import sqlite3, sys\nd = sqlite3.connect(sys.argv[1])\nd.execute('UPDATE manifests SET body = ? WHERE digest = ?', (b'{}', sys.argv[2]))\nd.commit()")
-        .args([place.path("a/hyper.db").to_str().unwrap(), broken.as_str()])
-        .status();
-    assert!(changed.unwrap().success());
+    place.change("a", "UPDATE manifests SET body = CAST('{}' AS BLOB) WHERE digest = ?", broken.as_str());
     let created = back_up(&store, &folder).await;
-    let mut named: Vec<_> = created.damaged.iter().map(|row| row.digest.clone()).collect();
+    let mut named: Vec<_> = created.damaged.iter().filter_map(|row| row.digest.clone()).collect();
     named.sort();
     let mut expected = vec![missing.clone(), flipped.clone(), broken.clone()];
     expected.sort();
     assert_eq!(named, expected, "{:?}", created.damaged);
-    let manifest = created.damaged.iter().find(|row| row.digest == broken).unwrap();
+    let manifest = created.damaged.iter().find(|row| row.digest.as_ref() == Some(&broken)).unwrap();
     assert!(manifest.repository == Some(name("a")) && manifest.reason.contains("tag three"), "{manifest:?}");
     let checked = check(&folder, None, true, |_| ()).unwrap();
     assert!(checked.faults.is_empty() && checked.left_out == 3 && checked.blobs == 4, "{checked:?}");

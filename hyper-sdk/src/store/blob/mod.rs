@@ -22,6 +22,8 @@ mod reading;
 #[cfg(feature = "store-s3")]
 mod s3;
 
+#[cfg(feature = "store-sql")]
+pub(crate) use disk::BACKUP_MARKER;
 pub use disk::DiskBlobs;
 pub use memory::MemoryBlobs;
 #[cfg(feature = "store-s3")]

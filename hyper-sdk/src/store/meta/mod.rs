@@ -13,6 +13,8 @@ mod tokens;
 pub use super::edge::{Edge, EdgeKind};
 pub use memory::MemoryMeta;
 #[cfg(feature = "store-sql")]
+pub(crate) use row::MAX_NUMBER;
+#[cfg(feature = "store-sql")]
 pub use row::{
     BlobRow, DamagedRow, LinkRow, ManifestRow, RepositoryRow, Row, RowCounts, RowKind, TagRow, TokenRow,
 };

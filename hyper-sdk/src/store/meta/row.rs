@@ -8,6 +8,9 @@ use crate::Digest;
 use crate::reference::{RepositoryName, Tag};
 use serde::{Deserialize, Serialize};
 
+/// Numbers of repositories and manifests become ids; far above would be no room for new ones.
+pub(crate) const MAX_NUMBER: i64 = 1 << 53;
+
 /// The kind of a [`Row`], in the order in which they come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RowKind {
@@ -179,13 +182,14 @@ pub struct TokenRow {
     pub used: Option<i64>,
 }
 
-/// A blob or a manifest that could not be copied.
+/// A blob, a manifest or another row that could not be copied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DamagedRow {
-    /// The blob or manifest.
-    pub digest: Digest,
-    /// The repository of a manifest.
+    /// The blob or manifest; `None` for another row, which the reason names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
+    /// The repository; `None` for a blob, and when it is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository: Option<RepositoryName>,
     /// Why.

@@ -27,7 +27,7 @@ fn sample() -> Vec<u8> {
         Row::Tag(TagRow { repository: 1, name: Tag::latest(), manifest: 1, updated: 3 }),
         Row::Token(token),
         Row::Damaged(DamagedRow {
-            digest: Digest::sha256("y"),
+            digest: Some(Digest::sha256("y")),
             repository: None,
             reason: "missing".to_owned(),
         }),

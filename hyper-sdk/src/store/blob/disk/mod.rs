@@ -44,6 +44,9 @@ const SIZES_INLINE: usize = 4;
 /// The file in the folder that a collector locks.
 const COLLECTOR: &str = "collector.lock";
 
+/// The file that says that a folder has backups. They have the layout of blobs, but a collector would remove them.
+pub(crate) const BACKUP_MARKER: &str = "hyperregistry-backup";
+
 /// An open file with a lock that ends with the value, also while a child process has the descriptor.
 struct Unlocks(File);
 
@@ -73,10 +76,17 @@ impl DiskBlobs {
     /// before, [`DiskBlobs::warning`] says so.
     ///
     /// # Errors
-    /// [`crate::ErrorKind::Io`] when it cannot be created or written, and those of [`private_folder::open`].
+    /// [`crate::ErrorKind::Io`] when it cannot be created or written, [`crate::ErrorKind::Invalid`] when it is a folder of
+    /// backups, and those of [`private_folder::open`].
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         blocking(move || {
+            if root.join(BACKUP_MARKER).symlink_metadata().is_ok() {
+                return Err(Error::invalid(
+                    "the folder has backups, which the store would remove as blobs that nothing names: name another folder",
+                )
+                .with_context("path", root.display()));
+            }
             let warning = private_folder::open(&root)?.warning;
             let folders = Folders {
                 blobs: root.join("blobs"),

@@ -199,7 +199,8 @@ pub(super) async fn condemn_blob(db: &mut Connection<'_>, digest: &Digest, mark:
     let marked = query(
         "UPDATE blobs SET condemned = $2 \
          WHERE digest = $1 AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = blobs.id) \
-         AND (condemned IS NOT NULL OR NOT EXISTS (SELECT 1 FROM byte_holds WHERE held_until > $3))",
+         AND (condemned IS NOT NULL OR NOT EXISTS (SELECT 1 FROM byte_holds WHERE held_until > $3) \
+         AND NOT EXISTS (SELECT 1 FROM restore))",
     )
     .bind(digest.as_str())
     .bind(mark_to_row(mark))

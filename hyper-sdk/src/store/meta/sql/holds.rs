@@ -37,9 +37,12 @@ pub(super) async fn hold_bytes(
     Ok(1)
 }
 
-/// Whether somebody copies bytes.
+/// Whether somebody copies bytes, or the store is filled: then nobody marks a blob or deletes bytes.
 pub(super) async fn are_held(db: &mut Connection<'_>, now: i64) -> sqlx::Result<bool> {
-    query("SELECT EXISTS (SELECT 1 FROM byte_holds WHERE held_until > $1)").bind(now).fetch_one(db).await
+    query("SELECT EXISTS (SELECT 1 FROM byte_holds WHERE held_until > $1) OR EXISTS (SELECT 1 FROM restore)")
+        .bind(now)
+        .fetch_one(db)
+        .await
 }
 
 impl SqlMeta {

@@ -3,21 +3,20 @@
 //! # Invariants
 //! - From [`SqlMeta::begin_restore`] to the commit of [`SqlMeta::finish_restore`] the row of the table `restore` says that the
 //!   store is not whole. Meanwhile only rows of blobs are added, without links.
+//! - Meanwhile no collector marks a blob or deletes bytes. Whoever began last adds rows, and nobody else.
 //! - All other rows are added in one transaction, which also removes that row.
 
 use super::query::{Connection, Reader, query};
 use super::rows::signed;
 use super::{SqlMeta, blobs};
 use crate::store::blob::BlobKey;
+use crate::store::errors::being_removed;
 use crate::store::meta::row::{
-    BlobRow, LinkRow, ManifestRow, RepositoryRow, Row, RowCounts, TagRow, TokenRow,
+    BlobRow, LinkRow, MAX_NUMBER, ManifestRow, RepositoryRow, Row, RowCounts, TagRow, TokenRow,
 };
 use crate::{Digest, Error, ErrorKind, Result};
 use sqlx::Connection as _;
 use tokio::sync::mpsc::Receiver;
-
-/// Numbers of repositories and manifests become ids; far above would be no room for new ones.
-const MAX_NUMBER: i64 = 1 << 53;
 
 /// Why a change was not made.
 enum Stop {
@@ -136,21 +135,10 @@ impl SqlMeta {
     /// Records the bytes of a blob of a store that is filled.
     ///
     /// # Errors
-    /// Those of the database.
-    pub async fn add_blob(&self, blob: &BlobRow, key: &BlobKey) -> Result<()> {
-        query(
-            "INSERT INTO blobs (digest, size, own_key, created_at) VALUES ($1, $2, $3, $4) \
-             ON CONFLICT (digest) DO UPDATE SET size = excluded.size, own_key = excluded.own_key, \
-             condemned = NULL, quarantined = NULL",
-        )
-        .bind(blob.digest.as_str())
-        .bind(signed(blob.size))
-        .bind(blobs::own_key(key))
-        .bind(blob.created)
-        .execute(&mut self.statement_writer().await?.connection())
-        .await
-        .map(drop)
-        .map_err(|e| self.failed(e))
+    /// [`ErrorKind::Conflict`] when another restore began since, or this one has ended; [`ErrorKind::Unavailable`] while a
+    /// collector removes the blob; those of the database.
+    pub async fn add_blob(&self, holder: u64, blob: &BlobRow, key: &BlobKey) -> Result<()> {
+        in_transaction!(self, |db| add_blob(db, holder, blob, key))
     }
 
     /// Adds all other rows, and makes the store whole, in one transaction. The rows are in the order of
@@ -197,6 +185,36 @@ async fn begin(db: &mut Connection<'_>, holder: u64, source: &str) -> Outcome<()
     Ok(())
 }
 
+fn overtaken() -> Stop {
+    let message = "another restore of this store began meanwhile, and this one ends";
+    Stop::Refused(Error::new(ErrorKind::Conflict, message))
+}
+
+async fn add_blob(db: &mut Connection<'_>, holder: u64, blob: &BlobRow, key: &BlobKey) -> Outcome<()> {
+    let added = query(
+        "INSERT INTO blobs (digest, size, own_key, created_at) \
+         SELECT CAST($1 AS TEXT), CAST($2 AS BIGINT), CAST($3 AS TEXT), CAST($4 AS BIGINT) \
+         WHERE EXISTS (SELECT 1 FROM restore WHERE id = 1 AND holder = $5) \
+         ON CONFLICT (digest) DO UPDATE SET size = excluded.size, own_key = excluded.own_key, quarantined = NULL \
+         WHERE blobs.condemned IS NULL",
+    )
+    .bind(blob.digest.as_str())
+    .bind(signed(blob.size))
+    .bind(blobs::own_key(key))
+    .bind(blob.created)
+    .bind(holder.cast_signed())
+    .execute(db)
+    .await?;
+    if added == 1 {
+        return Ok(());
+    }
+    let is_mine: bool = query("SELECT EXISTS (SELECT 1 FROM restore WHERE id = 1 AND holder = $1)")
+        .bind(holder.cast_signed())
+        .fetch_one(db)
+        .await?;
+    Err(if is_mine { being_removed(&blob.digest).into() } else { overtaken() })
+}
+
 async fn finish(
     db: &mut Connection<'_>,
     holder: u64,
@@ -228,11 +246,7 @@ async fn finish(
         .execute(db)
         .await?;
     if mine == 0 {
-        return Err(Error::new(
-            ErrorKind::Conflict,
-            "another restore of this store began meanwhile, and this one ends",
-        )
-        .into());
+        return Err(overtaken());
     }
     #[cfg(feature = "store-postgres")]
     if let Connection::Postgres(..) = db {
@@ -296,7 +310,8 @@ async fn add_repository(db: &mut Connection<'_>, row: &RepositoryRow) -> Outcome
 async fn add_link(db: &mut Connection<'_>, row: &LinkRow) -> Outcome<()> {
     let linked = query(
         "INSERT INTO blob_links (repository_id, blob_id, leased_until) \
-         SELECT CAST($1 AS BIGINT), id, CAST($2 AS BIGINT) FROM blobs WHERE digest = $3 AND condemned IS NULL",
+         SELECT CAST($1 AS BIGINT), id, CAST($2 AS BIGINT) FROM blobs WHERE digest = $3 \
+         AND condemned IS NULL AND quarantined IS NULL",
     )
     .bind(row.repository)
     .bind(row.leased_until)
