@@ -3,14 +3,16 @@
 use super::{Place, StatTag as _, back_up, blob_file, kind, name, push, rows, sample_manifest};
 use crate::reference::Tag;
 use crate::store::backup::{
-    BackupFolder, RestoreOptions, SnapshotHeader, SnapshotWriter, check, migrate, remove, restore,
+    BackupFolder, CreateOptions, RestoreOptions, SnapshotHeader, SnapshotWriter, check, create, migrate,
+    remove, restore,
 };
 use crate::store::blob::BlobKey;
-use crate::store::meta::{BlobRow, Change, LinkRow, MetaBackend as _, RepositoryRow, Row, TagRow};
-use crate::store::{ByteStream, CollectOptions, DiskStore, Portable as _, RegistryStore as _};
+use crate::store::meta::{BlobRow, Change, LinkRow, MetaBackend as _, RepositoryRow, Row, RowCounts, TagRow};
+use crate::store::{ByteStream, CollectOptions, DiskStore, Portable, RegistryStore as _};
 use crate::{Digest, ErrorKind};
 use futures::StreamExt as _;
 use std::os::unix::fs::symlink;
+use tokio::sync::mpsc::{Receiver, Sender};
 
 fn bytes_alone() -> RestoreOptions {
     RestoreOptions { bytes_only: true, ..RestoreOptions::default() }
@@ -107,8 +109,7 @@ async fn a_store_that_is_not_whole_is_not_collected() {
     push(&store, "a", "v1", "one").await;
     migrate(&store, &other, place.top.path(), &bytes_alone()).await.unwrap();
     assert!(other.hold_bytes(7, 600, false).await.unwrap() && other.hold_bytes(7, 0, false).await.unwrap());
-    let all = || CollectOptions { leases_until: Some(i64::MAX), ..CollectOptions::default() };
-    let collected = other.collect(all()).await.unwrap();
+    let collected = other.collect(everything()).await.unwrap();
     assert!(collected.left_to_another && collected.blobs == 0, "{collected:?}");
     // One that had looked before the restore began.
     let digest = Digest::sha256("one");
@@ -119,7 +120,7 @@ async fn a_store_that_is_not_whole_is_not_collected() {
     assert!(blob_file(&place.path("b"), &digest).exists());
     migrate(&store, &other, place.top.path(), &RestoreOptions::default()).await.unwrap();
     assert!(rows(&other).await == rows(&store).await);
-    let collected = other.collect(all()).await.unwrap();
+    let collected = other.collect(everything()).await.unwrap();
     assert!(!collected.left_to_another && collected.blobs == 0, "{collected:?}");
 }
 
@@ -198,5 +199,82 @@ async fn a_check_finds_rows_that_no_store_takes() {
         assert_eq!(checked.faults.len(), faults, "{rows:?}");
         let restored = restore(&folder, None, &store, &RestoreOptions::default()).await;
         assert_eq!(restored.err().map(|e| e.kind()), (faults > 0).then_some(ErrorKind::Corrupt), "{rows:?}");
+    }
+}
+
+/// A store from which everything is deleted and collected between the list of its rows and the copies of its bytes.
+#[derive(Debug)]
+struct Collecting {
+    store: DiskStore,
+    /// Whether a hold on the bytes is passed on.
+    holds: bool,
+}
+
+impl std::fmt::Display for Collecting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.store.fmt(f)
+    }
+}
+
+#[async_trait::async_trait]
+impl Portable for Collecting {
+    async fn registry_name(&self) -> crate::Result<String> {
+        self.store.registry_name().await
+    }
+
+    async fn export(&self, rows: Sender<Vec<Row>>) -> crate::Result<()> {
+        self.store.export(rows).await?;
+        let digest = self.store.stat_tag(&name("a"), "v1").await;
+        self.store.delete_manifest(&name("a"), &digest.into()).await?;
+        self.store.collect(everything()).await.map(drop)
+    }
+
+    async fn hold_bytes(&self, holder: u64, seconds: i64, renews: bool) -> crate::Result<bool> {
+        if self.holds { self.store.hold_bytes(holder, seconds, renews).await } else { Ok(true) }
+    }
+
+    async fn read_bytes(&self, blob: &BlobRow) -> crate::Result<ByteStream> {
+        self.store.read_bytes(blob).await
+    }
+
+    async fn begin_restore(&self, holder: u64, source: &str) -> crate::Result<()> {
+        self.store.begin_restore(holder, source).await
+    }
+
+    async fn has_bytes(&self, blobs: &[BlobRow]) -> crate::Result<Vec<bool>> {
+        self.store.has_bytes(blobs).await
+    }
+
+    async fn add_bytes(&self, holder: u64, blob: &BlobRow, content: ByteStream) -> crate::Result<()> {
+        self.store.add_bytes(holder, blob, content).await
+    }
+
+    async fn finish_restore(
+        &self,
+        holder: u64,
+        rows: &mut Receiver<Vec<Row>>,
+        counts: &RowCounts,
+    ) -> crate::Result<()> {
+        self.store.finish_restore(holder, rows, counts).await
+    }
+}
+
+fn everything() -> CollectOptions {
+    CollectOptions { leases_until: Some(i64::MAX), ..CollectOptions::default() }
+}
+
+/// And without the hold they are lost, so the collection does remove bytes.
+#[tokio::test]
+async fn a_backup_holds_the_bytes_that_a_collection_removes_after_it() {
+    for holds in [true, false] {
+        let place = Place::new();
+        let store = place.store("a").await;
+        push(&store, "a", "v1", "one").await;
+        let collecting = Collecting { store: store.clone(), holds };
+        let created = create(&collecting, &place.folder(), &CreateOptions::default()).await.unwrap();
+        let expected = if holds { (2, 0) } else { (0, 2) };
+        assert_eq!((created.copied, created.damaged.len() as u64), expected, "{:?}", created.damaged);
+        let collected = store.collect(everything()).await.unwrap();
+        assert_eq!((collected.left_to_another, collected.blobs), (false, expected.0));
     }
 }
