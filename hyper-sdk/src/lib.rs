@@ -13,7 +13,7 @@
 //!   └▶ dockerfile graph layer store
 //!        └▶ sandbox layout bake
 //!             └▶ lint client cache source snapshot exec
-//!                  └▶ frontend solve export space
+//!                  └▶ frontend solve export space import
 //!                       └▶ build
 //!                            └▶ session
 //! ```
@@ -34,6 +34,7 @@ pub mod dockerfile;
 mod error;
 mod escape;
 pub mod graph;
+pub mod import;
 pub mod lint;
 pub mod media_type;
 pub mod mode;

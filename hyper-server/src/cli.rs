@@ -12,6 +12,7 @@ use crate::config::{Config, LogFormat, REFERENCE};
 use crate::config_command::ConfigCommand;
 use crate::environment;
 use crate::gc_command::{self, GcArgs};
+use crate::import_command::{self, ImportCommand};
 use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
 use crate::log_level;
@@ -22,7 +23,7 @@ use crate::policy_command::{self, PolicyCommand};
 use crate::reload::{ConfigFile, Reload};
 use crate::restore_command::{self, RestoreArgs};
 use crate::retention_command::RetentionCommand;
-use crate::standard_io::{print, read_password};
+use crate::standard_io::{chain, print, read_password};
 use crate::status::{self, StatusArgs};
 use crate::store_args::StoreArgs;
 use crate::token_command::TokenCommand;
@@ -72,6 +73,12 @@ enum Command {
     /// Every digest is verified, and the source stays as it is. A server may serve it meanwhile, but what is pushed to it after the
     /// begin is not copied. A copy that was interrupted goes on when the command is run again.
     Migrate(Box<MigrateArgs>),
+    /// Imports images into a store; a server may use the store meanwhile
+    ///
+    /// An import can be run again, also after it was interrupted: what the store has is not copied again, and tags that changed
+    /// in the source are brought up to date. The command ends with status 1 when something cannot be imported.
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Checks a registry against the rules of the distribution specification
     ///
     /// Each rule is a named case. The cases push small content into two repositories of any registry, read it back, and remove
@@ -213,6 +220,10 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Backup(command) => return command.run(),
         Command::Restore(args) => return restore_command::run(args),
         Command::Migrate(args) => return migrate_command::run(*args),
+        Command::Import(command) => {
+            let is_whole = import_command::run(command)?;
+            return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
         #[cfg(feature = "conformance")]
         Command::Conformance(args) => crate::conformance::run(args),
         Command::Config(command) => command.run(),
@@ -236,17 +247,6 @@ fn hint(e: &Error) -> Option<&'static str> {
     e.details()
         .any(|detail| matches!(detail, ErrorDetail::Listen { .. }))
         .then_some("another address is chosen with --listen, or with `listen` in the configuration file")
-}
-
-fn chain(e: &Error) -> String {
-    let mut text = e.to_string();
-    let mut source = std::error::Error::source(e);
-    while let Some(e) = source {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        source = e.source();
-    }
-    text
 }
 
 impl ServeArgs {

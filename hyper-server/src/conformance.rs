@@ -1,15 +1,11 @@
 //! `hyperregistry conformance`: checks any registry. The cases are in the SDK; here are the flags and the lines.
 
-use crate::standard_io::{print, read_password};
+use crate::registry_args::RegistryArgs;
+use crate::standard_io::print;
 use clap::{Args, ValueEnum};
-use hyper_sdk::client::keychain::{Credentials, StaticKeychain};
 use hyper_sdk::client::registry_conformance::{CaseResult, Level, Options, Report, Status, cases, check};
-use hyper_sdk::client::{HttpClient, read_authorities};
-use hyper_sdk::reference::{RegistryHost, RepositoryName};
+use hyper_sdk::reference::RepositoryName;
 use hyper_sdk::{Error, ErrorKind, Result};
-use std::io::Write as _;
-use std::path::PathBuf;
-use std::sync::Arc;
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum Format {
@@ -32,18 +28,8 @@ pub(crate) struct ConformanceArgs {
     /// Another repository, which blobs are mounted into
     #[arg(long, value_name = "NAME", default_value = "conformance/two")]
     other_repository: RepositoryName,
-    /// User who may pull, push and delete in both repositories
-    #[arg(long, value_name = "NAME", requires = "password_stdin")]
-    username: Option<String>,
-    /// Read the password of the user from standard input
-    #[arg(long, requires = "username")]
-    password_stdin: bool,
-    /// Certificates to trust besides those of the system, PEM; repeatable
-    #[arg(long, value_name = "FILE")]
-    ca_file: Vec<PathBuf>,
-    /// Accept any certificate
-    #[arg(long)]
-    insecure: bool,
+    #[command(flatten)]
+    access: RegistryArgs,
     /// Run only the cases whose names start so; repeatable [default: all]
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<String>,
@@ -63,7 +49,7 @@ pub(crate) fn run(args: ConformanceArgs) -> Result<()> {
     if args.list {
         return list(args.format);
     }
-    let client = args.client()?;
+    let client = args.access.client(args.registry.as_deref().unwrap_or_default(), None)?;
     let mut options = Options::default();
     options.repository = args.repository;
     options.other_repository = args.other_repository;
@@ -91,30 +77,6 @@ pub(crate) fn run(args: ConformanceArgs) -> Result<()> {
             .with_context("cases", lost)),
         1 => Err(Error::unsupported("the registry breaks a rule of the specification")),
         n => Err(Error::unsupported(format!("the registry breaks {n} rules of the specification"))),
-    }
-}
-
-impl ConformanceArgs {
-    fn client(&self) -> Result<HttpClient> {
-        let address = self.registry.as_deref().unwrap_or_default();
-        let host = RegistryHost::from_address(address)?;
-        let scheme = address.trim().split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
-        let is_plain = scheme.as_deref() == Some("http");
-        if is_plain && self.username.is_some() && !host.is_loopback() {
-            let _ = writeln!(std::io::stderr(), "warning: the password goes over the network in plain HTTP");
-        }
-        let mut builder = HttpClient::builder(host.clone())
-            .plain_http(is_plain)
-            .tls_only(scheme.as_deref() == Some("https"))
-            .insecure_tls(self.insecure);
-        for file in &self.ca_file {
-            builder = builder.extra_roots(read_authorities(file)?);
-        }
-        if let Some(user) = &self.username {
-            let credentials = Credentials::basic(user, read_password()?);
-            builder = builder.keychain(Arc::new(StaticKeychain::default().with(host, credentials)));
-        }
-        builder.build()
     }
 }
 

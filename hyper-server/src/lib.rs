@@ -40,6 +40,7 @@ mod error;
 mod gc_command;
 mod handlers;
 mod hang_up;
+mod import_command;
 mod listen;
 mod listen_on;
 mod listener;
@@ -57,6 +58,8 @@ mod policy_command;
 mod proxies;
 mod readiness;
 mod registry;
+#[cfg(any(feature = "conformance", feature = "import-registry"))]
+mod registry_args;
 mod reload;
 mod request_id;
 mod restore_command;

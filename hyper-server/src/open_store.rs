@@ -104,6 +104,22 @@ pub(crate) async fn metadata(config: &Config) -> Result<SqlMeta> {
     Ok(meta)
 }
 
+/// The metadata of a store as they are, to be read; `None` when there is no store yet. Nothing is made, migrated or written.
+///
+/// # Errors
+/// Those of [`SqlMeta::open_unchanged`] and of the database.
+pub(crate) async fn unchanged(config: &Config) -> Result<Option<SqlMeta>> {
+    let opened = match config.database.open()? {
+        Some(database) => SqlMeta::connect_unchanged(database).await,
+        None => SqlMeta::open_unchanged(config.data.join("hyper.db")).await,
+    };
+    match opened {
+        Ok(meta) => Ok(Some(meta)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 #[cfg(not(feature = "store-s3"))]
 async fn in_bucket(_: &Config, _: &BlobPlace, _: Option<Duration>) -> Result<Opened> {
     Err(Error::unsupported("blobs in buckets need the feature `store-s3`"))

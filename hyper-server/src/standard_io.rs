@@ -1,6 +1,6 @@
 //! Standard input and output, as the commands use them.
 
-use hyper_sdk::{Result, ResultExt as _};
+use hyper_sdk::{Error, Result, ResultExt as _};
 use std::io::{Read as _, Write as _};
 
 /// Prints a text and shows it at once.
@@ -19,4 +19,16 @@ pub(crate) fn read_password() -> Result<String> {
         }
     }
     Ok(password)
+}
+
+/// An error with its causes, on one line.
+pub(crate) fn chain(e: &Error) -> String {
+    let mut text = e.to_string();
+    let mut source = std::error::Error::source(e);
+    while let Some(e) = source {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        source = e.source();
+    }
+    text
 }

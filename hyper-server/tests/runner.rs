@@ -19,6 +19,7 @@ mod suite {
     mod embedding;
     mod hostile;
     mod http_store;
+    mod import;
     mod limits;
     mod lists;
     mod machine;

@@ -329,6 +329,18 @@ pub trait RegistryClient: Display + Debug + Send + Sync + 'static {
         Err(unsupported(self, "list repositories"))
     }
 
+    /// The tags of a repository as the registry writes them, also those that are not valid here and cannot be asked for.
+    async fn list_tag_texts(&self, repository: &RepositoryName, page: Page) -> Result<Listing<String>> {
+        let Listing { items, more } = self.list_tags(repository, page).await?;
+        Ok(Listing { items: items.iter().map(ToString::to_string).collect(), more })
+    }
+
+    /// The repositories of the registry as it writes them, also those that are not valid here and cannot be asked for.
+    async fn list_repository_texts(&self, page: Page) -> Result<Listing<String>> {
+        let Listing { items, more } = self.list_repositories(page).await?;
+        Ok(Listing { items: items.iter().map(ToString::to_string).collect(), more })
+    }
+
     /// The referrers of a manifest, through the fallback tag where the registry has no referrers API (end-12).
     async fn list_referrers(
         &self,

@@ -150,7 +150,7 @@ fn the_registry_keeps_every_rule_on_a_database_and_a_bucket() {
 }
 
 /// Distribution of Debian's package; ends with the test.
-struct Peer(Child);
+pub(super) struct Peer(Child);
 
 impl Drop for Peer {
     fn drop(&mut self) {
@@ -159,7 +159,7 @@ impl Drop for Peer {
     }
 }
 
-async fn distribution(folder: &Path) -> Option<(RegistryHost, Peer)> {
+pub(super) async fn distribution(folder: &Path) -> Option<(RegistryHost, Peer)> {
     let program = Path::new("/usr/bin/docker-registry");
     if !program.exists() {
         println!("SKIPPED: docker-registry is not installed");

@@ -40,7 +40,7 @@ const LEVELS: &[&[&str]] = &[
     &["dockerfile", "graph", "layer", "store"],
     &["sandbox", "layout", "bake"],
     &["lint", "client", "cache", "source", "snapshot", "exec"],
-    &["frontend", "solve", "export", "space"],
+    &["frontend", "solve", "export", "space", "import"],
     &["build"],
     &["session"],
     &["testing", "bin", "lib"],

@@ -68,44 +68,54 @@ pub(super) fn resolve_next(from: &Url, next: &str) -> Result<Url> {
 
 impl HttpClient {
     pub(super) async fn tags(&self, repository: &RepositoryName, page: &Page) -> Result<Listing<Tag>> {
-        #[derive(Deserialize)]
-        struct Tags {
-            #[serde(default)]
-            tags: Option<Vec<String>>,
-        }
-        let listing = self
-            .listing(
-                &format!("{repository}/tags/list"),
-                Access::repository(repository, "pull"),
-                Subject::Repository,
-                page,
-                |bytes| serde_json::from_slice::<Tags>(bytes).map(|t| t.tags.unwrap_or_default()),
-            )
-            .await?;
+        let listing = self.tag_texts(repository, page).await?;
         // A text that is not a valid tag cannot be requested.
         let items = listing.items.iter().filter_map(|t| Tag::parse(t).ok()).collect();
         Ok(Listing { items, more: listing.more })
     }
 
+    pub(super) async fn tag_texts(
+        &self,
+        repository: &RepositoryName,
+        page: &Page,
+    ) -> Result<Listing<String>> {
+        #[derive(Deserialize)]
+        struct Tags {
+            #[serde(default)]
+            tags: Option<Vec<String>>,
+        }
+        self.listing(
+            &format!("{repository}/tags/list"),
+            Access::repository(repository, "pull"),
+            Subject::Repository,
+            page,
+            |bytes| serde_json::from_slice::<Tags>(bytes).map(|t| t.tags.unwrap_or_default()),
+        )
+        .await
+    }
+
     pub(super) async fn catalog(&self, page: &Page) -> Result<Listing<RepositoryName>> {
+        let listing = self.catalog_texts(page).await?;
+        let items = listing.items.iter().filter_map(|r| RepositoryName::parse(r).ok()).collect();
+        Ok(Listing { items, more: listing.more })
+    }
+
+    pub(super) async fn catalog_texts(&self, page: &Page) -> Result<Listing<String>> {
         #[derive(Deserialize)]
         struct Repositories {
             #[serde(default)]
             repositories: Option<Vec<String>>,
         }
-        let listing = self
-            .listing("_catalog", Access::catalog(), Subject::Registry, page, |bytes| {
-                serde_json::from_slice::<Repositories>(bytes).map(|r| r.repositories.unwrap_or_default())
-            })
-            .await
-            .map_err(|e| match e.kind() {
-                ErrorKind::NotFound => {
-                    Error::unsupported("the registry does not list its repositories").with_source(e)
-                }
-                _ => e,
-            })?;
-        let items = listing.items.iter().filter_map(|r| RepositoryName::parse(r).ok()).collect();
-        Ok(Listing { items, more: listing.more })
+        self.listing("_catalog", Access::catalog(), Subject::Registry, page, |bytes| {
+            serde_json::from_slice::<Repositories>(bytes).map(|r| r.repositories.unwrap_or_default())
+        })
+        .await
+        .map_err(|e| match e.kind() {
+            ErrorKind::NotFound => {
+                Error::unsupported("the registry does not list its repositories").with_source(e)
+            }
+            _ => e,
+        })
     }
 
     async fn listing(

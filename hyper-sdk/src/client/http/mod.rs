@@ -270,6 +270,14 @@ impl RegistryClient for HttpClient {
         self.catalog(&page).await.context("registry", self)
     }
 
+    async fn list_tag_texts(&self, repository: &RepositoryName, page: Page) -> Result<Listing<String>> {
+        self.tag_texts(repository, &page).await.context("repository", repository)
+    }
+
+    async fn list_repository_texts(&self, page: Page) -> Result<Listing<String>> {
+        self.catalog_texts(&page).await.context("registry", self)
+    }
+
     async fn list_referrers(
         &self,
         repository: &RepositoryName,

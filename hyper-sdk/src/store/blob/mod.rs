@@ -19,6 +19,7 @@ mod disk;
 mod leftovers;
 mod memory;
 mod reading;
+pub(crate) use self::reading::file_stream;
 #[cfg(feature = "store-s3")]
 mod s3;
 

@@ -4,7 +4,7 @@ use crate::store::ByteStream;
 use crate::store::errors::missing_bytes;
 use crate::{Digest, Error, ErrorKind, Result};
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use std::fs::File;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -46,6 +46,21 @@ impl Part {
         self.at += wanted as u64;
         Ok(chunk.into())
     }
+}
+
+/// The first `size` bytes of a file, as those of a blob. They are not checked. Reads nothing before it is polled.
+pub(crate) fn file_stream(file: File, digest: Digest, size: u64) -> ByteStream {
+    if size == 0 {
+        return futures::stream::empty().boxed();
+    }
+    let mut part = Part::new(file, digest, 0, size);
+    let first = async move {
+        let read = spawn_blocking(move || part.next().map(|bytes| (part, bytes))).await;
+        let (part, bytes) =
+            read.map_err(|e| Error::internal("the reading thread ended early").with_source(e))??;
+        Ok::<_, Error>(read_ahead(part, bytes))
+    };
+    futures::stream::once(first).try_flatten().boxed()
 }
 
 /// Yields `first` and then the rest. The next chunk is read ahead on a blocking thread. No thread is occupied while the

@@ -279,6 +279,14 @@ impl RegistryClient for Faulty {
         Ok(self.listing(self.inner.list_repositories(self.page(page)).await?))
     }
 
+    async fn list_tag_texts(&self, name: &RepositoryName, page: Page) -> Result<Listing<String>> {
+        self.inner.list_tag_texts(name, page).await
+    }
+
+    async fn list_repository_texts(&self, page: Page) -> Result<Listing<String>> {
+        self.inner.list_repository_texts(page).await
+    }
+
     async fn list_referrers(
         &self,
         name: &RepositoryName,

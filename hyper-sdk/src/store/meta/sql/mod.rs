@@ -98,6 +98,37 @@ impl SqlMeta {
         Ok(Self(Arc::new(Database::Sqlite(database))))
     }
 
+    /// Opens an existing database at `path` to read it: no table is migrated, and no file is made. Of the files in its folder
+    /// only the index of an open log is written (`-shm`), which has no content. Other processes may write it meanwhile. Every change is rejected with [`ErrorKind::Unsupported`].
+    ///
+    /// Must be called within a tokio runtime, which must outlive the value.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is no database; [`ErrorKind::Unsupported`] when another version has written it; those
+    /// of [`SqlMeta::open`].
+    pub async fn open_unchanged(path: impl Into<PathBuf>) -> Result<Self> {
+        let path = path.into();
+        if !path.exists() {
+            return Err(
+                Error::new(ErrorKind::NotFound, "there is no database").with_context("path", path.display())
+            );
+        }
+        Ok(Self(Arc::new(Database::Sqlite(sqlite::Database::open_unchanged(path).await?))))
+    }
+
+    /// Connects to a PostgreSQL database to read it: no table is made or migrated.
+    ///
+    /// Must be called within a tokio runtime, which must outlive the value.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when the database has no registry; [`ErrorKind::Unsupported`] when another version has written
+    /// it; those of [`SqlMeta::connect`].
+    #[cfg(feature = "store-postgres")]
+    pub async fn connect_unchanged(options: PostgresOptions) -> Result<Self> {
+        let database = Box::pin(postgres::Database::connect_unchanged(options)).await?;
+        Ok(Self(Arc::new(Database::Postgres(database))))
+    }
+
     /// Connects to a PostgreSQL database, and migrates its tables. Any number of processes may have it open.
     ///
     /// Must be called within a tokio runtime, which must outlive the value.

@@ -57,6 +57,15 @@ pub(super) struct Database {
 impl Database {
     /// See [`super::SqlMeta::connect`].
     pub(super) async fn connect(options: PostgresOptions) -> Result<Self> {
+        Self::connect_to(options, true).await
+    }
+
+    /// See [`super::SqlMeta::connect_unchanged`].
+    pub(super) async fn connect_unchanged(options: PostgresOptions) -> Result<Self> {
+        Self::connect_to(options, false).await
+    }
+
+    async fn connect_to(options: PostgresOptions, migrates: bool) -> Result<Self> {
         let PostgresOptions { connect, connections, place } = options;
         let failed = |e| sql_error(&place, e);
         let opening = tokio::time::timeout(2 * ACQUIRE, connect.connect()).await;
@@ -79,7 +88,16 @@ impl Database {
                 tracing::warn!(database = %place, "{name} is {bad}: a power failure can lose what was acknowledged");
             }
         }
-        let found = migrate(&mut connection).await.map_err(failed)?;
+        let found = if migrates {
+            migrate(&mut connection).await.map_err(failed)?
+        } else {
+            let found = known_version(&mut connection).await.map_err(failed)?.ok_or_else(|| {
+                Error::new(ErrorKind::NotFound, "the database has no registry")
+                    .with_context("database", &place)
+            })?;
+            schema::reject_older(found).context("database", &place)?;
+            found
+        };
         schema::reject_newer(found).context("database", &place)?;
         let (id, secret, now): (String, String, i64) = sqlx::query_as(
             "SELECT id, secret, CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) FROM registry_state",
@@ -185,17 +203,24 @@ impl Database {
     }
 }
 
-/// Applies the missing migrations, and returns the version before. A database that has them is not written, so a server
-/// needs no right to create tables there.
-async fn migrate(connection: &mut PgConnection) -> sqlx::Result<i64> {
+/// The version of the tables; `None` when there are none.
+async fn known_version(connection: &mut PgConnection) -> sqlx::Result<Option<i64>> {
     let has_tables: bool = sqlx::query_scalar("SELECT to_regclass('registry_state') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await?;
-    if has_tables {
-        let found: i64 = sqlx::query_scalar(schema::VERSION).fetch_one(&mut *connection).await?;
-        if schema::missing(found).next().is_none() {
-            return Ok(found);
-        }
+    if !has_tables {
+        return Ok(None);
+    }
+    sqlx::query_scalar(schema::VERSION).fetch_one(&mut *connection).await.map(Some)
+}
+
+/// Applies the missing migrations, and returns the version before. A database that has them is not written, so a server
+/// needs no right to create tables there.
+async fn migrate(connection: &mut PgConnection) -> sqlx::Result<i64> {
+    if let Some(found) = known_version(connection).await?
+        && schema::missing(found).next().is_none()
+    {
+        return Ok(found);
     }
     let mut transaction = connection.begin().await?;
     sqlx::raw_sql("SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0")

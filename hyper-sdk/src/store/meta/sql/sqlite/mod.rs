@@ -91,6 +91,16 @@ impl Database {
         })
     }
 
+    /// See [`super::SqlMeta::open_unchanged`].
+    pub(in crate::store::meta::sql) fn open_unchanged(path: PathBuf) -> BoxFuture<'static, Result<Self>> {
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT)
+            .disable_statement_logging();
+        Box::pin(Self::open_read_only(path, options))
+    }
+
     /// Connects and migrates the tables.
     async fn connect_upgraded(options: &SqliteConnectOptions, path: &Path) -> Result<SqliteConnection> {
         let mut connection = options.connect().await.map_err(|e| sql_error(path, e))?;
@@ -114,7 +124,11 @@ impl Database {
     async fn open_read_only(path: PathBuf, options: SqliteConnectOptions) -> Result<Self> {
         let options = options.create_if_missing(false).read_only(true);
         let from = path.clone();
-        let found = tokio::task::spawn_blocking(move || unwritable::find(&from)).await;
+        let found = tokio::task::spawn_blocking(move || match unwritable::is_in_use(&from) {
+            true => Ok(unwritable::Found::Open),
+            false => unwritable::find(&from),
+        });
+        let found = found.await;
         let found = found.map_err(|e| Error::internal("the copying thread ended early").with_source(e))??;
         let (options, copy) = match found {
             unwritable::Found::Closed => (options.immutable(true), None),

@@ -51,6 +51,11 @@ fn state(database: &Path) -> State {
     }
 }
 
+/// Whether another process has the database open, so that it may change.
+pub(super) fn is_in_use(database: &Path) -> bool {
+    ["-wal", "-shm"].iter().all(|suffix| beside(database, suffix).exists())
+}
+
 fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(suffix);
