@@ -91,6 +91,9 @@ struct CommonArgs {
     /// Leave tags of the store as they are that name another image than in the source [default: they move]
     #[arg(long)]
     keep_tags: bool,
+    /// Import an index of which the source lacks some images, without these [default: it fails]
+    #[arg(long)]
+    sparse: bool,
     /// Write nothing, and say what would be imported; the bytes of blobs are not read
     #[arg(long)]
     dry_run: bool,
@@ -172,6 +175,7 @@ async fn run_from(source: Arc<dyn ImportSource>, args: CommonArgs) -> Result<boo
     }
     options.existing_tags = if args.keep_tags { ExistingTags::Keep } else { ExistingTags::Move };
     options.guard = immutable_tags(&config)?;
+    options.sparse = args.sparse;
     options.parallel = usize::from(args.parallel);
     options.observer = Some(output.clone().observer());
     let target = if args.dry_run {
@@ -281,11 +285,13 @@ impl Output {
                 json!({ "repository": repository.as_str(), "digest": digest.as_str(), "outcome": "created" })
                     .to_string()
             }
-            ImportEvent::LeftOut { name, reason } if is_text => format!("left out {name}: {reason}"),
+            ImportEvent::LeftOut { name, reason } if is_text => format!("left out {}: {reason}", plain(name)),
             ImportEvent::LeftOut { name, reason } => {
                 json!({ "left_out": name, "reason": reason }).to_string()
             }
-            ImportEvent::Failed { name, error } if is_text => format!("failed {name}: {}", chain(error)),
+            ImportEvent::Failed { name, error } if is_text => {
+                format!("failed {}: {}", plain(name), plain(&chain(error)))
+            }
             ImportEvent::Failed { name, error } => {
                 json!({ "failed": name, "kind": error.kind().name(), "error": chain(error) }).to_string()
             }
@@ -317,6 +323,15 @@ impl Output {
     }
 }
 
+/// A text of the source for a terminal: names of files may have line breaks and escapes, which would forge lines.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { plain.extend(c.escape_default()) } else { plain.push(c) }
+    }
+    plain
+}
+
 fn sums(done: &Imported, format: Format, dry_run: bool) -> String {
     if format == Format::Json {
         let sums = json!({
@@ -345,4 +360,14 @@ fn sums(done: &Imported, format: Format, dry_run: bool) -> String {
         done.left_out,
         done.failed,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_forges_no_line() {
+        assert_eq!(plain("x\ncreated evil:1 \x1b[31m é"), "x\\ncreated evil:1 \\u{1b}[31m é");
+    }
 }

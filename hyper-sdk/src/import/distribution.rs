@@ -68,18 +68,14 @@ impl DistributionTree {
         .await
     }
 
-    /// Whether a link of a repository names this very digest.
-    async fn has_link(&self, path: String, digest: &Digest) -> Result<bool> {
-        let (folder, wanted) = (self.folder.clone(), digest.clone());
+    /// The digest under which the bytes are that a link of a repository stands for; `None` without the link. It is another one
+    /// for content with a digest of another algorithm: Distribution keeps it under its sha256. The bytes say whether it is right.
+    async fn linked(&self, path: String) -> Result<Option<Digest>> {
+        let folder = self.folder.clone();
         blocking(move || {
-            let Some(bytes) = folder.read(&path, MAX_LINK)? else { return Ok(false) };
-            let found = digest_of_link(&bytes)?;
-            if found == wanted {
-                return Ok(true);
-            }
-            Err(Error::new(ErrorKind::Corrupt, "a link names another digest than its folder")
-                .with_context("path", folder.path().join(path).display())
-                .with_context("got", found))
+            let Some(bytes) = folder.read(&path, MAX_LINK)? else { return Ok(None) };
+            let at = |e: Error| e.with_context("path", folder.path().join(&path).display());
+            digest_of_link(&bytes).map(Some).map_err(at)
         })
         .await
     }
@@ -130,7 +126,12 @@ fn walk(folder: &Folder, name: &str, depth: usize, send: &mut dyn FnMut(Result<S
     for entry in entries {
         let entry = match entry {
             Ok(entry) => entry,
-            Err(e) => return send(Err(e)),
+            Err(e) => {
+                if send(Err(e)) {
+                    continue;
+                }
+                return false;
+            }
         };
         let below = if name.is_empty() { entry.name.clone() } else { format!("{name}/{}", entry.name) };
         let goes_on = match entry.kind {
@@ -253,28 +254,28 @@ impl ImportSource for DistributionTree {
 
     async fn manifest(&self, repository: &RepositoryName, wanted: &SourceManifest) -> Result<Manifest> {
         let digest = &wanted.digest;
-        if !self.has_link(revision_path(repository, digest), digest).await? {
-            return Err(no_manifest(repository, digest));
-        }
-        let (folder, path) = (self.folder.clone(), data_path(digest));
-        let bytes = blocking(move || folder.read(&path, MAX_MANIFEST)).await?.ok_or_else(|| {
+        let link = self.linked(revision_path(repository, digest)).await?;
+        let path = data_path(&link.ok_or_else(|| no_manifest(repository, digest))?);
+        let (folder, at) = (self.folder.clone(), path.clone());
+        let bytes = blocking(move || folder.read(&at, MAX_MANIFEST)).await?.ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, "the bytes of a manifest are missing in the source")
-                .with_context("path", self.folder.path().join(data_path(digest)).display())
+                .with_context("path", self.folder.path().join(path).display())
         })?;
         parse_manifest(bytes, wanted)
     }
 
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {
-        if !self.has_link(layer_path(repository, digest), digest).await? {
-            return Err(no_blob(repository, digest));
-        }
-        let (folder, path) = (self.folder.clone(), data_path(digest));
+        let link = self.linked(layer_path(repository, digest)).await?;
+        let path = data_path(&link.ok_or_else(|| no_blob(repository, digest))?);
+        let folder = self.folder.clone();
         blocking(move || folder.size(&path)).await?.ok_or_else(|| no_blob(repository, digest))
     }
 
     async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<BlobReader> {
+        let link = self.linked(layer_path(repository, digest)).await?;
+        let path = data_path(&link.ok_or_else(|| no_blob(repository, digest))?);
         let (folder, wanted) = (self.folder.clone(), digest.clone());
-        let blob = blocking(move || folder.blob(&data_path(&wanted), &wanted)).await?;
+        let blob = blocking(move || folder.blob(&path, &wanted)).await?;
         blob.ok_or_else(|| no_blob(repository, digest))
     }
 }

@@ -32,7 +32,7 @@ pub(super) struct Folder {
 /// An entry of a folder.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// The name. Bytes that are not UTF-8 are replaced; such a name leads to nothing.
+    /// The name.
     pub(super) name: String,
     pub(super) kind: FileType,
 }
@@ -148,7 +148,7 @@ impl Folder {
     }
 
     /// The entries of a folder, in the order of the file system; `None` when there is no such folder. An empty name is the
-    /// folder itself.
+    /// folder itself. A name that is not UTF-8 is an error in its place, and the others follow.
     ///
     /// # Errors
     /// [`ErrorKind::Invalid`] for a link that leads out; [`ErrorKind::Io`].
@@ -156,6 +156,7 @@ impl Folder {
         let opened = self.resolve(if name.is_empty() { "." } else { name }, FOLDER)?;
         let Some(opened) = opened else { return Ok(None) };
         let path = self.path.join(name);
+        let at_path = path.clone();
         let failed = move |e: Errno| Error::io("cannot read a folder of the source", &path, e.into());
         let at = opened.try_clone().map_err(|e| Error::io("cannot read a folder of the source", name, e))?;
         let entries = Dir::new(opened).map_err(&failed)?;
@@ -176,7 +177,12 @@ impl Folder {
                     Err(e) => return Some(Err(failed(e))),
                 }
             }
-            Some(Ok(Entry { name: entry.file_name().to_string_lossy().into_owned(), kind }))
+            match entry.file_name().to_str() {
+                Ok(name) => Some(Ok(Entry { name: name.to_owned(), kind })),
+                // Such as the folder of a repository that an older server accepted: it must not vanish.
+                Err(_) => Some(Err(Error::invalid("a name in the source is not UTF-8")
+                    .with_context("path", at_path.join(&*entry.file_name().to_string_lossy()).display()))),
+            }
         })))
     }
 

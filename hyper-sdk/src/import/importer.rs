@@ -10,7 +10,7 @@ use crate::{Digest, Error, ErrorKind, Result};
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
@@ -31,6 +31,9 @@ pub struct ImportOptions {
     pub existing_tags: ExistingTags,
     /// Says the rule for the tags of a repository, such as one that keeps immutable tags. What a rule refuses is a failure.
     pub guard: Option<TagRules>,
+    /// Imports an index of which the source lacks some images for a platform, without these. Otherwise it fails, as a tag
+    /// would name an image that is not whole.
+    pub sparse: bool,
     /// How many images, and how many blobs, are imported at once.
     pub parallel: usize,
     /// Is called for each step.
@@ -39,7 +42,14 @@ pub struct ImportOptions {
 
 impl Default for ImportOptions {
     fn default() -> Self {
-        Self { only: None, existing_tags: ExistingTags::default(), guard: None, parallel: 8, observer: None }
+        Self {
+            only: None,
+            existing_tags: ExistingTags::default(),
+            guard: None,
+            sparse: false,
+            parallel: 8,
+            observer: None,
+        }
     }
 }
 
@@ -47,6 +57,7 @@ impl fmt::Debug for ImportOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ImportOptions")
             .field("existing_tags", &self.existing_tags)
+            .field("sparse", &self.sparse)
             .field("parallel", &self.parallel)
             .finish_non_exhaustive()
     }
@@ -63,6 +74,8 @@ pub(super) struct Import {
     pub(super) manifest_turns: Turns<(RepositoryName, Digest)>,
     /// Blobs that a dry run has counted.
     pub(super) counted: Mutex<HashSet<Digest>>,
+    /// How many tags and manifests the source has named.
+    pub(super) roots: AtomicU64,
     /// How many images in a row failed because the source did not answer.
     unreachable: AtomicU32,
 }
@@ -94,7 +107,7 @@ pub(super) struct Repository {
 /// ```
 ///
 /// # Errors
-/// [`ErrorKind::NotFound`] when the source has no repository, or none that was chosen; those of the target that no other image
+/// [`ErrorKind::NotFound`] when the source has no image in any repository that was chosen; those of the target that no other image
 /// can avoid, such as [`ErrorKind::StorageFull`]; [`ErrorKind::Unavailable`] when the source does not answer several times in
 /// a row. What cannot be imported for another reason is counted in [`Imported::failed`], and the observer gets its error.
 pub async fn import(
@@ -112,6 +125,7 @@ pub async fn import(
         blob_turns: Turns::default(),
         manifest_turns: Turns::default(),
         counted: Mutex::default(),
+        roots: AtomicU64::new(0),
         unreachable: AtomicU32::new(0),
     });
     let roots = import.source.repositories().flat_map(|name| import.roots_of(name));
@@ -128,10 +142,11 @@ pub async fn import(
         .await;
     outcome?;
     let sums = import.counts.sums();
-    if sums.repositories == 0 && sums.failed == 0 {
-        let why = match sums.skipped {
-            0 => "the source has no repository",
-            _ => "none of the repositories of the source is chosen",
+    if import.roots.load(Ordering::Relaxed) == 0 && sums.failed == 0 {
+        let why = match (sums.repositories, sums.skipped) {
+            (0, 0) => "the source has no repository",
+            (0, _) => "none of the repositories of the source is chosen",
+            _ => "the source has no image in the repositories that are chosen",
         };
         return Err(Error::new(ErrorKind::NotFound, why)
             .with_context("source", &import.source)

@@ -71,9 +71,12 @@ impl Entry {
         if let Some(tag) = text.filter(|text| Tag::parse(text).is_ok()) {
             return Some(tag.clone());
         }
-        match self.reference() {
-            Some(reference) => reference.tag().map(ToString::to_string),
-            None => text.cloned(),
+        // A reference without a tag means `latest` to a person; to an index it is a name that is no tag.
+        let names = [names.image.as_ref(), text].into_iter().flatten();
+        let written = names.filter_map(|text| text.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')));
+        match (self.reference(), written.map(|(_, tag)| tag).find(|tag| Tag::parse(tag).is_ok())) {
+            (Some(_), Some(tag)) => Some(tag.to_owned()),
+            _ => text.or(self.annotations.as_ref()?.image.as_ref()).cloned(),
         }
     }
 
@@ -200,6 +203,9 @@ mod tests {
             index(&[("a", "1.0"), ("b", "docker.io/team/app:2.0"), ("c", "no tag!"), ("d", "busybox:3")]);
         assert_eq!(tags(&names, None), ["1.0", "2.0", "no tag!", "3"]);
         assert_eq!(tags(&names, Some("team/app")), ["2.0"]);
+        // What names no tag is none, and never `latest`.
+        let without = index(&[("a", "feature/branch"), ("b", "docker.io/team/app"), ("c", "host:5000/app")]);
+        assert_eq!(tags(&without, None), ["feature/branch", "docker.io/team/app", "host:5000/app"]);
         let (repositories, has_others) = names.repositories();
         let found: Vec<_> = repositories.iter().map(|name| name.as_str()).collect();
         assert!(has_others);

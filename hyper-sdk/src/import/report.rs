@@ -45,7 +45,8 @@ pub enum ImportEvent<'a> {
         /// How many.
         bytes: u64,
     },
-    /// Something was left out that the source itself does not have: a tag that it deleted meanwhile, or an image of an index.
+    /// Something was left out that the source itself does not have: a tag that it deleted meanwhile, an image of a sparse index,
+    /// or a layer that lies elsewhere.
     LeftOut {
         /// What.
         name: &'a str,
@@ -90,7 +91,7 @@ pub struct Imported {
     pub bytes: u64,
     /// Blobs that another repository of the store had: they were linked.
     pub blobs_linked: u64,
-    /// What the source itself does not have: deleted tags, and images of sparse indexes.
+    /// What the source itself does not have: deleted tags, images of sparse indexes, and layers that lie elsewhere.
     pub left_out: u64,
     /// What cannot be imported. An import is complete when this is zero.
     pub failed: u64,

@@ -37,6 +37,7 @@ impl Import {
     /// # Errors
     /// Those that end the whole import.
     pub(super) async fn bring_root(&self, repository: &Repository, root: Result<ImportRoot>) -> Result<()> {
+        add(&self.roots, 1);
         let (name, outcome) = match root {
             Err(e) => (repository.name.to_string(), Err(Stop::Image(e))),
             Ok(ImportRoot::Tag(text, entry)) => {
@@ -185,7 +186,7 @@ impl Import {
             ManifestBody::Index(index) => {
                 for entry in &index.manifests {
                     if !is_manifest(entry) {
-                        blobs.push((entry, entry.platform.is_none()));
+                        blobs.push((entry, entry.platform.is_none() || !self.options.sparse));
                         continue;
                     }
                     let kind = Some(entry.media_type.clone()).filter(|kind| !kind.is_empty());
@@ -193,7 +194,9 @@ impl Import {
                     match self.bring(repository, &wanted, depth + 1, walk, None).await {
                         Ok(_) => {}
                         Err(Stop::Image(e))
-                            if e.kind() == ErrorKind::ManifestUnknown && entry.platform.is_some() =>
+                            if e.kind() == ErrorKind::ManifestUnknown
+                                && entry.platform.is_some()
+                                && self.options.sparse =>
                         {
                             let name = format!("{}@{}", repository.name, entry.digest);
                             self.leave_out(&name, "the source has its index, and not this image of it");
@@ -212,7 +215,11 @@ impl Import {
         for (blob, is_needed) in blobs {
             work.push(Ok(Box::pin(async move {
                 match self.bring_blob(&repository.name, blob).await {
-                    Err(Stop::Image(e)) if !is_needed && e.kind() == ErrorKind::BlobUnknown => Ok(()),
+                    Err(Stop::Image(e)) if !is_needed && e.kind() == ErrorKind::BlobUnknown => {
+                        let name = format!("{}@{}", repository.name, blob.digest);
+                        self.leave_out(&name, "the source does not have the blob, which may lie elsewhere");
+                        Ok(())
+                    }
                     outcome => outcome,
                 }
             })));

@@ -28,6 +28,8 @@ use std::sync::Arc;
 
 /// How deep folders of repositories may lie in each other: longer names are not accepted anyway.
 const MAX_DEPTH: usize = 128;
+/// What a layout itself has. A link there may lead elsewhere in the source.
+const OF_LAYOUT: [&str; 3] = ["blobs", "index.json", "oci-layout"];
 /// Folders that are no repositories.
 const OTHERS: [&str; 3] = [".uploads", ".sync", "lost+found"];
 
@@ -87,7 +89,12 @@ fn walk(folder: &Folder, name: &str, depth: usize, send: &mut dyn FnMut(Result<S
     for entry in entries {
         let entry = match entry {
             Ok(entry) => entry,
-            Err(e) => return send(Err(e)),
+            Err(e) => {
+                if send(Err(e)) {
+                    continue;
+                }
+                return false;
+            }
         };
         let below = if name.is_empty() { entry.name.clone() } else { format!("{name}/{}", entry.name) };
         let path = || folder.path().join(&below).display().to_string();
@@ -100,10 +107,12 @@ fn walk(folder: &Folder, name: &str, depth: usize, send: &mut dyn FnMut(Result<S
             )
             .with_context("path", path()))),
             FileType::Directory => walk(folder, &below, depth + 1, send),
-            FileType::Symlink if !is_layout => send(Err(Error::invalid(
-                "a link is in the place of the folder of a repository: put what it leads to in its place",
-            )
-            .with_context("path", path()))),
+            FileType::Symlink if !(is_layout && OF_LAYOUT.contains(&entry.name.as_str())) => {
+                send(Err(Error::invalid(
+                    "a link is in the place of the folder of a repository: put what it leads to in its place",
+                )
+                .with_context("path", path())))
+            }
             _ => true,
         };
         if !goes_on {

@@ -123,7 +123,7 @@ async fn what_cannot_be_imported_is_named() {
         "app:.bad: ",
         "app:bytes: the bytes of a manifest are missing in the source",
         "app:empty: a link is empty",
-        "app:liar: a link names another digest than its folder",
+        "app:liar: the bytes of the manifest do not match its digest",
         "app:lost: the tag has no link to a manifest",
         "app:none: the source does not have the manifest",
         "app:old: a Docker image manifest of schema 1 is not supported",
@@ -181,4 +181,66 @@ async fn a_folder_without_a_registry_is_an_error() {
     let said =
         run(DistributionTree::open(folder.path()).await.unwrap(), target, ImportOptions::default()).await;
     assert!(said.failed.len() == 1 && said.failed[0].contains("repositories/loop"), "{:?}", said.failed);
+}
+
+/// Distribution keeps content with another digest under its sha256, and says so in the link.
+#[tokio::test]
+async fn a_link_may_lead_to_the_same_content_under_another_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = Tree(folder.path());
+    let layer = b"a layer";
+    let long = Algorithm::Sha512.digest(layer);
+    let mut image = Image::of("{}", &[], |manifest| {
+        let mut descriptor = Descriptor::of(media_type::OCI_LAYER, layer);
+        descriptor.digest = long.clone();
+        manifest.layers = vec![descriptor];
+    });
+    tree.image("app", &image, &["1.0"]);
+    let link = |target: &Digest| {
+        let path = format!("repositories/app/_layers/sha512/{}/link", long.hex());
+        write(&tree.path(&path), target.as_str().as_bytes());
+    };
+    tree.data(&Digest::sha256(layer), layer);
+    tree.data(&Digest::sha256("other!!"), b"other!!");
+    // What the link leads to is checked against the digest that is wanted.
+    link(&Digest::sha256("other!!"));
+    let store = MemoryStore::default();
+    let said = into(&store, DistributionTree::open(folder.path()).await.unwrap()).await;
+    assert!(said.failed[0].contains("do not match its digest"), "{:?}", said.failed);
+    assert_eq!(tagged(&store, "app", "1.0").await, None);
+    link(&Digest::sha256(layer));
+    let said = into(&store, DistributionTree::open(folder.path()).await.unwrap()).await;
+    assert_eq!(said.failed, [""; 0]);
+    image.blobs.truncate(1);
+    assert_whole(&store, "app", &image).await;
+    assert_eq!(store.read_blob(&name("app"), &long, 100).await.unwrap(), &layer[..]);
+}
+
+#[tokio::test]
+async fn a_repository_with_a_name_that_is_not_utf_8_does_not_vanish() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let tree = Tree(folder.path());
+    let image = Image::new("{}", &["a"]);
+    tree.image("app", &image, &["1.0"]);
+    let strange = tree.path("repositories").join(std::ffi::OsStr::from_bytes(b"caf\xe9/_manifests"));
+    std::fs::create_dir_all(strange).unwrap();
+    let store = MemoryStore::default();
+    let said = into(&store, DistributionTree::open(folder.path()).await.unwrap()).await;
+    assert_eq!((said.imported.failed, said.imported.tags_created), (1, 1));
+    assert!(said.failed[0].contains("not UTF-8") && said.failed[0].contains("caf"), "{:?}", said.failed);
+}
+
+#[tokio::test]
+async fn a_source_without_images_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let tree = Tree(folder.path());
+    tree.image("app", &Image::new("{}", &["a"]), &[]);
+    std::fs::remove_dir_all(tree.path("repositories/app/_manifests")).unwrap();
+    std::fs::create_dir_all(tree.path("repositories/app/_manifests/tags")).unwrap();
+    let source = Arc::new(DistributionTree::open(folder.path()).await.unwrap());
+    let target = ImportTarget::Store(Arc::new(MemoryStore::default()));
+    let error = import(source, target, ImportOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(error.to_string().contains("no image"), "{error}");
 }

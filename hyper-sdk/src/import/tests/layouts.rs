@@ -149,7 +149,7 @@ async fn damage_fails_only_what_needs_it() {
 }
 
 #[tokio::test]
-async fn an_index_may_lack_images_of_platforms() {
+async fn a_sparse_index_may_lack_images_of_platforms_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let (here, away) = (Image::new("{}", &["a"]), Image::new("{ }", &["b"]));
     let with = |image: &Image, architecture: Option<&str>| {
@@ -169,7 +169,9 @@ async fn an_index_may_lack_images_of_platforms() {
     }
     layout(folder.path(), &[(&sparse, Some("sparse")), (&broken, Some("broken")), (&above, Some("above"))]);
     let store = MemoryStore::default();
-    let said = into(&store, open(folder.path(), "a").await).await;
+    let options = ImportOptions { sparse: true, ..ImportOptions::default() };
+    let target = ImportTarget::Store(Arc::new(store.clone()));
+    let said = run(open(folder.path(), "a").await, target, options).await;
     assert_eq!(said.left_out.len(), 1, "{:?}", said.left_out);
     assert!(said.left_out[0].starts_with(&format!("a@{}: ", away.digest())), "{:?}", said.left_out);
     assert_eq!(tagged(&store, "a", "sparse").await, Some(Digest::sha256(&sparse)));
@@ -423,4 +425,88 @@ async fn a_push_beside_an_import_is_not_lost_where_tags_are_kept() {
     let refused = ImportTarget::Store(Arc::new(store.clone())).put(&name("a"), put).await;
     assert!(matches!(refused, Err(crate::import::target::Stop::Image(e)) if e.kind() == ErrorKind::Conflict));
     assert_eq!(tagged(&store, "a", "latest").await, Some(manifest.digest().clone()));
+}
+
+#[tokio::test]
+async fn a_name_that_is_no_tag_moves_no_tag() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = Image::new("{}", &["a"]);
+    put(folder.path(), &image);
+    layout(folder.path(), &[(&image.manifest, Some("feature/branch"))]);
+    let store = MemoryStore::default();
+    let said = into(&store, open(folder.path(), "app").await).await;
+    assert_eq!((said.imported.failed, said.imported.tags_created), (1, 0), "{:?}", said.lines);
+    assert!(said.failed[0].starts_with("app:feature/branch"), "{:?}", said.failed);
+    assert_eq!(tagged(&store, "app", "latest").await, None);
+}
+
+#[tokio::test]
+async fn an_index_that_lacks_an_image_fails_unless_sparse_ones_are_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (here, away) = (Image::new("{}", &["a"]), Image::new("{ }", &["b"]));
+    put(folder.path(), &here);
+    let mut entries = [here.descriptor(), away.descriptor()];
+    for entry in &mut entries {
+        entry.platform = Some(Platform::new("linux", "amd64", None));
+    }
+    let mut strange = Descriptor::of("application/x-unknown", b"not here");
+    strange.platform = entries[0].platform.clone();
+    let index = ImageIndex::new(entries.to_vec()).to_bytes();
+    let with_strange = ImageIndex::new(vec![here.descriptor(), strange.clone()]).to_bytes();
+    for bytes in [&index, &with_strange] {
+        write(&blob_path(folder.path(), bytes), bytes);
+    }
+    layout(folder.path(), &[(&index, Some("all")), (&with_strange, Some("strange"))]);
+    let store = MemoryStore::default();
+    let said = into(&store, open(folder.path(), "app").await).await;
+    assert_eq!((said.imported.failed, said.imported.left_out), (2, 0), "{:?}", said.failed);
+    assert!(said.failed[0].contains(away.digest().as_str()), "{:?}", said.failed);
+    assert!(said.failed[1].contains(strange.digest.as_str()), "{:?}", said.failed);
+    assert_eq!(tagged(&store, "app", "all").await, None);
+    let options = ImportOptions { sparse: true, ..ImportOptions::default() };
+    let target = ImportTarget::Store(Arc::new(store.clone()));
+    let said = run(open(folder.path(), "app").await, target, options).await;
+    assert_eq!((said.imported.failed, said.imported.left_out), (0, 2), "{:?}", said.failed);
+    assert!(said.left_out.iter().any(|line| line.contains(away.digest().as_str())), "{:?}", said.left_out);
+    assert!(said.left_out.iter().any(|line| line.contains(strange.digest.as_str())), "{:?}", said.left_out);
+    assert_eq!(tagged(&store, "app", "all").await, Some(Digest::sha256(&index)));
+}
+
+/// A layer that others may not distribute lies elsewhere; that it is left out is said.
+#[tokio::test]
+async fn a_layer_that_lies_elsewhere_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut image = Image::of("{}", &["foreign"], |manifest| {
+        manifest.layers[0].urls = vec!["https://example.com/layer".to_owned()];
+    });
+    put(folder.path(), &image);
+    layout(folder.path(), &[(&image.manifest, Some("1.0"))]);
+    std::fs::remove_file(blob_path(folder.path(), b"foreign")).unwrap();
+    let store = MemoryStore::default();
+    let said = into(&store, open(folder.path(), "app").await).await;
+    assert_eq!((said.imported.failed, said.imported.left_out), (0, 1), "{:?}", said.failed);
+    assert!(said.left_out[0].contains(Digest::sha256("foreign").as_str()), "{:?}", said.left_out);
+    image.blobs.truncate(1);
+    assert_whole(&store, "app", &image).await;
+}
+
+#[tokio::test]
+async fn links_and_strange_names_in_the_storage_of_zot_are_reported() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    let image = Image::new("{}", &["a"]);
+    for repository in ["team", "team/app"] {
+        put(&root.join(repository), &image);
+        layout(&root.join(repository), &[(&image.manifest, Some("1.0"))]);
+    }
+    symlink(root.join("team/app"), root.join("team/linked")).unwrap();
+    let strange = root.join(std::ffi::OsStr::from_bytes(b"caf\xe9"));
+    put(&strange, &image);
+    layout(&strange, &[(&image.manifest, Some("1.0"))]);
+    let store = MemoryStore::default();
+    let said = into(&store, ZotTree::open(root).await.unwrap()).await;
+    assert_eq!((said.imported.failed, said.imported.tags_created), (2, 2), "{:?}", said.failed);
+    assert!(said.failed.iter().any(|line| line.contains("team/linked")), "{:?}", said.failed);
+    assert!(said.failed.iter().any(|line| line.contains("not UTF-8")), "{:?}", said.failed);
 }

@@ -98,8 +98,10 @@ impl SqlMeta {
         Ok(Self(Arc::new(Database::Sqlite(database))))
     }
 
-    /// Opens an existing database at `path` to read it: no table is migrated, and no file is made. Of the files in its folder
-    /// only the index of an open log is written (`-shm`), which has no content. Other processes may write it meanwhile. Every change is rejected with [`ErrorKind::Unsupported`].
+    /// Opens an existing database at `path` to read it: no table is migrated, and no file is made beside it. Of the files in its
+    /// folder only the index of an open log is written (`-shm`), which has no content. One that no process has open is copied into
+    /// the folder of temporary files and read there. Other processes may write it meanwhile; what they write shows only when one had
+    /// it open. Every change is rejected with [`ErrorKind::Unsupported`].
     ///
     /// Must be called within a tokio runtime, which must outlive the value.
     ///

@@ -61,7 +61,7 @@ impl Database {
                 .disable_statement_logging();
             // Only one process at a time switches a new file to write-ahead logging and creates its tables.
             let Some(_guard) = lock(&path).await? else {
-                return Self::open_read_only(path, options).await;
+                return Self::open_read_only(path, options, false).await;
             };
             let options = options
                 .create_if_missing(true)
@@ -98,7 +98,7 @@ impl Database {
             .foreign_keys(true)
             .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
-        Box::pin(Self::open_read_only(path, options))
+        Box::pin(Self::open_read_only(path, options, true))
     }
 
     /// Connects and migrates the tables.
@@ -121,11 +121,14 @@ impl Database {
     /// Nobody can write to a read-only file system, so the database is opened as immutable, which needs no other files.
     /// An immutable database ignores the write-ahead log: one with a log is read with the index that is beside it, or,
     /// when there is none, in a private copy ([`unwritable`]).
-    async fn open_read_only(path: PathBuf, options: SqliteConnectOptions) -> Result<Self> {
+    ///
+    /// Where another process may begin to write (`may_change`), one that is closed is read in a private copy as well.
+    async fn open_read_only(path: PathBuf, options: SqliteConnectOptions, may_change: bool) -> Result<Self> {
         let options = options.create_if_missing(false).read_only(true);
         let from = path.clone();
         let found = tokio::task::spawn_blocking(move || match unwritable::is_in_use(&from) {
             true => Ok(unwritable::Found::Open),
+            false if may_change => unwritable::copy(&from),
             false => unwritable::find(&from),
         });
         let found = found.await;

@@ -68,12 +68,25 @@ fn beside(database: &Path, suffix: &str) -> PathBuf {
 /// [`ErrorKind::Unavailable`] when another process is writing the database, [`ErrorKind::Io`] and
 /// [`ErrorKind::StorageFull`] when a file cannot be read or written.
 pub(super) fn find(database: &Path) -> Result<Found> {
+    find_or_copy(database, false)
+}
+
+/// Does so where another process may begin to write at any moment: what is closed now is copied, too.
+///
+/// # Errors
+/// Those of [`find`].
+pub(super) fn copy(database: &Path) -> Result<Found> {
+    find_or_copy(database, true)
+}
+
+fn find_or_copy(database: &Path, may_change: bool) -> Result<Found> {
     let mut copy = None;
     for _ in 0..ATTEMPTS {
-        match state(database) {
-            State::Closed => return Ok(Found::Closed),
+        let found = state(database);
+        match found {
+            State::Closed if !may_change => return Ok(Found::Closed),
             State::Open => return Ok(Found::Open),
-            State::Left => {}
+            State::Closed | State::Left => {}
         }
         let folder = match copy.take() {
             Some(folder) => folder,
@@ -82,7 +95,7 @@ pub(super) fn find(database: &Path) -> Result<Found> {
         let before = (seen(database), seen(&beside(database, "-wal")));
         match copy_into(folder.path(), database) {
             Ok(()) => {}
-            // Another process, which may have the file system mounted as writable, has closed it meanwhile.
+            // There is no log, or another process, which may have the file system mounted as writable, has closed it meanwhile.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => {
                 let source = Error::from(e);
@@ -90,7 +103,7 @@ pub(super) fn find(database: &Path) -> Result<Found> {
             }
         }
         let after = (seen(database), seen(&beside(database, "-wal")));
-        if before == after && state(database) == State::Left {
+        if before == after && state(database) == found {
             return Ok(Found::Copied(folder));
         }
         copy = Some(folder);
@@ -161,6 +174,20 @@ mod tests {
         assert_eq!(std::fs::read_to_string(beside(&copied, "-wal")).unwrap(), "changes");
         write("-shm", "");
         assert!(matches!(find(&database).unwrap(), Found::Open));
+    }
+
+    #[test]
+    fn a_closed_database_that_may_change_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = folder.path().join("some.db");
+        std::fs::write(&database, "tables").unwrap();
+        let Found::Copied(copied) = copy(&database).unwrap() else { panic!("another process may write it") };
+        assert_eq!(std::fs::read_to_string(copied.path().join(NAME)).unwrap(), "tables");
+        assert!(!beside(&copied.path().join(NAME), "-wal").exists());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        std::fs::write(beside(&database, "-wal"), "changes").unwrap();
+        std::fs::write(beside(&database, "-shm"), "").unwrap();
+        assert!(matches!(copy(&database).unwrap(), Found::Open));
     }
 
     #[test]
