@@ -118,6 +118,8 @@ async fn expire_tags(state: Weak<State>, options: Retention) {
         if let Some(audit) = &now.options.audit
             && audit.ready().await.is_err()
         {
+            now.metrics.retention_failed();
+            tracing::warn!("old tags are not deleted: the audit log cannot be written");
             continue;
         }
         let (store, authorizer) = (now.store.clone(), now.authorizer.clone());

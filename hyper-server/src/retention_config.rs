@@ -81,13 +81,23 @@ impl RetentionConfig {
             keep_younger_than: rule.keep_younger_than.map(|age| age.0),
             keep_tags: rule.keep_tags.clone(),
         };
-        RetentionRules::new(self.rule.iter().map(rule).collect()).map_err(|e| {
+        let rules = RetentionRules::new(self.rule.iter().map(rule).collect()).map_err(|e| {
             Error::invalid(format!(
                 "the configuration table `retention`: {} (the keys are `repositories`, `tags`, `keep-newest`, \
                  `keep-younger-than` and `keep-tags`)",
                 e.message()
             ))
-        })
+        })?;
+        // Whoever wrote it wants tags to stay that the other rule deletes.
+        match rules.hidden().first() {
+            Some((hidden, first)) => Err(Error::invalid(format!(
+                "the configuration table `retention`: rule {} has no effect, as rule {} decides about all of its tags: put it \
+                 before that one, or take it out",
+                hidden + 1,
+                first + 1
+            ))),
+            None => Ok(rules),
+        }
     }
 
     /// What a server does; `None` when there is no rule or no time for it.
@@ -99,16 +109,7 @@ impl RetentionConfig {
     /// Warnings about rules that are valid and probably a mistake.
     pub(crate) fn warnings(&self, removes_untagged: bool) -> Vec<String> {
         let Ok(rules) = self.rules() else { return Vec::new() };
-        let hidden = rules.hidden();
-        let mut warnings: Vec<String> = hidden
-            .iter()
-            .map(|(rule, first)| {
-                let (rule, first) = (rule + 1, first + 1);
-                format!(
-                    "rule {rule} of `retention` has no effect: rule {first} decides about all of its tags"
-                )
-            })
-            .collect();
+        let mut warnings = Vec::new();
         let deletes = rules.as_slice().iter().any(|rule| !rule.keeps_all());
         if deletes && !removes_untagged {
             warnings.push(
@@ -171,11 +172,14 @@ mod tests {
     }
 
     #[test]
-    fn rules_without_effect_are_warned_of() {
+    fn a_rule_without_effect_is_an_error() {
         let rule = "[[retention.rule]]\nrepositories = [\"**\"]\nkeep-newest = 1\n";
-        let warnings = Config::parse(&format!("{RULES}{rule}{rule}")).unwrap().warnings();
-        assert_eq!(warnings.len(), 1);
-        assert!(warnings[0].contains("rule 2"), "{warnings:?}");
+        let kept = "[[retention.rule]]\nrepositories = [\"**\"]\ntags = [\"v*\"]\nkeep-tags = [\"*\"]\n";
+        for second in [rule, kept] {
+            let e = Config::parse(&format!("{RULES}{rule}{second}")).unwrap_err().to_string();
+            assert!(e.contains("rule 2 has no effect") && e.contains("before"), "{e}");
+        }
+        Config::parse(&format!("{RULES}{kept}{rule}")).unwrap();
         let warnings = Config::parse(rule).unwrap().warnings();
         assert!(warnings[0].contains("gc.untagged-after"), "{warnings:?}");
     }

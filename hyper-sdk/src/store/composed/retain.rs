@@ -4,7 +4,7 @@
 //! - A run judges by the time of its beginning. It ends with an error when the clock goes back meanwhile, because what is
 //!   pushed then would look old.
 //! - The tags of a repository are read twice, in pages: to count the newest, and to judge each one. What changes in between
-//!   is newer than what was counted, or is left alone.
+//!   is newer than what was counted, or is left alone. A tag that somebody deletes in between has kept its place.
 //! - Several runs at once, also of several processes, delete each tag once.
 
 use super::Composed;

@@ -293,7 +293,8 @@ pub enum Change {
         tag: Tag,
     },
     /// Deletes a tag if it still names this manifest and was not pushed since. Returns 1 if it was deleted, and 0 when it is
-    /// gone, was moved or was pushed again.
+    /// gone, was moved or was pushed again. The manifest then counts as stored now: what collects manifests without a tag leaves
+    /// it for as long as after a push.
     ExpireTag {
         /// The repository.
         repository: RepositoryName,

@@ -1,6 +1,7 @@
 //! Tags with the time of their last push.
 
 use super::{Repository, State, page};
+use crate::clock::{Clock as _, SystemClock};
 use crate::reference::{RepositoryName, Tag};
 use crate::store::Listing;
 use crate::store::meta::TagRecord;
@@ -33,11 +34,16 @@ impl Tagged {
 impl State {
     /// Deletes a tag if it is what it was. Returns how many were deleted.
     pub(super) fn expire_tag(&mut self, name: &RepositoryName, record: &TagRecord) -> u64 {
+        let now = SystemClock.now();
         let Some(repository) = self.repositories.get_mut(name.as_str()) else { return 0 };
         let is_same = repository
             .tags
             .get(record.tag.as_str())
             .is_some_and(|tagged| tagged.digest == record.digest && tagged.pushed_at == record.pushed_at);
-        u64::from(is_same && repository.tags.remove(record.tag.as_str()).is_some())
+        if !is_same || repository.tags.remove(record.tag.as_str()).is_none() {
+            return 0;
+        }
+        repository.stored.insert(record.digest.clone(), now);
+        1
     }
 }

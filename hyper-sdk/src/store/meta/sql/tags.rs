@@ -50,6 +50,7 @@ pub(super) async fn expire(
     repository: &RepositoryName,
     record: &TagRecord,
 ) -> Outcome<u64> {
+    let now = db.now();
     let gone = query(
         "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2 \
          AND updated_at = $3 AND manifest_id IN (SELECT m.id FROM manifests m WHERE m.digest = $4 \
@@ -61,5 +62,16 @@ pub(super) async fn expire(
     .bind(record.digest.as_str())
     .execute(db)
     .await?;
+    if gone > 0 {
+        query(
+            "UPDATE manifests SET created_at = $1 WHERE digest = $2 AND created_at < $1 \
+             AND repository_id = (SELECT id FROM repositories WHERE name = $3)",
+        )
+        .bind(now)
+        .bind(record.digest.as_str())
+        .bind(repository.as_str())
+        .execute(db)
+        .await?;
+    }
     Ok(gone)
 }
