@@ -192,6 +192,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     ///
     /// # Errors
     /// That of [`being_removed`] when it takes too long.
+    #[cfg(feature = "store-sql")]
     pub(super) async fn wait_for_removal(&self, digest: &Digest) -> Result<()> {
         let waits_until = Instant::now() + REMOVAL_WAIT;
         loop {
