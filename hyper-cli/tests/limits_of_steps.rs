@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Everybody who can run steps here: root, an ordinary user with subordinate ids, and one without.
@@ -179,6 +180,9 @@ fn a_limit_of_a_single_id_that_the_sandbox_uses_itself_is_refused() {
     assert!(text.contains("`locks=5:5`") && text.contains("single id"), "{text}");
 }
 
+/// How often tests have tried whether a group can be made. They may try at the same moment, each with a folder of its own.
+static PROBES: AtomicU32 = AtomicU32::new(0);
+
 /// The folder of this process's control group of a controller, where one can be made in it.
 fn group(controller: &str) -> Option<PathBuf> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -186,7 +190,8 @@ fn group(controller: &str) -> Option<PathBuf> {
         |line: &str| line.split(':').nth(1).is_some_and(|names| names.split(',').any(|n| n == controller));
     let path = groups.lines().find(|line| names(line))?.split(':').nth(2)?.to_owned();
     let folder = Path::new("/sys/fs/cgroup").join(controller).join(path.trim_start_matches('/'));
-    let probe = folder.join(format!("hyper-test-{}", std::process::id()));
+    let number = PROBES.fetch_add(1, Ordering::Relaxed);
+    let probe = folder.join(format!("hyper-test-{}-{number}", std::process::id()));
     std::fs::create_dir(&probe).ok()?;
     std::fs::remove_dir(&probe).ok()?;
     Some(folder)
