@@ -1,7 +1,8 @@
 //! The image of the server in `deploy/container`: built by `hyperbuild`, run with few rights, and used. `HYPER_STATIC_PROGRAM`
 //! says where `cargo xtask static` has put the programs.
 
-use crate::support::{Place, base, busybox, is_root, missing, told};
+use crate::static_program;
+use crate::support::{Place, base, told};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -12,23 +13,6 @@ fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// The program of the server, where it has been built as one file.
-fn program() -> Option<PathBuf> {
-    let Some(builder) = std::env::var_os("HYPER_STATIC_PROGRAM").map(PathBuf::from) else {
-        println!("SKIPPED: HYPER_STATIC_PROGRAM names no program that `cargo xtask static` has built");
-        return None;
-    };
-    if let Some(tool) = missing(&["podman", "runc"]) {
-        println!("SKIPPED: there is no {tool}");
-        return None;
-    }
-    if busybox().is_none() || !is_root() {
-        println!("SKIPPED: this takes root, and a static busybox");
-        return None;
-    }
-    Some(builder.with_file_name("hyperregistry"))
-}
-
 /// An image of the server in a store of podman, and a volume.
 struct Image {
     place: Place,
@@ -36,7 +20,7 @@ struct Image {
 
 impl Image {
     fn new() -> Option<Self> {
-        let program = program()?;
+        let program = static_program::program()?;
         let place = Place::new();
         let contexts = [
             format!("--build-context=program={}", program.parent().unwrap().display()),

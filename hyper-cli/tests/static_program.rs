@@ -6,6 +6,24 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+/// The program of the builder, where it has been built as one file and podman can run it; the server lies beside it. `None`,
+/// with a word why, elsewhere.
+pub(crate) fn program() -> Option<PathBuf> {
+    let Some(program) = std::env::var_os("HYPER_STATIC_PROGRAM").map(PathBuf::from) else {
+        println!("SKIPPED: HYPER_STATIC_PROGRAM names no program that `cargo xtask static` has built");
+        return None;
+    };
+    if let Some(tool) = missing(&["podman", "runc"]) {
+        println!("SKIPPED: there is no {tool}");
+        return None;
+    }
+    if busybox().is_none() || !is_root() {
+        println!("SKIPPED: this takes root, and a static busybox");
+        return None;
+    }
+    Some(program)
+}
+
 /// A root file system that has the program alone, and a context.
 struct Image {
     place: Place,
@@ -14,18 +32,7 @@ struct Image {
 impl Image {
     /// `None`, with a word why, where it cannot be run.
     fn new() -> Option<Self> {
-        let Some(program) = std::env::var_os("HYPER_STATIC_PROGRAM").map(PathBuf::from) else {
-            println!("SKIPPED: HYPER_STATIC_PROGRAM names no program that `cargo xtask static` has built");
-            return None;
-        };
-        if let Some(tool) = missing(&["podman", "runc"]) {
-            println!("SKIPPED: there is no {tool}");
-            return None;
-        }
-        if busybox().is_none() || !is_root() {
-            println!("SKIPPED: this takes root, and a static busybox");
-            return None;
-        }
+        let program = program()?;
         let place = Place::new();
         place.write("root/state/.keep", "");
         std::fs::set_permissions(place.join("root/state"), Permissions::from_mode(0o1777)).unwrap();
