@@ -7,7 +7,8 @@ use crate::state::State;
 use hyper_sdk::ErrorKind;
 use hyper_sdk::clock::{Clock as _, SystemClock};
 use hyper_sdk::store::{
-    CollectOptions, RemovalObserver, RetentionObserver, ScrubEnd, ScrubObserver, ScrubTurn, TagDecision,
+    CollectOptions, RemovalObserver, RetentionEnd, RetentionObserver, RetentionTurn, ScrubEnd, ScrubObserver,
+    ScrubTurn, TagDecision, TagReason,
 };
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -100,47 +101,67 @@ async fn collect_garbage(state: Weak<State>, options: GarbageCollection) {
     }
 }
 
-/// Counts each tag that is deleted, and writes a line of the audit log.
-fn note_expired(state: Weak<State>) -> RetentionObserver {
+/// Counts each tag that is deleted, and writes a line of the audit log, also of one that may be deleted. A deletion that has begun
+/// when the registry is dropped has its line, too.
+fn note_expired(state: &Arc<State>) -> RetentionObserver {
+    let (log, state) = (state.options.audit.clone(), Arc::downgrade(state));
     Arc::new(move |decision: &TagDecision| {
-        let Some(state) = state.upgrade().filter(|_| decision.goes()) else { return };
-        state.metrics.tag_expired();
-        if let Some(log) = &state.options.audit {
-            log.note(&Entry { author: None, deed: Deed::expire(decision), outcome: Outcome::Done });
+        let outcome = match decision.reason {
+            TagReason::Unconfirmed => Outcome::Unknown,
+            _ if decision.goes() => Outcome::Done,
+            _ => return,
+        };
+        if let Some(state) = state.upgrade().filter(|_| outcome == Outcome::Done) {
+            state.metrics.tag_expired();
+        }
+        if let Some(log) = &log {
+            log.note(&Entry { author: None, deed: Deed::expire(decision), outcome });
         }
     })
 }
 
 async fn expire_tags(state: Weak<State>, options: Retention) {
+    let turn = match RetentionTurn::new(options.every) {
+        Ok(turn) => turn,
+        Err(error) => return tracing::warn!(%error, "old tags cannot be deleted"),
+    };
+    let mut pause = options.every.min(ASK);
     loop {
-        tokio::time::sleep(options.every).await;
+        tokio::time::sleep(pause).await;
+        pause = options.every.min(ASK);
         let Some(now) = state.upgrade() else { return };
         if let Some(audit) = &now.options.audit
             && audit.ready().await.is_err()
         {
             now.metrics.retention_failed();
             tracing::warn!("old tags are not deleted: the audit log cannot be written");
+            pause = options.every.min(AFTER_FAILURE);
             continue;
         }
-        let (store, authorizer) = (now.store.clone(), now.authorizer.clone());
+        let (store, authorizer, observer) = (now.store.clone(), now.authorizer.clone(), note_expired(&now));
         drop(now);
-        let observer = note_expired(state.clone());
+        let run = Retention::options(options.rules.clone(), authorizer, Some(turn), observer);
         // A run in a large store takes a while, and the registry may be dropped meanwhile.
         let retained = tokio::select! {
-            retained = store.retain(Retention::options(options.rules.clone(), authorizer, observer)) => retained,
+            retained = store.retain(run) => retained,
             () = dropped(&state) => return,
         };
         let Some(state) = state.upgrade() else { return };
         match retained {
             Ok(retained) => {
-                state.metrics.retained();
-                tracing::info!(
-                    repositories = retained.repositories,
-                    tags = retained.tags,
-                    removed = retained.removed,
-                    changed = retained.changed,
-                    "retention of tags has run"
-                );
+                if let Some(at) = retained.last_run {
+                    state.metrics.retention_ended(at);
+                }
+                if retained.end == RetentionEnd::Complete {
+                    state.metrics.retained();
+                    tracing::info!(
+                        repositories = retained.repositories,
+                        tags = retained.tags,
+                        removed = retained.removed,
+                        changed = retained.changed,
+                        "retention of tags has run"
+                    );
+                }
             }
             Err(error) => {
                 state.metrics.retention_failed();
@@ -148,13 +169,16 @@ async fn expire_tags(state: Weak<State>, options: Retention) {
                 if error.kind() == ErrorKind::Unsupported {
                     return;
                 }
+                pause = options.every.min(AFTER_FAILURE);
             }
         }
     }
 }
 
-/// How often a scrub that is not due, or is left to another server, is asked for again, at most.
-const ASK: Duration = Duration::from_secs(60);
+/// How often a scrub or a run of retention that is not due, or is left to another server, is asked for again, at most.
+const ASK: Duration = if cfg!(test) { Duration::from_millis(10) } else { Duration::from_secs(60) };
+/// How long a server leaves retention to others after a run that failed, at most.
+const AFTER_FAILURE: Duration = if cfg!(test) { ASK } else { Duration::from_secs(60 * 60) };
 
 async fn scrub(state: Weak<State>, options: Scrub) {
     let turn = match ScrubTurn::new(options.every) {
@@ -203,5 +227,142 @@ async fn scrub(state: Weak<State>, options: Scrub) {
 async fn dropped(state: &Weak<State>) {
     while state.strong_count() > 0 {
         tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::RegistryOptions;
+    use hyper_sdk::oci::{ImageIndex, Manifest};
+    use hyper_sdk::store::blob::MemoryBlobs;
+    use hyper_sdk::store::meta::{Change, MemoryMeta};
+    use hyper_sdk::store::wrap::{FaultPlan, FaultyMeta};
+    use hyper_sdk::store::{Composed, Page, PutManifest, RetentionRule, RetentionRules, SharedStore};
+    use hyper_sdk::testing::FrozenClock;
+    use hyper_sdk::{RepositoryName, RepositoryPattern, Tag, TextPattern};
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// A store in memory, and its clock.
+    fn clocked() -> (SharedStore, Arc<FrozenClock>) {
+        let clock = Arc::new(FrozenClock::new(1_800_000_000));
+        let meta = MemoryMeta::with_clock(clock.clone());
+        (Arc::new(Composed::new(MemoryBlobs::default(), meta)), clock)
+    }
+
+    /// Pushes some tags, a second apart.
+    async fn push(store: &SharedStore, clock: &FrozenClock, tags: &[&str]) {
+        let manifest = Manifest::sniff(ImageIndex::new(Vec::new()).to_bytes()).unwrap();
+        for tag in tags {
+            let put = PutManifest::new(manifest.clone(), [Tag::parse(tag).unwrap()]);
+            store.put_manifest(&RepositoryName::parse("team/app").unwrap(), put).await.unwrap();
+            clock.advance(1);
+        }
+    }
+
+    async fn tags(store: &SharedStore) -> Vec<String> {
+        let name = RepositoryName::parse("team/app").unwrap();
+        let listing = store.list_tags(&name, Page::default()).await.unwrap();
+        listing.items.iter().map(ToString::to_string).collect()
+    }
+
+    /// A server that keeps the newest tag of each repository.
+    fn start_server(store: &SharedStore, audit: Option<AuditLog>) -> Arc<State> {
+        let rule = RetentionRule {
+            repositories: vec![RepositoryPattern::parse("**").unwrap()],
+            tags: vec![TextPattern::of_tags("*").unwrap()],
+            keep_newest: Some(1),
+            keep_younger_than: None,
+            keep_tags: Vec::new(),
+        };
+        let rules = Arc::new(RetentionRules::new(vec![rule]).unwrap());
+        let retention = Some(Retention { every: DAY, rules });
+        let options = RegistryOptions { retention, audit, ..RegistryOptions::default() };
+        let state = Arc::new(State::new(store.clone(), options).unwrap());
+        start(&state);
+        state
+    }
+
+    async fn wait_until(is_so: impl AsyncFn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(20);
+        while !is_so().await {
+            assert!(Instant::now() < end);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    fn last_run(state: &State) -> i64 {
+        state.metrics.last_retention.load(Ordering::Relaxed)
+    }
+
+    /// The store knows when the last run was, so a restart neither puts the next one off nor makes another one.
+    #[tokio::test]
+    async fn a_server_that_is_restarted_runs_retention_once_in_the_time_between_two_runs() {
+        let (store, clock) = clocked();
+        push(&store, &clock, &["b1", "b2", "b3"]).await;
+        let first = start_server(&store, None);
+        wait_until(async || last_run(&first) != 0).await;
+        assert_eq!(tags(&store).await, ["b3"]);
+        let ran = hyper_sdk::clock::Clock::now(&*clock);
+        assert_eq!(last_run(&first), ran);
+        drop(first);
+        push(&store, &clock, &["b4"]).await;
+        clock.advance(60 * 60);
+        let second = start_server(&store, None);
+        // It has asked several times by then.
+        wait_until(async || last_run(&second) != 0).await;
+        tokio::time::sleep(5 * ASK).await;
+        assert_eq!((last_run(&second), tags(&store).await.len()), (ran, 2));
+        assert_eq!(second.metrics.retentions.load(Ordering::Relaxed), 0);
+        drop(second);
+        clock.advance(23 * 60 * 60);
+        let third = start_server(&store, None);
+        wait_until(async || third.metrics.retentions.load(Ordering::Relaxed) == 1).await;
+        assert_eq!(tags(&store).await, ["b4"]);
+    }
+    #[tokio::test]
+    async fn without_an_audit_log_no_tag_is_deleted_and_the_failure_counts() {
+        let (store, clock) = clocked();
+        push(&store, &clock, &["b1", "b2"]).await;
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        std::fs::create_dir(&log).unwrap();
+        let audit = AuditLog::open(&log.join("audit.log")).unwrap();
+        std::fs::rename(&log, folder.path().join("gone")).unwrap();
+        let deed = Deed::cancel_upload(&RepositoryName::parse("a").unwrap());
+        audit.write(&Entry { author: None, deed, outcome: Outcome::Done }).await;
+        let state = start_server(&store, Some(audit));
+        wait_until(async || state.metrics.failed_retentions.load(Ordering::Relaxed) > 1).await;
+        assert_eq!(tags(&store).await, ["b1", "b2"]);
+        std::fs::create_dir(&log).unwrap();
+        wait_until(async || last_run(&state) != 0).await;
+        assert_eq!(tags(&store).await, ["b2"]);
+    }
+
+    #[tokio::test]
+    async fn a_deletion_that_is_not_confirmed_has_a_line_that_says_so() {
+        let (clock, plan) = (Arc::new(FrozenClock::new(1_800_000_000)), FaultPlan::none());
+        let meta = FaultyMeta::new(MemoryMeta::with_clock(clock.clone()), plan.clone());
+        let store: SharedStore = Arc::new(Composed::new(MemoryBlobs::default(), meta));
+        push(&store, &clock, &["b1", "b2"]).await;
+        plan.refuse(ErrorKind::Unavailable, |change| matches!(change, Change::ExpireTag { .. }));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.log");
+        let state = start_server(&store, Some(AuditLog::open(&path).unwrap()));
+        wait_until(async || last_run(&state) != 0).await;
+        wait_until(async || std::fs::read_to_string(&path).unwrap().lines().count() == 2).await;
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        for (line, outcome) in lines.iter().zip(["unknown", "done"]) {
+            assert_eq!(
+                (&line["action"], &line["outcome"]),
+                (&"expire-tag".into(), &outcome.into()),
+                "{text}"
+            );
+            assert_eq!(line["tags"][0], "b1");
+        }
+        assert_eq!(state.metrics.failed_retentions.load(Ordering::Relaxed), 1);
     }
 }

@@ -210,6 +210,13 @@ static METRICS: &[Metric] = &[
         read: Read::Counter(|from| load(&from.metrics.failed_retentions)),
     },
     Metric {
+        name: "retention_last_run_timestamp_seconds",
+        unit: "seconds since 1970",
+        labels: &[],
+        meaning: "When the last run of retention ended, as this server knows; 0 before",
+        read: Read::Gauge(|from| from.metrics.last_retention.load(Ordering::Relaxed)),
+    },
+    Metric {
         name: "retention_tags_total",
         unit: "tags",
         labels: &[],

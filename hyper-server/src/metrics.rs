@@ -55,6 +55,8 @@ pub(crate) struct Metrics {
     pub(crate) collected_bytes: AtomicU64,
     pub(crate) retentions: AtomicU64,
     pub(crate) failed_retentions: AtomicU64,
+    /// When the last run of retention ended, of any server.
+    pub(crate) last_retention: AtomicI64,
     pub(crate) expired_tags: AtomicU64,
     pub(crate) scrubbed_blobs: AtomicU64,
     pub(crate) scrubbed_bytes: AtomicU64,
@@ -102,6 +104,11 @@ impl Metrics {
     /// Counts a run of retention that ended.
     pub(crate) fn retained(&self) {
         self.retentions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sets when the last run of retention ended, in seconds since 1970.
+    pub(crate) fn retention_ended(&self, at: i64) {
+        self.last_retention.store(at, Ordering::Relaxed);
     }
 
     /// Counts a run of retention that failed.

@@ -11,7 +11,8 @@ use hyper_sdk::clock::{SharedClock, SystemClock};
 use hyper_sdk::store::meta::TokenStore;
 use hyper_sdk::store::wrap::CacheOptions;
 use hyper_sdk::store::{
-    CollectOptions, RetainOptions, RetentionObserver, RetentionRules, ScrubObserver, ScrubOptions, ScrubTurn,
+    CollectOptions, RetainOptions, RetentionObserver, RetentionRules, RetentionTurn, ScrubObserver,
+    ScrubOptions, ScrubTurn,
 };
 use hyper_sdk::{RepositoryName, Tag};
 use std::path::PathBuf;
@@ -72,10 +73,11 @@ impl GarbageCollection {
 /// When a registry deletes old tags, and by which rules. Immutable tags stay ([`Authorizer::keeps_tag`]). Images that lose
 /// their last tag stay until a [`GarbageCollection`] removes them, if it does.
 ///
-/// It runs as a collection of garbage does ([`GarbageCollection`]). A registry that is read-only deletes nothing.
+/// It runs as a collection of garbage does ([`GarbageCollection`]), but one server of a store does it at a time, and a server that
+/// starts when a run is due begins it within a minute. A registry that is read-only deletes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// The time from the end of a run to the next one.
+    /// The time from the end of a run to the next one, of this or another server of the store.
     pub every: Duration,
     /// The rules.
     pub rules: Arc<RetentionRules>,
@@ -86,10 +88,12 @@ impl Retention {
     pub(crate) fn options(
         rules: Arc<RetentionRules>,
         authorizer: Arc<dyn Authorizer>,
+        turn: Option<RetentionTurn>,
         observer: RetentionObserver,
     ) -> RetainOptions {
         let keeps = move |repository: &RepositoryName, tag: &Tag| authorizer.keeps_tag(repository, tag);
         RetainOptions {
+            turn,
             protection: Some(Arc::new(keeps)),
             observer: Some(observer),
             ..RetainOptions::new(rules)

@@ -94,7 +94,7 @@ fn prepare(args: StoreArgs) -> Result<(Config, RetainOptions)> {
         None => Arc::new(AnonymousAccess::default()),
     };
     store_args::check_store(&config)?;
-    let options = Retention::options(rules, authorizer, Arc::new(|_| {}));
+    let options = Retention::options(rules, authorizer, None, Arc::new(|_| {}));
     Ok((config, options))
 }
 
@@ -108,7 +108,7 @@ impl RunArgs {
         }
         let format = self.format;
         let observer: RetentionObserver = Arc::new(move |decision| {
-            if decision.goes() || decision.reason == TagReason::Changed {
+            if decision.goes() || matches!(decision.reason, TagReason::Changed | TagReason::Unconfirmed) {
                 format.print(decision);
             }
         });

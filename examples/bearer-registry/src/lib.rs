@@ -4,7 +4,7 @@
 //! whose names begin with its name, and the group `admins` may do everything.
 
 use async_trait::async_trait;
-use hyper_sdk::{Digest, Error, RepositoryName, Result};
+use hyper_sdk::{Digest, Error, RepositoryName, Result, Tag};
 use hyper_server::RegistryOptions;
 use hyper_server::auth::{Action, AuthError, AuthRequest, Authenticator, Authorizer, Challenge, Principal};
 use std::collections::HashMap;
@@ -50,6 +50,10 @@ impl Authorizer for GroupFolders {
     fn allows(&self, who: &Principal, repository: Option<&RepositoryName>, action: Action) -> bool {
         let owns = |group| repository.is_some_and(|name| name.as_str().starts_with(&format!("{group}/")));
         matches!(action, Action::Probe | Action::Pull) || who.is_in("admins") || who.groups().any(owns)
+    }
+
+    fn keeps_tag(&self, _: &RepositoryName, _: &Tag) -> Option<String> {
+        None
     }
 }
 

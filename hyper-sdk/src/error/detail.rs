@@ -33,6 +33,8 @@ pub enum ErrorDetail {
     },
     /// A private folder belongs to another user, or another user can replace it.
     SharedFolder(PathBuf),
+    /// The clock of a store went back while its tags were judged by their age.
+    ClockWentBack,
     /// A garbage collector is removing the blob that was written: it can be written when that has ended.
     BlobBeingRemoved,
     /// The stored bytes of a blob do not match its digest.

@@ -8,7 +8,7 @@ use super::edge::{Edge, EdgeKind};
 use super::local_name::shown;
 use crate::oci::Manifest;
 use crate::reference::{RepositoryName, Tag};
-use crate::{Digest, Error, ErrorDetail, ErrorKind};
+use crate::{Digest, Error, ErrorDetail, ErrorKind, Result};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -73,6 +73,31 @@ pub fn claimed(id: &UploadId, left: Duration) -> Error {
 /// Whether this is the error of [`claimed`].
 pub fn is_claimed(error: &Error) -> bool {
     error.details().any(|detail| *detail == ErrorDetail::UploadClaimed)
+}
+
+/// How far the clock of a backend may be behind the time at which a tag was judged, in seconds: small corrections of a clock
+/// end no run of retention.
+const CLOCK_SLACK: i64 = 2;
+
+/// Checks in the transaction that expires a tag, by the time that this records, that the clock has not gone back since the tag
+/// was judged ([`Change::ExpireTag`](super::meta::Change::ExpireTag)): what is pushed by such a clock looks old.
+///
+/// # Errors
+/// [`ErrorKind::Unavailable`] with [`ErrorDetail::ClockWentBack`] when it has, by more than two seconds.
+pub fn check_judged_at(judged_at: i64, now: i64) -> Result<()> {
+    if now >= judged_at.saturating_sub(CLOCK_SLACK) {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Unavailable,
+        "the clock went back while tags were judged by their age: a later run does the rest",
+    )
+    .with_detail(ErrorDetail::ClockWentBack))
+}
+
+/// Whether this is the error of [`check_judged_at`].
+pub fn is_clock_back(error: &Error) -> bool {
+    error.details().any(|detail| *detail == ErrorDetail::ClockWentBack)
 }
 
 /// [`ErrorKind::Unavailable`] with [`ErrorDetail::UploadPartsMissing`]: the parts of an upload are not there. Another request

@@ -59,8 +59,8 @@ pub use local_name::{find_local, is_internal, local_reference, local_repository}
 pub use portable::Portable;
 pub use range::ByteRange;
 pub use retention::{
-    RetainOptions, Retained, RetentionObserver, RetentionRule, RetentionRules, TagDecision, TagProtection,
-    TagReason,
+    RetainOptions, Retained, RetentionEnd, RetentionObserver, RetentionRule, RetentionRules, RetentionTurn,
+    TagDecision, TagProtection, TagReason,
 };
 pub use scrub::{
     BlobDamage, DamageKind, ScrubEnd, ScrubEvent, ScrubObserver, ScrubOptions, ScrubTurn, Scrubbed,

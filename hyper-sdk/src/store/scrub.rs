@@ -106,12 +106,17 @@ impl ScrubTurn {
     /// # Errors
     /// [`crate::ErrorKind::Io`] when the system has no random numbers.
     pub fn new(every: Duration) -> Result<Self> {
-        let mut holder = [0; 8];
-        // Small requests are answered in full.
-        rustix::rand::getrandom(&mut holder, rustix::rand::GetRandomFlags::empty())
-            .map_err(std::io::Error::from)?;
-        Ok(Self { holder: u64::from_ne_bytes(holder), every })
+        Ok(Self { holder: new_holder()?, every })
     }
+}
+
+/// A number that no other process has.
+pub(super) fn new_holder() -> Result<u64> {
+    let mut holder = [0; 8];
+    // Small requests are answered in full.
+    rustix::rand::getrandom(&mut holder, rustix::rand::GetRandomFlags::empty())
+        .map_err(std::io::Error::from)?;
+    Ok(u64::from_ne_bytes(holder))
 }
 
 /// How a store is scrubbed. The default reads everything and only reports.

@@ -188,6 +188,8 @@ mod memory_with_postgres_cached {
     crate::store_conformance!(fixture);
 }
 
+#[cfg(feature = "store-sql")]
+mod clocked;
 mod collection;
 #[cfg(feature = "store-sql")]
 mod collectors;
@@ -210,6 +212,8 @@ mod own_keys;
 mod postgres;
 #[cfg(feature = "store-sql")]
 mod retention;
+#[cfg(feature = "store-sql")]
+mod retention_races;
 #[cfg(feature = "store-s3")]
 mod s3;
 mod scrub;

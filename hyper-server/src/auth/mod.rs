@@ -163,7 +163,7 @@ impl Authenticator for AnonymousOnly {
 /// [`Action::Pull`] on the source.
 ///
 /// ```
-/// use hyper_sdk::RepositoryName;
+/// use hyper_sdk::{RepositoryName, Tag};
 /// use hyper_server::auth::{Action, Authorizer, Principal};
 ///
 /// /// Everybody reads, and a group writes.
@@ -173,6 +173,10 @@ impl Authenticator for AnonymousOnly {
 /// impl Authorizer for WritersOnly {
 ///     fn allows(&self, who: &Principal, _: Option<&RepositoryName>, action: Action) -> bool {
 ///         matches!(action, Action::Probe | Action::Pull) || who.is_in("writers")
+///     }
+///
+///     fn keeps_tag(&self, _: &RepositoryName, _: &Tag) -> Option<String> {
+///         None
 ///     }
 /// }
 /// ```
@@ -194,12 +198,10 @@ pub trait Authorizer: Debug + Send + Sync + 'static {
     }
 
     /// Why the registry itself must not delete a tag by the rules of retention ([`crate::Retention`]), such as that it is
-    /// immutable; `None`, the default, leaves it to those rules. An authorizer that wraps another one must forward this method
-    /// too.
-    fn keeps_tag(&self, repository: &RepositoryName, tag: &Tag) -> Option<String> {
-        let _ = (repository, tag);
-        None
-    }
+    /// immutable; `None` leaves it to those rules. There is no default, because one that keeps nothing would delete: an
+    /// authorizer that wraps another one forwards this method, and one whose [`Authorizer::tag_guard`] forbids a deletion to
+    /// everybody keeps the tag.
+    fn keeps_tag(&self, repository: &RepositoryName, tag: &Tag) -> Option<String>;
 }
 
 /// What callers without credentials may do.
@@ -239,6 +241,10 @@ impl Authorizer for AnonymousAccess {
             Self::Pull => matches!(action, Action::Probe | Action::Pull),
             Self::None => false,
         }
+    }
+
+    fn keeps_tag(&self, _repository: &RepositoryName, _tag: &Tag) -> Option<String> {
+        None
     }
 }
 

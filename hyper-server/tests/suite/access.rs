@@ -3,7 +3,7 @@
 use super::support::{Api, Reply, image, memory};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hyper_sdk::{Digest, RepositoryName, media_type};
+use hyper_sdk::{Digest, RepositoryName, Tag, media_type};
 use hyper_server::auth::{Action, AnonymousAccess, Authorizer, Principal, htpasswd_entry};
 use hyper_server::{Registry, RegistryOptions};
 use std::sync::Arc;
@@ -112,6 +112,10 @@ impl Authorizer for OwnFolder {
         action == Action::Probe
             || repository
                 .is_some_and(|r| r.as_str().starts_with(&format!("{}/", who.name().unwrap_or_default())))
+    }
+
+    fn keeps_tag(&self, _: &RepositoryName, _: &Tag) -> Option<String> {
+        None
     }
 }
 

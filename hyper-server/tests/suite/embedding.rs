@@ -3,7 +3,7 @@
 use super::support::{Api, memory, noise};
 use async_trait::async_trait;
 use axum::routing::get;
-use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName};
+use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Tag};
 use hyper_server::auth::{
     Action, AnonymousAccess, AuthError, AuthRequest, Authenticator, Authorizer, Challenge, Denial, Principal,
     Scope,
@@ -172,6 +172,10 @@ impl Authorizer for Teams {
             (Some(name), Some(team)) => name.as_str().starts_with(&format!("{team}/")),
             (Some(_), None) => false,
         }
+    }
+
+    fn keeps_tag(&self, _: &RepositoryName, _: &Tag) -> Option<String> {
+        None
     }
 }
 

@@ -169,6 +169,10 @@ impl Authorizer for Nobody {
     fn allows(&self, _: &Principal, _: Option<&RepositoryName>, _: Action) -> bool {
         false
     }
+
+    fn keeps_tag(&self, _: &RepositoryName, _: &Tag) -> Option<String> {
+        None
+    }
 }
 
 /// What a user may not do takes of the limit, too.

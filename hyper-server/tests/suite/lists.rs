@@ -84,6 +84,10 @@ impl Authorizer for OneTeam {
     fn allows(&self, _: &Principal, repository: Option<&RepositoryName>, _: Action) -> bool {
         repository.is_none_or(|repository| repository.as_str().starts_with("team/"))
     }
+
+    fn keeps_tag(&self, _: &RepositoryName, _: &Tag) -> Option<String> {
+        None
+    }
 }
 
 /// How many queries of the catalog a registry has answered.

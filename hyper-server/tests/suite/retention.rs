@@ -2,8 +2,10 @@
 
 use super::program::{Process, run, stderr};
 use super::support::{Api, image};
-use hyper_sdk::store::{DiskStore, MemoryStore, PutManifest, RetentionRule, RetentionRules, SharedStore};
-use hyper_sdk::testing::{PostgresServer, given};
+use hyper_sdk::store::blob::MemoryBlobs;
+use hyper_sdk::store::meta::MemoryMeta;
+use hyper_sdk::store::{Composed, DiskStore, PutManifest, RetentionRule, RetentionRules, SharedStore};
+use hyper_sdk::testing::{FrozenClock, PostgresServer, given};
 use hyper_sdk::{Digest, RepositoryName, RepositoryPattern, Tag, TextPattern, media_type};
 use hyper_server::auth::PolicyFile;
 use hyper_server::{AuditLog, GarbageCollection, Registry, RegistryOptions, Retention};
@@ -50,6 +52,13 @@ fn newest(count: usize, every: Duration) -> Retention {
     Retention { every, rules: Arc::new(RetentionRules::new(vec![rule]).unwrap()) }
 }
 
+/// A store in memory, and its clock.
+fn clocked() -> (SharedStore, Arc<FrozenClock>) {
+    let clock = Arc::new(FrozenClock::new(1_800_000_000));
+    let meta = MemoryMeta::with_clock(clock.clone());
+    (Arc::new(Composed::new(MemoryBlobs::default(), meta)), clock)
+}
+
 async fn tags(api: &Api, repository: &str) -> Vec<String> {
     let list = api.get(&format!("/v2/{repository}/tags/list")).await.expect(200).json();
     list["tags"].as_array().unwrap().iter().map(|tag| tag.as_str().unwrap().to_owned()).collect()
@@ -75,11 +84,12 @@ async fn a_server_deletes_old_tags_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     std::fs::write(path("policy.toml"), POLICY).unwrap();
-    let store: SharedStore = Arc::new(MemoryStore::default());
+    let (store, clock) = clocked();
     let before = Api { registry: Registry::new(store.clone(), RegistryOptions::default()).unwrap() };
     let (bytes, digest) = before.image("team/app", "b1", b"one").await;
     before.manifest("team/app", "latest", media_type::OCI_MANIFEST, &bytes).await.expect(201);
     before.image("team/app", "b2", b"two").await;
+    clock.advance(1);
     before.image("team/app", "b3", b"three").await;
     before.image("team/app", "v1", b"release").await;
     before.image("other", "b1", b"one").await;
@@ -128,26 +138,33 @@ async fn pushes_beside_runs_lose_no_tag() {
         garbage_collection: Some(collection),
         ..RegistryOptions::default()
     };
-    let api = Api::with(options);
+    let (store, clock) = clocked();
+    let api = Api { registry: Registry::new(store, options).unwrap() };
     for round in 0..100 {
         let content = format!("{{\"round\":{round}}}");
-        let (bytes, _) = api.image("team/app", "latest", content.as_bytes()).await;
-        let own = format!("z{round:04}");
-        api.manifest("team/app", &own, media_type::OCI_MANIFEST, &bytes).await.expect(201);
-        for tag in ["latest", &own] {
-            let got = api.get(&format!("/v2/team/app/manifests/{tag}")).await.expect(200);
-            assert_eq!(got.body, bytes, "{tag} in round {round}");
+        // The last names come first. Three newer tags make the moved one old, just before it is pushed again.
+        for own in ["a", "b", "c"].map(|own| format!("z{:04}{own}", 100 - round)) {
+            api.image("team/app", &own, format!("{content}{own}").as_bytes()).await;
+        }
+        clock.advance(1);
+        let (bytes, _) = api.image("team/app", "moved", content.as_bytes()).await;
+        clock.advance(1);
+        for _ in 0..3 {
+            let got = api.get("/v2/team/app/manifests/moved").await.expect(200);
+            assert_eq!(got.body, bytes, "in round {round}");
+            tokio::task::yield_now().await;
         }
     }
-    wait_for(&api, "team/app", &["latest", "z0097", "z0098", "z0099"]).await;
+    wait_for(&api, "team/app", &["moved", "z0001a", "z0001b", "z0001c"]).await;
 }
 
 #[tokio::test]
 async fn a_server_that_is_read_only_deletes_nothing() {
-    let store: SharedStore = Arc::new(MemoryStore::default());
+    let (store, clock) = clocked();
     let writer = Api { registry: Registry::new(store.clone(), RegistryOptions::default()).unwrap() };
     for tag in ["b1", "b2"] {
         writer.image("team/app", tag, tag.as_bytes()).await;
+        clock.advance(1);
     }
     let options = |read_only| RegistryOptions {
         read_only,
@@ -180,6 +197,10 @@ async fn folder_with_tags(folder: &Path) -> Digest {
         last = manifest.digest().clone();
         let put = PutManifest::new(manifest, [Tag::parse(tag).unwrap()]);
         store.put_manifest(&name(at), put).await.unwrap();
+        if tag == "b1" {
+            // Pushes of one second have one time.
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+        }
     }
     last
 }
@@ -269,6 +290,10 @@ async fn two_servers_on_one_database_delete_each_tag_once() {
     let blob = format!("{}/v2/team/app/blobs/uploads/?digest={}", servers[0].url, Digest::sha256("{}"));
     assert_eq!(client.post(blob).body("{}").send().await.unwrap().status(), 201);
     for number in 0..40 {
+        if number == 38 {
+            // Pushes of one second have one time.
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+        }
         let put = client.put(format!("{}/v2/team/app/manifests/b{number:03}", servers[number % 2].url));
         let put = put.header("content-type", media_type::OCI_MANIFEST).body(manifest.clone());
         assert_eq!(put.send().await.unwrap().status(), 201);

@@ -3,7 +3,7 @@
 use super::access::{basic, options, users};
 use super::support::{Api, Reply, image, memory};
 use hyper_sdk::testing::FrozenClock;
-use hyper_sdk::{Digest, RepositoryName, media_type};
+use hyper_sdk::{Digest, RepositoryName, Tag, media_type};
 use hyper_server::auth::{Action, AnonymousAccess, Authorizer, Principal};
 use hyper_server::{Registry, RegistryOptions};
 use std::sync::Arc;
@@ -156,6 +156,10 @@ struct OpenOnes;
 impl Authorizer for OpenOnes {
     fn allows(&self, who: &Principal, name: Option<&RepositoryName>, _: Action) -> bool {
         !who.is_anonymous() || name.is_none_or(|name| name.as_str().starts_with("open/"))
+    }
+
+    fn keeps_tag(&self, _: &RepositoryName, _: &Tag) -> Option<String> {
+        None
     }
 }
 

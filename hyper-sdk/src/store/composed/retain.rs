@@ -1,27 +1,60 @@
 //! Retention of tags on the metadata backend.
 //!
+//! ```text
+//!   all tags, in pages ──▶ count the newest            ◀── again, when one of them is gone ──┐
+//!   all tags, in pages ──▶ judge some ──▶ are those that were counted still there? ──▶ delete ┘
+//! ```
+//!
 //! # Invariants
-//! - A run judges by the time of its beginning. It ends with an error when the clock goes back meanwhile, because what is
-//!   pushed then would look old.
+//! - A run judges by the time of the backend at its beginning. It ends with an error when the clock goes back meanwhile, because
+//!   what is pushed then would look old. The transaction that deletes a tag checks that, too.
 //! - The tags of a repository are read twice, in pages: to count the newest, and to judge each one. What changes in between
-//!   is newer than what was counted, or is left alone. A tag that somebody deletes in between has kept its place.
-//! - Several runs at once, also of several processes, delete each tag once.
+//!   is newer than what was counted, or is left alone. Before some tags are deleted, those that were counted as the newest are
+//!   looked for: when somebody has deleted one of them, all are counted again.
+//! - Tags are deleted in a task of its own, which tells the observer: when the run is dropped, it is still told of each one.
+//! - A repository that fails does not keep the run from the others.
+//! - Several runs at once, also of several processes, delete each tag once. The regular ones take turns: the database knows who
+//!   is at it, and when the last run ended.
 
 use super::Composed;
-use crate::reference::RepositoryName;
+use super::scrub::{HOLD, SAVE};
+use crate::reference::{ManifestReference, RepositoryName};
 use crate::store::blob::BlobBackend;
-use crate::store::errors::repository_unknown;
+use crate::store::errors::{check_judged_at, is_clock_back, repository_unknown};
 use crate::store::meta::{Change, MetaBackend, TagRecord};
-use crate::store::retention::{Judge, RetainOptions, Retained, TagDecision, TagReason};
+use crate::store::retention::{
+    Judge, RetainOptions, Retained, RetentionEnd, RetentionObserver, RetentionTurn, TagDecision, TagReason,
+    image_of,
+};
 use crate::{Error, ErrorKind, Result};
 use futures::future::join_all;
+use tokio::time::Instant;
 
-/// How many repositories or tags are read together.
+/// How many repositories or tags are read together, and how many tags are looked for.
 const PAGE: usize = 1000;
-/// How many tags are deleted together: they share a commit.
-const DELETIONS: usize = 128;
-/// How far the clock may go back, in seconds: that of a database is read with such an error.
-const SLACK: i64 = 2;
+/// How many tags are judged before others may use the thread, and are deleted together: they share a commit, which leaves room
+/// for those that push.
+const CHUNK: usize = 32;
+/// How often the newest of a repository are counted, while people delete them, before its tags are left to a later run.
+const COUNTS: usize = 8;
+
+/// A run that is going on.
+struct Run<'a, B, M> {
+    store: &'a Composed<B, M>,
+    options: &'a RetainOptions,
+    /// The time by which all tags are judged.
+    now: i64,
+    retained: Retained,
+    /// When the right to delete tags was renewed, and whether another process has it since.
+    renewed: Instant,
+    is_lost: bool,
+}
+
+/// Some tags, each with whether it is attached to an image that is there, and after which one there are more.
+struct TagPage {
+    tags: Vec<(TagRecord, bool)>,
+    after: Option<String>,
+}
 
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// See [`crate::store::RegistryStore::retain`].
@@ -29,121 +62,280 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         if !options.dry_run {
             self.writable()?;
         }
-        let (now, mut retained) = (self.1.now(), Retained::default());
-        if let Some(repository) = &options.repository {
-            let is_there = self.retain_in(repository, options, now, &mut retained).await?;
-            return if is_there { Ok(retained) } else { Err(repository_unknown(repository)) };
+        let now = self.0.meta.fetch_time().await?;
+        let (retained, renewed) = (Retained::default(), Instant::now());
+        let mut run = Run { store: self, options, now, retained, renewed, is_lost: false };
+        let Some(turn) = options.turn else { return run.go().await.map(|()| run.retained) };
+        self.writable()?;
+        if let Some(end) = run.begin(turn).await? {
+            return Ok(Retained { end, ..run.retained });
         }
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.0.meta.repositories(after.as_deref(), PAGE).await?;
-            for repository in &page.items {
-                self.retain_in(repository, options, now, &mut retained).await?;
+        let outcome = run.go().await;
+        if run.is_lost {
+            return Ok(Retained { end: RetentionEnd::LeftToAnother, ..run.retained });
+        }
+        let ended_at = match &outcome {
+            Ok(()) => Some(self.0.meta.fetch_time().await?),
+            Err(_) => None,
+        };
+        // Whoever has failed leaves the next attempt to all.
+        let given_back =
+            self.0.meta.write(Change::HoldRetention { holder: turn.holder, seconds: 0, ended_at }).await;
+        outcome.and(given_back)?;
+        Ok(Retained { last_run: ended_at, ..run.retained })
+    }
+
+    /// Deletes the tags that go, and tells of all. Returns what it did, and the first error.
+    async fn delete_tags(
+        self,
+        mut decisions: Vec<TagDecision>,
+        judged_at: i64,
+        observer: Option<RetentionObserver>,
+    ) -> (Vec<TagDecision>, Result<()>) {
+        let going = decisions.iter().filter(|decision| decision.goes()).map(|decision| {
+            let (repository, record) = (decision.repository.clone(), decision.record.clone());
+            self.0.meta.write(Change::ExpireTag { repository, record, judged_at })
+        });
+        let mut written = join_all(going.collect::<Vec<_>>()).await.into_iter();
+        let mut failed = Ok(());
+        decisions.retain_mut(|decision| {
+            if !decision.goes() {
+                return true;
             }
-            after = page.items.last().map(ToString::to_string);
-            if !page.more || after.is_none() {
-                return Ok(retained);
+            match written.next() {
+                Some(Ok(1)) => {}
+                Some(Ok(_)) => decision.reason = TagReason::Changed,
+                Some(Err(e)) => {
+                    let is_refused = is_clock_back(&e) || e.kind() == ErrorKind::Unsupported;
+                    failed = std::mem::replace(&mut failed, Ok(())).and(Err(e));
+                    decision.reason = TagReason::Unconfirmed;
+                    return !is_refused;
+                }
+                None => return false,
             }
+            true
+        });
+        if let Some(observer) = observer {
+            decisions.iter().for_each(|decision| observer(decision));
+        }
+        (decisions, failed)
+    }
+}
+
+impl<B: BlobBackend, M: MetaBackend> Run<'_, B, M> {
+    /// Takes the right to delete tags, if a run is due. Returns why it is not begun.
+    async fn begin(&mut self, turn: RetentionTurn) -> Result<Option<RetentionEnd>> {
+        let meta = &self.store.0.meta;
+        self.retained.last_run = meta.last_retention().await?;
+        if !turn.is_due(self.retained.last_run, self.now) {
+            return Ok(Some(RetentionEnd::NotDue));
+        }
+        let hold = |seconds| Change::HoldRetention { holder: turn.holder, seconds, ended_at: None };
+        if meta.write(hold(HOLD)).await? == 0 {
+            return Ok(Some(RetentionEnd::LeftToAnother));
+        }
+        // Another process may have ended a run before.
+        self.retained.last_run = meta.last_retention().await?;
+        if turn.is_due(self.retained.last_run, self.now) {
+            return Ok(None);
+        }
+        meta.write(hold(0)).await?;
+        Ok(Some(RetentionEnd::NotDue))
+    }
+
+    /// Renews the right to delete tags when it is time.
+    async fn keep(&mut self) -> Result<()> {
+        let is_fresh = self.renewed.elapsed() < SAVE;
+        let Some(turn) = self.options.turn.filter(|_| !is_fresh) else { return Ok(()) };
+        let hold = Change::HoldRetention { holder: turn.holder, seconds: HOLD, ended_at: None };
+        if self.store.0.meta.write(hold).await? == 0 {
+            self.is_lost = true;
+            return Err(Error::new(ErrorKind::Unavailable, "another process deletes old tags"));
+        }
+        self.renewed = Instant::now();
+        Ok(())
+    }
+
+    async fn go(&mut self) -> Result<()> {
+        let Some(repository) = &self.options.repository else { return self.all().await };
+        match self.repository(repository).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(repository_unknown(repository)),
+            Err(e) => Err(self.counted(e)),
         }
     }
 
-    /// Returns whether the repository exists, as far as it was looked for.
-    async fn retain_in(
-        &self,
-        repository: &RepositoryName,
-        options: &RetainOptions,
-        now: i64,
-        retained: &mut Retained,
-    ) -> Result<bool> {
-        let mut judge = Judge::new(&options.rules, repository, options.protection.as_ref(), now);
-        if judge.has_rules() {
-            retained.repositories += 1;
-        } else if options.repository.is_none() {
-            return Ok(true);
-        }
-        let mut after: Option<String> = None;
-        while judge.counts() {
-            let Some((page, last)) = self.tag_page(repository, after, now).await? else { return Ok(false) };
-            page.iter().for_each(|record| judge.count(record));
-            after = last;
-            if after.is_none() {
+    async fn all(&mut self) -> Result<()> {
+        let (mut after, mut first, mut failures) = (None::<String>, None, 0u64);
+        loop {
+            let page = self.store.0.meta.repositories(after.as_deref(), PAGE).await?;
+            for repository in &page.items {
+                let Err(error) = self.repository(repository).await else { continue };
+                let error = error.with_context("repository", repository);
+                // The others would fail in the same way.
+                if matches!(
+                    error.kind(),
+                    ErrorKind::Unavailable | ErrorKind::Unsupported | ErrorKind::StorageFull
+                ) {
+                    return Err(self.counted(error));
+                }
+                tracing::warn!(%repository, %error, "the tags of a repository cannot be judged or deleted");
+                failures += 1;
+                first.get_or_insert(error);
+            }
+            after = page.items.last().map(ToString::to_string);
+            if !page.more || after.is_none() {
                 break;
             }
         }
+        match first {
+            Some(error) => Err(self.counted(error).with_context("failed repositories", failures)),
+            None => Ok(()),
+        }
+    }
+
+    /// An error that ends the run, with what was done before.
+    fn counted(&self, error: Error) -> Error {
+        error.with_context("deleted tags", self.retained.removed)
+    }
+
+    /// Returns whether the repository exists, as far as it was looked for.
+    async fn repository(&mut self, repository: &RepositoryName) -> Result<bool> {
+        let options = self.options;
+        let mut judge = Judge::new(&options.rules, repository, options.protection.as_ref(), self.now);
+        if judge.has_rules() {
+            self.retained.repositories += 1;
+        } else if options.repository.is_none() {
+            return Ok(true);
+        }
+        if judge.counts() && !self.count(repository, &mut judge).await? {
+            return Ok(false);
+        }
         let mut after: Option<String> = None;
         loop {
-            let Some((page, last)) = self.tag_page(repository, after, now).await? else { return Ok(false) };
-            retained.tags += page.len() as u64;
-            let decisions: Vec<TagDecision> = page.into_iter().map(|record| judge.decide(record)).collect();
-            for decisions in decisions.chunks(DELETIONS) {
-                self.apply(options, decisions.to_vec(), retained).await?;
+            let Some(page) = self.page(repository, after, judge.has_rules()).await? else { return Ok(false) };
+            self.retained.tags += page.tags.len() as u64;
+            for tags in page.tags.chunks(CHUNK) {
+                let Some(decisions) = self.decide(repository, &mut judge, tags).await? else {
+                    return Ok(false);
+                };
+                self.apply(&judge, decisions).await?;
             }
-            after = last;
+            after = page.after;
             if after.is_none() {
                 return Ok(true);
             }
         }
     }
 
-    /// Some tags, and after which one there are more; `None` when there is no such repository.
-    async fn tag_page(
-        &self,
-        repository: &RepositoryName,
-        after: Option<String>,
-        began: i64,
-    ) -> Result<Option<(Vec<TagRecord>, Option<String>)>> {
-        // A backend in memory never waits.
-        tokio::task::yield_now().await;
-        if self.1.now() < began.saturating_sub(SLACK) {
-            return Err(Error::new(
-                ErrorKind::Unavailable,
-                "the clock went back while tags were judged by their age: a later run does the rest",
-            ));
+    /// Counts the newest tags. Returns whether the repository exists.
+    async fn count(&mut self, repository: &RepositoryName, judge: &mut Judge<'_>) -> Result<bool> {
+        judge.forget();
+        let mut after: Option<String> = None;
+        loop {
+            let Some(page) = self.page(repository, after, true).await? else { return Ok(false) };
+            for tags in page.tags.chunks(CHUNK) {
+                tags.iter().for_each(|(record, is_attached)| judge.count(record, *is_attached));
+                tokio::task::yield_now().await;
+            }
+            after = page.after;
+            if after.is_none() {
+                return Ok(true);
+            }
         }
-        let Some(page) = self.0.meta.tag_records(repository, after.as_deref(), PAGE).await? else {
-            return Ok(None);
-        };
-        let last = page.items.last().filter(|_| page.more).map(|record| record.tag.to_string());
-        Ok(Some((page.items, last)))
     }
 
-    /// Deletes the tags that go, and reports all.
-    async fn apply(
+    /// `None` when there is no such repository.
+    async fn page(
+        &mut self,
+        repository: &RepositoryName,
+        after: Option<String>,
+        finds_images: bool,
+    ) -> Result<Option<TagPage>> {
+        self.keep().await?;
+        let meta = &self.store.0.meta;
+        check_judged_at(self.now, meta.fetch_time().await?)?;
+        let Some(page) = meta.tag_records(repository, after.as_deref(), PAGE).await? else { return Ok(None) };
+        let after = page.items.last().filter(|_| page.more).map(|record| record.tag.to_string());
+        let mut tags: Vec<(TagRecord, bool)> = page.items.into_iter().map(|record| (record, false)).collect();
+        if finds_images {
+            let belongs = |(_, (record, _)): &(usize, &(TagRecord, bool))| image_of(&record.tag).is_some();
+            let places: Vec<usize> =
+                tags.iter().enumerate().filter(belongs).map(|(place, _)| place).collect();
+            let images = places
+                .iter()
+                .filter_map(|place| image_of(&tags[*place].0.tag))
+                .map(ManifestReference::Digest);
+            let are_there = self.are_there(repository, &images.collect::<Vec<_>>()).await?;
+            places.iter().zip(are_there).for_each(|(place, is_there)| tags[*place].1 = is_there);
+        }
+        Ok(Some(TagPage { tags, after }))
+    }
+
+    async fn are_there(
         &self,
-        options: &RetainOptions,
-        mut decisions: Vec<TagDecision>,
-        retained: &mut Retained,
-    ) -> Result<()> {
-        let mut failed = Ok(());
-        if !options.dry_run {
-            let going = decisions.iter().filter(|decision| decision.goes()).map(|decision| {
-                let (repository, record) = (decision.repository.clone(), decision.record.clone());
-                self.0.meta.write(Change::ExpireTag { repository, record })
-            });
-            let mut written = join_all(going.collect::<Vec<_>>()).await.into_iter();
-            decisions.retain_mut(|decision| {
-                if !decision.goes() {
-                    return true;
+        repository: &RepositoryName,
+        references: &[ManifestReference],
+    ) -> Result<Vec<bool>> {
+        let mut are_there = Vec::with_capacity(references.len());
+        for references in references.chunks(PAGE) {
+            are_there.extend(self.store.0.meta.has_manifests(repository, references).await?);
+        }
+        Ok(are_there)
+    }
+
+    /// Judges some tags, by a count that holds now; `None` when there is no such repository.
+    async fn decide(
+        &mut self,
+        repository: &RepositoryName,
+        judge: &mut Judge<'_>,
+        tags: &[(TagRecord, bool)],
+    ) -> Result<Option<Vec<TagDecision>>> {
+        self.keep().await?;
+        for _ in 0..COUNTS {
+            // A backend in memory never waits.
+            tokio::task::yield_now().await;
+            let decisions: Vec<TagDecision> =
+                tags.iter().map(|(record, is_attached)| judge.decide(record.clone(), *is_attached)).collect();
+            if self.options.dry_run {
+                return Ok(Some(decisions));
+            }
+            if let Some(places) = judge.places(&decisions)
+                && self.are_there(repository, &places).await?.into_iter().all(|is_there| is_there)
+            {
+                return Ok(Some(decisions));
+            }
+            if !self.count(repository, judge).await? {
+                return Ok(None);
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Conflict,
+            "the newest tags are deleted faster than they can be counted: a later run does the rest",
+        ))
+    }
+
+    /// Deletes the tags that go, unless it is a dry run, and tells of all.
+    async fn apply(&mut self, judge: &Judge<'_>, mut decisions: Vec<TagDecision>) -> Result<()> {
+        let mut outcome = Ok(());
+        if self.options.dry_run {
+            decisions.iter().for_each(|decision| self.options.report(decision));
+        } else {
+            for decision in &mut decisions {
+                if let Some(reason) = judge.kept_since(decision) {
+                    decision.reason = reason;
                 }
-                match written.next() {
-                    Some(Ok(1)) => true,
-                    Some(Ok(_)) => {
-                        decision.reason = TagReason::Changed;
-                        true
-                    }
-                    Some(Err(e)) => {
-                        failed = Err(e);
-                        false
-                    }
-                    None => false,
-                }
-            });
+            }
+            let (store, observer) = (self.store.clone(), self.options.observer.clone());
+            let deleting = tokio::spawn(store.delete_tags(decisions, self.now, observer));
+            (decisions, outcome) = deleting
+                .await
+                .map_err(|e| Error::internal("a deletion of tags was interrupted").with_source(e))?;
         }
         for decision in &decisions {
-            retained.removed += u64::from(decision.goes());
-            retained.changed += u64::from(decision.reason == TagReason::Changed);
-            options.report(decision);
+            self.retained.removed += u64::from(decision.goes());
+            self.retained.changed += u64::from(decision.reason == TagReason::Changed);
         }
-        failed
+        outcome
     }
 }

@@ -24,10 +24,10 @@ const PAGE: usize = 128;
 const LEAST: u64 = 64 * 1024;
 /// The least rate: the right to scrub is kept between two pieces of a blob.
 const LEAST_RATE: u64 = 4096;
-/// How long the right to scrub lasts, in seconds, when it is not renewed.
-const HOLD: i64 = 300;
+/// How long the right to scrub or to delete old tags lasts, in seconds, when it is not renewed.
+pub(super) const HOLD: i64 = 300;
 /// How often the right is renewed and the place recorded.
-const SAVE: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(10) };
+pub(super) const SAVE: Duration = if cfg!(test) { Duration::ZERO } else { Duration::from_secs(10) };
 /// After so many blobs in a row that cannot be read, the storage is away, and not a blob.
 const MOST_UNREADABLE: u32 = 8;
 /// How often a blob is looked at that changes meanwhile.

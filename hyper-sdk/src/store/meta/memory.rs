@@ -2,6 +2,7 @@
 
 mod guards;
 mod holds;
+mod keepers;
 mod scrub;
 mod sessions;
 mod tags;
@@ -14,7 +15,7 @@ use super::{
     BlobLink, BlobRecord, Change, EdgeKind, ManifestAt, ManifestChange, MetaBackend, ScrubPlace, TagRecord,
     UploadRecord, referrer,
 };
-use crate::clock::{Clock as _, SystemClock};
+use crate::clock::{SharedClock, SystemClock};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
@@ -31,12 +32,14 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Metadata in memory. Clones share their content.
-#[derive(Clone, Debug, Default)]
+/// Metadata in memory. Clones share their content. Its times are those of the system, or of another clock
+/// ([`MemoryMeta::with_clock`]).
+#[derive(Clone, Debug)]
 pub struct MemoryMeta(Arc<Shared>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
+    clock: SharedClock,
     state: Mutex<State>,
     /// The number of changes. It is incremented while the state is locked, and read without the lock.
     version: AtomicU64,
@@ -49,6 +52,7 @@ struct State {
     blobs: BTreeMap<Digest, Blob>,
     sessions: Sessions,
     scrub: Scrub,
+    retention: Scrub,
     holds: Holds,
 }
 
@@ -91,7 +95,27 @@ struct Repository {
     emptied: bool,
 }
 
+impl Default for MemoryMeta {
+    fn default() -> Self {
+        Self::with_clock(Arc::new(SystemClock))
+    }
+}
+
 impl MemoryMeta {
+    /// Empty metadata that records the times of changes by this clock.
+    ///
+    /// ```
+    /// use hyper_sdk::clock::SystemClock;
+    /// use hyper_sdk::store::meta::{MemoryMeta, MetaBackend as _};
+    /// use std::sync::Arc;
+    ///
+    /// let meta = MemoryMeta::with_clock(Arc::new(SystemClock));
+    /// assert!(meta.clock().now() > 0);
+    /// ```
+    pub fn with_clock(clock: SharedClock) -> Self {
+        Self(Arc::new(Shared { clock, state: Mutex::default(), version: AtomicU64::new(0) }))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // A change is checked before it is applied, and applying it cannot panic.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -156,35 +180,7 @@ impl State {
         Ok(size)
     }
 
-    /// Fixes the content of an upload; the same content again changes nothing.
-    /// Whether a garbage collector may remove the link.
-    fn is_unreferenced(&self, repository: &Repository, digest: &Digest, now: i64) -> bool {
-        let lease_ended = repository.blobs.get(digest).is_some_and(|leased_until| *leased_until <= now);
-        lease_ended && !repository.references.contains_key(digest)
-    }
-
-    /// Whether a tag, or a manifest that was stored after `before`, keeps a manifest.
-    fn is_kept(repository: &Repository, digest: &Digest, before: i64) -> bool {
-        let tagged: HashSet<&Digest> = repository.tags.values().map(|tagged| &tagged.digest).collect();
-        let (mut seen, mut open) = (HashSet::from([digest]), vec![digest]);
-        while let Some(digest) = open.pop() {
-            let Some(manifest) = repository.manifests.get(digest) else { continue };
-            if tagged.contains(digest) || repository.stored.get(digest).is_some_and(|stored| *stored > before)
-            {
-                return true;
-            }
-            let is_entry = |m: &&Manifest| {
-                m.index().is_some_and(|index| index.manifests.iter().any(|entry| entry.digest == *digest))
-            };
-            let indexes = repository.manifests.values().filter(is_entry).map(Manifest::digest);
-            open.extend(
-                indexes.chain(manifest.subject().map(|s| &s.digest)).filter(|keeper| seen.insert(keeper)),
-            );
-        }
-        false
-    }
-
-    fn put_manifest(&mut self, change: ManifestChange) -> Result<u64> {
+    fn put_manifest(&mut self, change: ManifestChange, now: i64) -> Result<u64> {
         let empty = Repository::default();
         let repository = self.find(&change.repository).unwrap_or(&empty);
         for edge in &change.edges {
@@ -220,7 +216,6 @@ impl State {
         if let Some(subject) = change.manifest.subject() {
             repository.referrers.entry(subject.digest.clone()).or_default().insert(digest.clone());
         }
-        let now = SystemClock.now();
         for tag in &change.tags {
             let tagged = Tagged { digest: digest.clone(), pushed_at: now };
             repository.tags.insert(tag.as_str().to_owned(), tagged);
@@ -306,8 +301,13 @@ impl MetaBackend for MemoryMeta {
         Some(self.0.version.load(Ordering::SeqCst))
     }
 
+    fn clock(&self) -> SharedClock {
+        Arc::clone(&self.0.clock)
+    }
+
     async fn write(&self, change: Change) -> Result<u64> {
         let mut state = self.state();
+        let time = self.0.clock.now();
         self.0.version.fetch_add(1, Ordering::SeqCst);
         match change {
             Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
@@ -341,7 +341,7 @@ impl MetaBackend for MemoryMeta {
                 Ok(u64::from(goes && state.unlink(&repository, &digest)))
             }
             Change::CondemnBlob { digest, mark } => {
-                let are_held = state.holds.are_held();
+                let are_held = state.holds.are_held(time);
                 match state.blobs.get_mut(&digest) {
                     Some(blob) if blob.repositories.is_empty() && (blob.condemned.is_some() || !are_held) => {
                         blob.condemned = Some(mark);
@@ -355,7 +355,7 @@ impl MetaBackend for MemoryMeta {
                 Ok(u64::from(goes && state.blobs.remove(&digest).is_some()))
             }
             Change::CondemnBytes { digest, size, mark } => {
-                if state.blobs.contains_key(&digest) || state.holds.are_held() {
+                if state.blobs.contains_key(&digest) || state.holds.are_held(time) {
                     return Ok(0);
                 }
                 let (key, repositories) = (BlobKey::Digest(digest.clone()), BTreeSet::new());
@@ -364,8 +364,16 @@ impl MetaBackend for MemoryMeta {
                 Ok(1)
             }
             Change::QuarantineBlob { digest, key } => Ok(state.quarantine_blob(&digest, &key)),
-            Change::HoldBytes { holder, seconds, renews } => Ok(state.holds.hold(holder, seconds, renews)),
-            Change::HoldScrub { holder, seconds, place } => Ok(state.hold_scrub(holder, seconds, place)),
+            Change::HoldBytes { holder, seconds, renews } => {
+                Ok(state.holds.hold(holder, seconds, renews, time))
+            }
+            Change::HoldScrub { holder, seconds, place } => {
+                Ok(state.scrub.hold(holder, seconds, place, time))
+            }
+            Change::HoldRetention { holder, seconds, ended_at } => {
+                let place = ended_at.map(|_| ScrubPlace { after: None, ended_at });
+                Ok(state.retention.hold(holder, seconds, place, time))
+            }
             Change::CollectManifest { repository, digest, before } => {
                 let found = state.find(&repository).filter(|r| r.manifests.contains_key(&digest));
                 match found.is_some_and(|r| !State::is_kept(r, &digest, before)) {
@@ -373,26 +381,28 @@ impl MetaBackend for MemoryMeta {
                     false => Ok(0),
                 }
             }
-            Change::PutManifest(change) => state.put_manifest(*change),
+            Change::PutManifest(change) => state.put_manifest(*change, time),
             Change::DeleteGuarded { repository, target, guard } => {
                 state.delete_guarded(&repository, &target, &guard)
             }
             Change::DeleteManifest { repository, digest } => state.delete_manifest(&repository, &digest),
             Change::DeleteTag { repository, tag } => state.delete_tag(&repository, &tag),
-            Change::ExpireTag { repository, record } => Ok(state.expire_tag(&repository, &record)),
-            Change::StartUpload(record) => state.sessions.start(record),
+            Change::ExpireTag { repository, record, judged_at } => {
+                state.expire_tag(&repository, &record, (judged_at, time))
+            }
+            Change::StartUpload(record) => state.sessions.start(record, time),
             Change::SaveUpload { id, from, state: saved, writer, keeps_claim } => {
-                state.sessions.save(&id, from, saved, (writer.as_deref(), keeps_claim))
+                state.sessions.save(&id, from, saved, (writer.as_deref(), keeps_claim), time)
             }
             Change::ClaimUpload { id, from, writer, seconds, renews } => {
-                state.sessions.claim(id, from, writer, (seconds, renews))
+                state.sessions.claim(id, from, writer, (seconds, renews), time)
             }
             Change::ReleaseUpload { id, writer } => state.sessions.release(&id, &writer),
             Change::SealUpload { id, from, writer, content } => {
-                state.sessions.seal(id, from, &writer, content)
+                state.sessions.seal(id, from, (&writer, content), time)
             }
-            Change::EndUpload { id, writer } => state.sessions.end_unclaimed(&id, writer.as_deref()),
-            Change::ExpireUpload { id, before } => state.sessions.expire(&id, before),
+            Change::EndUpload { id, writer } => state.sessions.end_unclaimed(&id, writer.as_deref(), time),
+            Change::ExpireUpload { id, before } => state.sessions.expire(&id, before, time),
         }
     }
 
@@ -503,8 +513,12 @@ impl MetaBackend for MemoryMeta {
         Ok(self.state().scrub.place.clone())
     }
 
+    async fn last_retention(&self) -> Result<Option<i64>> {
+        Ok(self.state().retention.place.ended_at)
+    }
+
     async fn bytes_held(&self) -> Result<bool> {
-        Ok(self.state().holds.are_held())
+        Ok(self.state().holds.are_held(self.0.clock.now()))
     }
 
     async fn has_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {

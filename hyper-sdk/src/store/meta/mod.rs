@@ -253,6 +253,16 @@ pub enum Change {
         /// How far the scrub is, when that is to be recorded.
         place: Option<ScrubPlace>,
     },
+    /// Takes the right to delete old tags, or renews or ends it, as [`Change::HoldScrub`] does that to scrub. Returns 1 if this
+    /// holder has it, and 0 while another one does.
+    HoldRetention {
+        /// A number that no other run uses.
+        holder: u64,
+        /// How long nobody else may have it, by the clock of the backend. With 0 the right ends.
+        seconds: i64,
+        /// When the run ended, if it did, in seconds since 1970.
+        ended_at: Option<i64>,
+    },
     /// Takes or renews a hold on all bytes, or ends it with 0 seconds; many may have one at once. Until it ends,
     /// [`Change::CondemnBlob`] marks no blob that has no mark yet, and [`Change::CondemnBytes`] makes no row: what a reader has
     /// found in the metadata since can be read. Returns 1, and 0 when a hold to be renewed has ended before.
@@ -294,12 +304,16 @@ pub enum Change {
     },
     /// Deletes a tag if it still names this manifest and was not pushed since. Returns 1 if it was deleted, and 0 when it is
     /// gone, was moved or was pushed again. The manifest then counts as stored now: what collects manifests without a tag leaves
-    /// it for as long as after a push.
+    /// it for as long as after a push. Rejected with [`ErrorDetail::ClockWentBack`](crate::ErrorDetail::ClockWentBack) when the
+    /// time that the transaction records lies before `judged_at`
+    /// ([`check_judged_at`](super::errors::check_judged_at)).
     ExpireTag {
         /// The repository.
         repository: RepositoryName,
         /// The tag as [`MetaBackend::tag_records`] listed it.
         record: TagRecord,
+        /// The time by which the tag is too old, as [`MetaBackend::fetch_time`] told it.
+        judged_at: i64,
     },
     /// Deletes a manifest, a tag or a blob, as the changes above do, if the guard allows it for every tag that is deleted
     /// or needs the target ([`super::RegistryStore::delete_guarded`]). Rejected with the error of the guard.
@@ -435,6 +449,15 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
         Arc::new(SystemClock)
     }
 
+    /// The time that a change would record now, in seconds since 1970. That of a database elsewhere is read from it after the call
+    /// began: the clock of one that another process uses may have been set back since this process has written to it.
+    ///
+    /// # Errors
+    /// Those of the database.
+    async fn fetch_time(&self) -> Result<i64> {
+        Ok(self.clock().now())
+    }
+
     /// Applies a change atomically, even when the future is dropped. Returns the size of the linked blob, the number
     /// that the change documents, or 0.
     async fn write(&self, change: Change) -> Result<u64>;
@@ -451,6 +474,19 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
 
     /// The row of each of these blobs, in any repository.
     async fn blobs(&self, digests: &[Digest]) -> Result<Vec<Option<BlobRecord>>>;
+
+    /// Whether the repository has each of these tags and manifests, in their order.
+    async fn has_manifests(
+        &self,
+        repository: &RepositoryName,
+        references: &[ManifestReference],
+    ) -> Result<Vec<bool>> {
+        let mut found = Vec::with_capacity(references.len());
+        for reference in references {
+            found.push(self.manifest(repository, reference).await?.is_some());
+        }
+        Ok(found)
+    }
 
     /// At most `limit` of the repositories that have a blob, after the repository `after`, in an order that the backend
     /// chooses and does not change.
@@ -493,6 +529,9 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
 
     /// How far the scrub is ([`Change::HoldScrub`]).
     async fn scrub_place(&self) -> Result<ScrubPlace>;
+
+    /// When the last run of retention ended, in seconds since 1970 ([`Change::HoldRetention`]).
+    async fn last_retention(&self) -> Result<Option<i64>>;
 
     /// Whether somebody holds all bytes just now ([`Change::HoldBytes`]), so that a collector need not try to remove some.
     async fn bytes_held(&self) -> Result<bool> {

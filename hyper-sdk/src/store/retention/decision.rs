@@ -1,5 +1,6 @@
 //! What becomes of a tag, and why.
 
+use crate::Digest;
 use crate::clock::rfc3339;
 use crate::reference::RepositoryName;
 use crate::store::meta::TagRecord;
@@ -17,6 +18,8 @@ pub enum TagReason {
     Protected(String),
     /// It stays: this pattern keeps its name.
     Named(String),
+    /// It stays: it belongs to this image, which the repository has. It is a signature of it, or lists what refers to it.
+    Attached(Digest),
     /// It stays: it was pushed later than the clock says now.
     Ahead,
     /// It stays as one of the newest.
@@ -40,6 +43,8 @@ pub enum TagReason {
     },
     /// It stays for now: it was pushed again, moved or deleted after it was judged.
     Changed,
+    /// It may be gone or not: the store failed while it was deleted.
+    Unconfirmed,
 }
 
 /// What becomes of a tag. `Display` says it in one line, for people.
@@ -77,6 +82,7 @@ impl fmt::Display for TagReason {
             Self::Internal => f.write_str("the builder keeps its repository for itself"),
             Self::Protected(why) => f.write_str(why),
             Self::Named(pattern) => write!(f, "`{pattern}` keeps its name"),
+            Self::Attached(image) => write!(f, "it belongs to {image}, which is there"),
             Self::Ahead => f.write_str("it was pushed later than the clock says now"),
             Self::Newest { count, young_until } => {
                 write!(f, "it is one of the newest {count}")?;
@@ -93,6 +99,7 @@ impl fmt::Display for TagReason {
                 f.write_str(&reasons.join(", and "))
             }
             Self::Changed => f.write_str("it was pushed again, moved or deleted just now"),
+            Self::Unconfirmed => f.write_str("the store failed while it was deleted, so it may be gone"),
         }
     }
 }

@@ -3,11 +3,20 @@
 use super::decision::{TagDecision, TagReason};
 use super::options::TagProtection;
 use super::rules::{RetentionRule, RetentionRules, first_about};
-use crate::reference::{RepositoryName, Tag};
+use crate::Digest;
+use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::is_internal;
 use crate::store::meta::TagRecord;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+
+/// The image that a tag belongs to by its name: `sha256-HEX` lists what refers to the image where a registry does not, and
+/// `sha256-HEX.sig`, `.att` and `.sbom` are its signatures, statements and lists of parts.
+pub(in crate::store) fn image_of(tag: &Tag) -> Option<Digest> {
+    let rest = tag.as_str().strip_prefix("sha256-")?;
+    let hex = rest.split_once('.').map_or(rest, |(hex, _)| hex);
+    Digest::parse(&format!("sha256:{hex}")).ok()
+}
 
 /// The tags with the latest times, as many as a rule keeps.
 #[derive(Debug, Default)]
@@ -26,10 +35,10 @@ impl Newest {
         self.0.push(Reverse((record.pushed_at, record.tag.clone())));
     }
 
-    /// Whether a tag is as new as the oldest of them. What was pushed after the count is newer.
+    /// Whether a tag is as new as the oldest of them. What was pushed after the count is newer, and of what was pushed in one
+    /// second nobody knows which came last.
     fn has(&self, record: &TagRecord, count: usize) -> bool {
-        self.0.len() < count
-            || self.0.peek().is_none_or(|Reverse((at, tag))| (record.pushed_at, &record.tag) >= (*at, tag))
+        self.0.len() < count || self.0.peek().is_none_or(|Reverse((at, _))| record.pushed_at >= *at)
     }
 }
 
@@ -78,8 +87,16 @@ impl<'a> Judge<'a> {
         Some(TagReason::Named(pattern.to_string()))
     }
 
-    /// Counts a tag.
-    pub(in crate::store) fn count(&mut self, record: &TagRecord) {
+    /// Forgets what was counted.
+    pub(in crate::store) fn forget(&mut self) {
+        self.rules.iter_mut().for_each(|(_, _, newest)| newest.0.clear());
+    }
+
+    /// Counts a tag, unless it is attached to an image that is there.
+    pub(in crate::store) fn count(&mut self, record: &TagRecord, is_attached: bool) {
+        if is_attached {
+            return;
+        }
         let Some(place) = self.first_rule(&record.tag).filter(|_| record.pushed_at <= self.now) else {
             return;
         };
@@ -91,18 +108,44 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Judges a tag, after all were counted.
-    pub(in crate::store) fn decide(&self, record: TagRecord) -> TagDecision {
+    /// Judges a tag, after all were counted. One that is attached to an image that is there stays.
+    pub(in crate::store) fn decide(&self, record: TagRecord, is_attached: bool) -> TagDecision {
         let found = self.first_rule(&record.tag).map(|place| &self.rules[place]);
         let reason = match found {
             None if is_internal(self.repository) => TagReason::Internal,
             None => TagReason::NoRule,
-            Some((_, rule, newest)) => {
-                self.by_name(rule, &record.tag).unwrap_or_else(|| self.by_time(rule, newest, &record))
-            }
+            Some((_, rule, newest)) => match image_of(&record.tag).filter(|_| is_attached) {
+                Some(image) => self.by_name(rule, &record.tag).unwrap_or(TagReason::Attached(image)),
+                None => {
+                    self.by_name(rule, &record.tag).unwrap_or_else(|| self.by_time(rule, newest, &record))
+                }
+            },
         };
         let rule = found.map(|(at, ..)| *at);
         TagDecision { repository: self.repository.clone(), record, rule, reason }
+    }
+
+    /// What keeps a tag by now that was judged to go: the answers of a policy change when somebody edits it.
+    pub(in crate::store) fn kept_since(&self, decision: &TagDecision) -> Option<TagReason> {
+        let place = self.first_rule(&decision.record.tag).filter(|_| decision.goes())?;
+        self.by_name(self.rules[place].1, &decision.record.tag)
+    }
+
+    /// The tags that were counted as the newest by the rules that delete some of these. As long as they are there, a rule keeps
+    /// as many as it says. `None` when one of them is protected by now, and so takes no place.
+    pub(in crate::store) fn places(&self, decisions: &[TagDecision]) -> Option<Vec<ManifestReference>> {
+        let mut places = Vec::new();
+        for (at, rule, newest) in &self.rules {
+            if decisions.iter().any(|decision| decision.goes() && decision.rule == Some(*at)) {
+                for Reverse((_, tag)) in &newest.0 {
+                    if self.by_name(rule, tag).is_some() {
+                        return None;
+                    }
+                    places.push(tag.clone().into());
+                }
+            }
+        }
+        Some(places)
     }
 
     fn by_time(&self, rule: &RetentionRule, newest: &Newest, record: &TagRecord) -> TagReason {
@@ -120,7 +163,8 @@ impl<'a> Judge<'a> {
 }
 
 impl RetentionRules {
-    /// Decides about all tags of a repository, in their order, at a time in seconds since 1970.
+    /// Decides about all tags of a repository, in their order, at a time in seconds since 1970. Tags that belong to an image by
+    /// their name stay ([`TagReason::Attached`]): only a store knows whether the image is there.
     pub fn plan(
         &self,
         repository: &RepositoryName,
@@ -129,7 +173,8 @@ impl RetentionRules {
         now: i64,
     ) -> Vec<TagDecision> {
         let mut judge = Judge::new(self, repository, protection, now);
-        tags.iter().for_each(|record| judge.count(record));
-        tags.iter().map(|record| judge.decide(record.clone())).collect()
+        let is_attached = |record: &TagRecord| image_of(&record.tag).is_some();
+        tags.iter().for_each(|record| judge.count(record, is_attached(record)));
+        tags.iter().map(|record| judge.decide(record.clone(), is_attached(record))).collect()
     }
 }

@@ -7,8 +7,9 @@
 //!
 //! # Invariants
 //! - A tag stays if no rule matches it, or if the first rule that does has any reason to keep it.
-//! - The newest are counted by the time of the last push, for each rule and repository. Of two tags of one time the one with
-//!   the later name is newer. Tags that stay by their name take no place.
+//! - The newest are counted by the time of the last push, for each rule and repository. Those that
+//!   share the second of the last one that stays do so, too. Tags that stay by their name take no place.
+//! - A tag that belongs to an image by its name, as a signature does, stays as long as the image is there, and takes no place.
 //! - A tag whose time lies ahead of the clock stays and takes no place: the clock was set back since.
 //! - A tag is deleted in a transaction that checks that it is what was judged ([`Change::ExpireTag`]).
 //! - Memory depends on `keep_newest` and not on the number of tags.
@@ -21,8 +22,10 @@ mod options;
 mod rules;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use decision::{TagDecision, TagReason};
-pub(super) use judge::Judge;
+pub(super) use judge::{Judge, image_of};
 pub use options::{RetainOptions, Retained, RetentionObserver, TagProtection};
 pub use rules::{RetentionRule, RetentionRules};
+pub use turn::{RetentionEnd, RetentionTurn};

@@ -2,12 +2,13 @@
 
 use super::decision::TagDecision;
 use super::rules::RetentionRules;
+use super::turn::{RetentionEnd, RetentionTurn};
 use crate::reference::{RepositoryName, Tag};
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 /// Says why a tag stays whatever the rules say; `None` leaves it to them. It must not block. It is asked several times about
-/// a tag, and its answers should not change meanwhile.
+/// a tag, the last time right before the tag is deleted; its answers may change meanwhile.
 pub type TagProtection = Arc<dyn Fn(&RepositoryName, &Tag) -> Option<String> + Send + Sync>;
 
 /// A function that is told of each decision.
@@ -48,17 +49,21 @@ pub struct RetainOptions {
     pub dry_run: bool,
     /// Only this repository, with all of its tags. Without, all repositories that a rule is about.
     pub repository: Option<RepositoryName>,
+    /// Takes part in the regular retention of the store: nothing happens unless a run is due and nobody else is at it. Without, the
+    /// run begins now, whoever else deletes tags.
+    pub turn: Option<RetentionTurn>,
     /// What stays besides, such as immutable tags.
     pub protection: Option<TagProtection>,
     /// Is told of each decision, in the order of repositories and, in each, of tags: of a tag that goes after it is deleted,
-    /// in a dry run instead.
+    /// in a dry run instead. It is told also of a deletion that ends after the run was dropped.
     pub observer: Option<RetentionObserver>,
 }
 
 impl RetainOptions {
     /// A run by these rules in all repositories.
     pub fn new(rules: impl Into<Arc<RetentionRules>>) -> Self {
-        Self { rules: rules.into(), dry_run: false, repository: None, protection: None, observer: None }
+        let rules = rules.into();
+        Self { rules, dry_run: false, repository: None, turn: None, protection: None, observer: None }
     }
 
     pub(in crate::store) fn report(&self, decision: &TagDecision) {
@@ -74,6 +79,7 @@ impl Debug for RetainOptions {
             .field("rules", &self.rules)
             .field("dry_run", &self.dry_run)
             .field("repository", &self.repository)
+            .field("turn", &self.turn)
             .finish_non_exhaustive()
     }
 }
@@ -81,6 +87,10 @@ impl Debug for RetainOptions {
 /// What a run of retention has done, or in a dry run what it would do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retained {
+    /// Why it ended.
+    pub end: RetentionEnd,
+    /// When the last run of a [`RetentionTurn`] ended, in seconds since 1970: this one, if it was one.
+    pub last_run: Option<i64>,
     /// How many repositories a rule is about.
     pub repositories: u64,
     /// How many tags they have.

@@ -101,14 +101,16 @@ pub struct RetentionRules(Vec<RetentionRule>);
 impl RetentionRules {
     /// The most rules.
     pub const MAX_RULES: usize = 1000;
-    /// The most tags that a rule can keep as the newest ones: a run has them in memory, at about 200 bytes each.
+    /// The most tags that the rules for a repository can keep as the newest ones: a run has those of one repository in memory, at
+    /// about 200 bytes each. Rules count together when a pattern of one is that of the other or wider.
     pub const MAX_NEWEST: usize = 100_000;
 
     /// These rules.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] that says which rule, counted from 1, is wrong: one that is about no tag, or that keeps
-    /// nothing; and when there are more than [`RetentionRules::MAX_RULES`].
+    /// nothing; and when there are more than [`RetentionRules::MAX_RULES`], or they keep more than
+    /// [`RetentionRules::MAX_NEWEST`].
     pub fn new(rules: Vec<RetentionRule>) -> Result<Self> {
         if rules.len() > Self::MAX_RULES {
             let most = Self::MAX_RULES;
@@ -117,7 +119,34 @@ impl RetentionRules {
         for (at, rule) in rules.iter().enumerate() {
             rule.check().map_err(|e| Error::invalid(format!("rule {}: {}", at + 1, e.message())))?;
         }
+        Self::check_newest(&rules)?;
         Ok(Self(rules))
+    }
+
+    /// Refuses rules that keep too many of the newest tags of one repository together.
+    fn check_newest(rules: &[RetentionRule]) -> Result<()> {
+        let total = |rules: &mut dyn Iterator<Item = &RetentionRule>| {
+            rules.filter_map(|rule| rule.keep_newest).fold(0, usize::saturating_add)
+        };
+        if total(&mut rules.iter()) <= Self::MAX_NEWEST {
+            return Ok(());
+        }
+        for (at, rule) in rules.iter().enumerate() {
+            let is_too_much = |name: &RepositoryPattern| {
+                let is_beside =
+                    |other: &&RetentionRule| other.repositories.iter().any(|wide| wide.covers(name));
+                total(&mut rules.iter().filter(is_beside)) > Self::MAX_NEWEST
+            };
+            if rule.repositories.iter().any(is_too_much) {
+                let most = Self::MAX_NEWEST;
+                return Err(Error::invalid(format!(
+                    "rule {}: with the other rules for its repositories it keeps too many of the newest tags: {most} are the \
+                     most for a repository",
+                    at + 1
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The rules.

@@ -46,11 +46,12 @@ fn the_first_rule_that_is_about_a_tag_decides() {
         rule("**", "b*", Some(2), Some(50), &[]),
     ])
     .unwrap();
-    let tags: Vec<TagRecord> =
-        ["b1", "b2", "b3", "latest", "pr-1", "pr-7", "v1"].map(|tag| record(tag, 0)).into();
+    let tags: Vec<TagRecord> = ["b1", "b2", "b3", "latest", "pr-1", "pr-7", "v1"]
+        .map(|tag| record(tag, i64::from(tag > "b1")))
+        .into();
     assert_eq!(going(&rules, &tags, 49), [""; 0]);
     assert_eq!(going(&rules, &tags, 50), ["b1"]);
-    assert_eq!(going(&rules, &tags, 100), ["b1", "pr-1"]);
+    assert_eq!(going(&rules, &tags, 101), ["b1", "pr-1"]);
     let plan = rules.plan(&name("team/app"), &tags, None, 60);
     let lines: Vec<String> = plan.iter().map(ToString::to_string).collect();
     assert_eq!(
@@ -60,12 +61,12 @@ fn the_first_rule_that_is_about_a_tag_decides() {
             "team/app:b2 stays: rule 4: it is one of the newest 2",
             "team/app:b3 stays: rule 4: it is one of the newest 2",
             "team/app:latest stays: no rule is about it",
-            "team/app:pr-1 stays: rule 3: it is young enough until 1970-01-01T00:01:40Z",
+            "team/app:pr-1 stays: rule 3: it is young enough until 1970-01-01T00:01:41Z",
             "team/app:pr-7 stays: rule 3: `pr-7` keeps its name",
             "team/app:v1 stays: rule 2: `*` keeps its name",
         ]
     );
-    assert_eq!(plan.iter().map(TagDecision::goes_at).collect::<Vec<_>>()[4], Some(100));
+    assert_eq!(plan.iter().map(TagDecision::goes_at).collect::<Vec<_>>()[4], Some(101));
     let internal = rules.plan(&name("hyper.local/layers"), &tags, None, i64::MAX);
     assert!(internal.iter().all(|decision| decision.reason == TagReason::Internal));
 }
@@ -79,6 +80,23 @@ fn protected_and_named_tags_stay_and_take_no_place() {
     let plan = rules.plan(&name("a"), &tags, Some(&protection), 100);
     assert_eq!(plan.iter().map(TagDecision::goes).collect::<Vec<_>>(), [true, false, false, false]);
     assert_eq!(plan[2].to_string(), "a:fixed stays: rule 1: it is immutable");
+}
+
+#[test]
+fn a_tag_that_belongs_to_an_image_by_its_name_stays_and_takes_no_place() {
+    let rules = RetentionRules::new(vec![rule("**", "*", Some(1), None, &[])]).unwrap();
+    let hex = "a".repeat(64);
+    let belong = [format!("sha256-{hex}"), format!("sha256-{hex}.sig"), format!("sha256-{hex}.any.suffix")];
+    let others = ["sha256-".to_owned() + &hex[1..], format!("sha256-{hex}-sig"), format!("x-sha256-{hex}")];
+    for tag in &belong {
+        let tags = [record("b", 1), record(tag, 2)];
+        assert_eq!(going(&rules, &tags, 100), [""; 0], "{tag}");
+        let plan = rules.plan(&name("a"), &[record(tag, 2)], None, 100);
+        assert!(plan[0].to_string().contains(&format!("it belongs to sha256:{hex}")), "{}", plan[0]);
+    }
+    for tag in &others {
+        assert_eq!(going(&rules, &[record("b", 1), record(tag, 2)], 100), ["b"], "{tag}");
+    }
 }
 
 /// Tags of the time before the clock was set back take no place from those that are pushed now.
@@ -108,6 +126,11 @@ fn a_rule_that_keeps_nothing_is_an_error_that_says_which() {
         let e = RetentionRules::new(vec![good, bad]).unwrap_err().to_string();
         assert!(e.contains("rule 2") && e.contains(why), "{e}");
     }
+    let half = RetentionRules::MAX_NEWEST / 2;
+    let of = |names: [&str; 3]| names.map(|name| rule(name, "*", Some(half), None, &[])).to_vec();
+    let e = RetentionRules::new(of(["team/a", "team/**", "**"])).unwrap_err().to_string();
+    assert!(e.contains("rule 1") && e.contains("for a repository"), "{e}");
+    RetentionRules::new(of(["team/a", "team/b", "**"])).unwrap();
     let many = vec![rule("a", "*", Some(1), None, &[]); RetentionRules::MAX_RULES + 1];
     assert!(RetentionRules::new(many).is_err());
 }
@@ -157,8 +180,7 @@ fn model(rules: &[RetentionRule], repository: &str, tags: &[TagRecord], now: i64
             let is_counted = |other: &&TagRecord| {
                 decides(other) == Some(at) && !matched(&rule.keep_tags, &other.tag) && other.pushed_at <= now
             };
-            let is_newer =
-                |other: &&TagRecord| (other.pushed_at, &other.tag) > (record.pushed_at, &record.tag);
+            let is_newer = |other: &&TagRecord| other.pushed_at > record.pushed_at;
             let newer = tags.iter().filter(is_counted).filter(is_newer).count();
             rule.keep_newest.is_some_and(|count| newer < count)
                 || rule.keep_younger_than.is_some_and(|limit| age < i128::from(limit.as_secs()))

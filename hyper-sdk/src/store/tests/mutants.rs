@@ -133,7 +133,11 @@ async fn the_metadata_suite_catches_every_fault() {
         PlaceForgotten by one_holder_scrubs_at_a_time;
         TimesForgotten by tags_are_listed_with_the_time_of_their_last_push;
         AnyTagExpires by a_tag_expires_if_it_is_what_it_was;
-        PushedAgainExpires by a_tag_expires_if_it_is_what_it_was;
+        PushedAgainExpires by a_tag_expires_if_it_is_what_it_was, a_tag_that_is_pushed_again_does_not_expire;
+        EverybodyRetains by one_holder_deletes_old_tags_at_a_time;
+        LastRunForgotten by one_holder_deletes_old_tags_at_a_time;
+        ExpiresByAnyTime by no_tag_expires_by_a_time_to_come;
+        ManifestsOfAnyRepository by manifests_are_found_without_their_bytes;
         HoldIgnored by held_bytes_are_not_condemned;
         HoldUntold by held_bytes_are_not_condemned;
         LostOnReopen by content_survives_reopening, sessions_survive_reopening,

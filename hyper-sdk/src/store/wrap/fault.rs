@@ -272,6 +272,18 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         self.0.clock()
     }
 
+    async fn fetch_time(&self) -> Result<i64> {
+        self.1.run(self.0.fetch_time()).await
+    }
+
+    async fn has_manifests(
+        &self,
+        repository: &RepositoryName,
+        references: &[ManifestReference],
+    ) -> Result<Vec<bool>> {
+        self.1.run(self.0.has_manifests(repository, references)).await
+    }
+
     async fn write(&self, change: Change) -> Result<u64> {
         if let Some(refusal) = self.1.refusal(&change) {
             return Err(refusal);
@@ -332,6 +344,10 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
 
     async fn manifests_with(&self, digest: &Digest, limit: usize) -> Result<Vec<ManifestAt>> {
         self.1.run(self.0.manifests_with(digest, limit)).await
+    }
+
+    async fn last_retention(&self) -> Result<Option<i64>> {
+        self.1.run(self.0.last_retention()).await
     }
 
     async fn scrub_place(&self) -> Result<ScrubPlace> {

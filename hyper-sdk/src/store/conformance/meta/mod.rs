@@ -85,6 +85,8 @@ macro_rules! meta_conformance {
             a_condition_is_checked_for_every_tag, tags_move_together, tags_are_paged_in_byte_order,
             repositories_are_paged_in_byte_order, an_emptied_repository_is_not_listed,
             tags_are_listed_with_the_time_of_their_last_push, a_tag_expires_if_it_is_what_it_was,
+            a_tag_that_is_pushed_again_does_not_expire, no_tag_expires_by_a_time_to_come,
+            manifests_are_found_without_their_bytes, one_holder_deletes_old_tags_at_a_time,
             a_guard_is_asked_about_tags_that_change, a_guard_protects_what_a_tag_needs,
             deleting_a_manifest_deletes_its_tags, deleting_a_tag_keeps_the_manifest, referrers_are_listed,
             the_version_changes_with_every_change, changes_of_many_tasks_are_all_applied,

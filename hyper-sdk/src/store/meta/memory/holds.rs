@@ -1,6 +1,5 @@
 //! Who copies bytes: while one does, no collector removes any.
 
-use crate::clock::{Clock as _, SystemClock};
 use std::collections::HashMap;
 
 /// The end of each hold, by its holder.
@@ -8,8 +7,7 @@ use std::collections::HashMap;
 pub(super) struct Holds(HashMap<u64, i64>);
 
 impl Holds {
-    pub(super) fn hold(&mut self, holder: u64, seconds: i64, renews: bool) -> u64 {
-        let now = SystemClock.now();
+    pub(super) fn hold(&mut self, holder: u64, seconds: i64, renews: bool, now: i64) -> u64 {
         self.0.retain(|_, until| *until > now);
         if renews && !self.0.contains_key(&holder) {
             return 0;
@@ -21,8 +19,7 @@ impl Holds {
         1
     }
 
-    pub(super) fn are_held(&self) -> bool {
-        let now = SystemClock.now();
+    pub(super) fn are_held(&self, now: i64) -> bool {
         self.0.values().any(|until| *until > now)
     }
 }

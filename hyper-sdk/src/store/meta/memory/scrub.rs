@@ -3,18 +3,32 @@
 use super::{Blob, State};
 use crate::Digest;
 use crate::Result;
-use crate::clock::{Clock as _, SystemClock};
 use crate::reference::RepositoryName;
 use crate::store::blob::BlobKey;
 use crate::store::meta::{BlobRecord, ManifestAt, ScrubPlace};
 use std::ops::Bound;
 
-/// Who scrubs, until when, and how far this is.
+/// Who scrubs or deletes old tags, until when, and how far this is.
 #[derive(Debug, Default)]
 pub(super) struct Scrub {
     holder: u64,
     until: i64,
     pub(super) place: ScrubPlace,
+}
+
+impl Scrub {
+    pub(super) fn hold(&mut self, holder: u64, seconds: i64, place: Option<ScrubPlace>, now: i64) -> u64 {
+        if self.holder != holder && self.until > now {
+            return 0;
+        }
+        // A right that was given back is free, also when the clock is set back then.
+        let until = if seconds == 0 { 0 } else { now.saturating_add(seconds) };
+        (self.holder, self.until) = (holder, until);
+        if let Some(place) = place {
+            self.place = place;
+        }
+        1
+    }
 }
 
 impl State {
@@ -27,18 +41,6 @@ impl State {
             }
             None => 0,
         }
-    }
-
-    pub(super) fn hold_scrub(&mut self, holder: u64, seconds: i64, place: Option<ScrubPlace>) -> u64 {
-        let (scrub, now) = (&mut self.scrub, SystemClock.now());
-        if scrub.holder != holder && scrub.until > now {
-            return 0;
-        }
-        (scrub.holder, scrub.until) = (holder, now.saturating_add(seconds));
-        if let Some(place) = place {
-            scrub.place = place;
-        }
-        1
     }
 
     pub(super) fn linked_blobs(&self, after: Option<&Digest>, limit: usize) -> Vec<BlobRecord> {

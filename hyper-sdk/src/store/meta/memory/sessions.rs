@@ -1,6 +1,5 @@
 //! The upload sessions.
 
-use crate::clock::{Clock as _, SystemClock};
 use crate::store::UploadId;
 use crate::store::blob::StagedState;
 use crate::store::errors::{claimed, sealed_otherwise, upload_moved, upload_unknown};
@@ -28,14 +27,13 @@ impl Sessions {
         self.records.iter().filter(|(_, (_, at))| *at <= before).map(|(id, _)| id.clone()).collect()
     }
 
-    pub(super) fn start(&mut self, record: UploadRecord) -> Result<u64> {
-        self.records.insert(record.id.clone(), (record, SystemClock.now()));
+    pub(super) fn start(&mut self, record: UploadRecord, now: i64) -> Result<u64> {
+        self.records.insert(record.id.clone(), (record, now));
         Ok(0)
     }
 
     /// Refuses what a writer wants while another one has claimed the session.
-    fn check_claim(&self, id: &UploadId, writer: Option<&str>) -> Result<()> {
-        let now = SystemClock.now();
+    fn check_claim(&self, id: &UploadId, writer: Option<&str>, now: i64) -> Result<()> {
         match self.claims.get(id) {
             Some((holder, until)) if *until > now && Some(holder.as_str()) != writer => {
                 Err(claimed(id, Duration::from_secs((until - now).unsigned_abs())))
@@ -67,6 +65,7 @@ impl Sessions {
         from: u64,
         state: StagedState,
         (writer, keeps_claim): (Option<&str>, bool),
+        now: i64,
     ) -> Result<u64> {
         self.check_offset(id, from)?;
         if let Some(writer) = writer {
@@ -75,7 +74,7 @@ impl Sessions {
         if let Some((record, at)) = self.records.get_mut(id) {
             // Saving the same bytes again is no progress.
             if state.offset != from {
-                *at = SystemClock.now();
+                *at = now;
             }
             record.state = state;
         }
@@ -91,13 +90,14 @@ impl Sessions {
         from: u64,
         writer: String,
         (seconds, renews): (i64, bool),
+        now: i64,
     ) -> Result<u64> {
         self.check_offset(&id, from)?;
-        self.check_claim(&id, Some(&writer))?;
+        self.check_claim(&id, Some(&writer), now)?;
         if renews {
             self.check_holder(&id, &writer)?;
         }
-        self.claims.insert(id, (writer, SystemClock.now().saturating_add(seconds)));
+        self.claims.insert(id, (writer, now.saturating_add(seconds)));
         Ok(0)
     }
 
@@ -108,7 +108,13 @@ impl Sessions {
         Ok(0)
     }
 
-    pub(super) fn seal(&mut self, id: UploadId, from: u64, writer: &str, content: Digest) -> Result<u64> {
+    pub(super) fn seal(
+        &mut self,
+        id: UploadId,
+        from: u64,
+        (writer, content): (&str, Digest),
+        now: i64,
+    ) -> Result<u64> {
         self.check_offset(&id, from)?;
         self.check_holder(&id, writer)?;
         let (_, at) = self.records.get_mut(&id).ok_or_else(|| upload_unknown(&id))?;
@@ -116,7 +122,7 @@ impl Sessions {
             Some(sealed) if *sealed != content => return Err(sealed_otherwise(&id)),
             Some(_) => {}
             None => {
-                *at = SystemClock.now();
+                *at = now;
                 self.seals.insert(id, content);
             }
         }
@@ -129,15 +135,15 @@ impl Sessions {
         self.claims.remove(id);
     }
 
-    pub(super) fn end_unclaimed(&mut self, id: &UploadId, writer: Option<&str>) -> Result<u64> {
-        self.check_claim(id, writer)?;
+    pub(super) fn end_unclaimed(&mut self, id: &UploadId, writer: Option<&str>, now: i64) -> Result<u64> {
+        self.check_claim(id, writer, now)?;
         self.end(id);
         Ok(0)
     }
 
-    pub(super) fn expire(&mut self, id: &UploadId, before: i64) -> Result<u64> {
+    pub(super) fn expire(&mut self, id: &UploadId, before: i64, now: i64) -> Result<u64> {
         let is_old = self.records.get(id).is_some_and(|(_, at)| *at <= before);
-        if is_old && self.check_claim(id, None).is_ok() {
+        if is_old && self.check_claim(id, None, now).is_ok() {
             self.end(id);
         }
         Ok(u64::from(self.records.contains_key(id)))

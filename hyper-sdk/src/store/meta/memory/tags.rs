@@ -1,9 +1,9 @@
 //! Tags with the time of their last push.
 
 use super::{Repository, State, page};
-use crate::clock::{Clock as _, SystemClock};
 use crate::reference::{RepositoryName, Tag};
 use crate::store::Listing;
+use crate::store::errors::check_judged_at;
 use crate::store::meta::TagRecord;
 use crate::{Digest, Result};
 
@@ -33,17 +33,22 @@ impl Tagged {
 
 impl State {
     /// Deletes a tag if it is what it was. Returns how many were deleted.
-    pub(super) fn expire_tag(&mut self, name: &RepositoryName, record: &TagRecord) -> u64 {
-        let now = SystemClock.now();
-        let Some(repository) = self.repositories.get_mut(name.as_str()) else { return 0 };
+    pub(super) fn expire_tag(
+        &mut self,
+        name: &RepositoryName,
+        record: &TagRecord,
+        (judged_at, now): (i64, i64),
+    ) -> Result<u64> {
+        check_judged_at(judged_at, now)?;
+        let Some(repository) = self.repositories.get_mut(name.as_str()) else { return Ok(0) };
         let is_same = repository
             .tags
             .get(record.tag.as_str())
             .is_some_and(|tagged| tagged.digest == record.digest && tagged.pushed_at == record.pushed_at);
         if !is_same || repository.tags.remove(record.tag.as_str()).is_none() {
-            return 0;
+            return Ok(0);
         }
         repository.stored.insert(record.digest.clone(), now);
-        1
+        Ok(1)
     }
 }

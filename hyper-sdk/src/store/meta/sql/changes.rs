@@ -8,7 +8,7 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{
     manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
 };
-use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange};
+use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, ScrubPlace};
 use crate::store::{DeleteTarget, TagGuard};
 
 pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u64> {
@@ -38,7 +38,11 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
         Change::CondemnBytes { digest, size, mark } => blobs::condemn_bytes(db, digest, *size, *mark).await,
         Change::QuarantineBlob { digest, key } => scrub::quarantine_blob(db, digest, key).await,
         Change::HoldScrub { holder, seconds, place } => {
-            scrub::hold_scrub(db, *holder, *seconds, place.as_ref()).await
+            scrub::hold(db, scrub::SCRUB, (*holder, *seconds), place.as_ref()).await
+        }
+        Change::HoldRetention { holder, seconds, ended_at } => {
+            let place = ended_at.map(|_| ScrubPlace { after: None, ended_at: *ended_at });
+            scrub::hold(db, scrub::RETENTION, (*holder, *seconds), place.as_ref()).await
         }
         Change::HoldBytes { holder, seconds, renews } => {
             holds::hold_bytes(db, *holder, *seconds, *renews).await
@@ -49,7 +53,9 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
         Change::PutManifest(change) => put_manifest(db, change).await,
         Change::DeleteManifest { repository, digest } => delete_manifest(db, repository, digest).await,
         Change::DeleteTag { repository, tag } => delete_tag(db, repository, tag).await,
-        Change::ExpireTag { repository, record } => tags::expire(db, repository, record).await,
+        Change::ExpireTag { repository, record, judged_at } => {
+            tags::expire(db, repository, record, *judged_at).await
+        }
         Change::DeleteGuarded { repository, target, guard } => {
             delete_guarded(db, repository, target, guard).await
         }

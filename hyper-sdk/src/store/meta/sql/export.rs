@@ -52,7 +52,7 @@ impl SqlMeta {
             Reader::Sqlite(connection) => {
                 // Dropped at any point, it is rolled back before the connection is used again.
                 let mut transaction = connection.begin().await.map_err(|e| self.failed(e))?;
-                let outcome = export(&mut Connection::Sqlite(&mut transaction), &rows).await;
+                let outcome = export(&mut Connection::Sqlite(&mut transaction, 0), &rows).await;
                 transaction.rollback().await.map_err(|e| self.failed(e))?;
                 outcome
             }

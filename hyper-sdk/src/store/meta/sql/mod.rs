@@ -37,8 +37,7 @@ pub use self::postgres::PostgresOptions;
 
 use self::query::{Reader, query};
 use super::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord};
-#[cfg(feature = "store-postgres")]
-use crate::clock::SharedClock;
+use crate::clock::{SharedClock, SystemClock};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 #[cfg(feature = "store-postgres")]
@@ -94,7 +93,14 @@ impl SqlMeta {
     }
 
     pub(crate) async fn open_with(path: PathBuf, busy_timeout: Duration) -> Result<Self> {
-        let database = sqlite::Database::open(path, busy_timeout).await?;
+        let database = sqlite::Database::open(path, busy_timeout, Arc::new(SystemClock)).await?;
+        Ok(Self(Arc::new(Database::Sqlite(database))))
+    }
+
+    /// Opens a database whose times are those of a clock.
+    #[cfg(test)]
+    pub(crate) async fn open_with_clock(path: PathBuf, clock: SharedClock) -> Result<Self> {
+        let database = sqlite::Database::open(path, sqlite::BUSY_TIMEOUT, clock).await?;
         Ok(Self(Arc::new(Database::Sqlite(database))))
     }
 
@@ -273,12 +279,24 @@ impl MetaBackend for SqlMeta {
         }
     }
 
-    #[cfg(feature = "store-postgres")]
     fn clock(&self) -> SharedClock {
+        on!(self, database => database.clock())
+    }
+
+    async fn fetch_time(&self) -> Result<i64> {
         match &*self.0 {
-            Database::Sqlite(_) => Arc::new(crate::clock::SystemClock),
-            Database::Postgres(database) => database.clock(),
+            Database::Sqlite(database) => Ok(database.clock().now()),
+            #[cfg(feature = "store-postgres")]
+            Database::Postgres(database) => database.fetch_time().await,
         }
+    }
+
+    async fn has_manifests(
+        &self,
+        repository: &RepositoryName,
+        references: &[ManifestReference],
+    ) -> Result<Vec<bool>> {
+        self.find_existing(repository, references).await
     }
 
     async fn write(&self, change: Change) -> Result<u64> {
@@ -365,6 +383,10 @@ impl MetaBackend for SqlMeta {
 
     async fn scrub_place(&self) -> Result<ScrubPlace> {
         self.find_scrub_place().await
+    }
+
+    async fn last_retention(&self) -> Result<Option<i64>> {
+        self.find_last_retention().await
     }
 
     async fn bytes_held(&self) -> Result<bool> {

@@ -15,8 +15,8 @@ use sqlx::{
 
 /// A connection to one of the databases.
 pub(super) enum Connection<'c> {
-    Sqlite(&'c mut SqliteConnection),
-    /// With the time of the database when the transaction began, in seconds since 1970.
+    /// Each with the time of the database when the transaction began, in seconds since 1970.
+    Sqlite(&'c mut SqliteConnection, i64),
     #[cfg(feature = "store-postgres")]
     Postgres(&'c mut PgConnection, i64),
 }
@@ -25,7 +25,7 @@ impl Connection<'_> {
     /// The time that is recorded with a change.
     pub(super) fn now(&self) -> i64 {
         match self {
-            Self::Sqlite(_) => SystemClock.now(),
+            Self::Sqlite(_, now) => *now,
             #[cfg(feature = "store-postgres")]
             Self::Postgres(_, now) => *now,
         }
@@ -42,7 +42,7 @@ pub(super) enum Reader {
 impl Reader {
     pub(super) fn connection(&mut self) -> Connection<'_> {
         match self {
-            Self::Sqlite(connection) => Connection::Sqlite(connection),
+            Self::Sqlite(connection) => Connection::Sqlite(connection, SystemClock.now()),
             #[cfg(feature = "store-postgres")]
             Self::Postgres(connection) => Connection::Postgres(connection, SystemClock.now()),
         }
@@ -130,7 +130,7 @@ macro_rules! run {
 macro_rules! on {
     ($db:expr, $this:expr, [$function:ident $(, $row:ty)?], $method:ident, $map:expr) => {
         match $db {
-            Connection::Sqlite(c) => {
+            Connection::Sqlite(c, _) => {
                 run!(sqlx::$function::<Sqlite $(, $row)?>($this.text), $this.values, $method, c).map($map)
             }
             #[cfg(feature = "store-postgres")]

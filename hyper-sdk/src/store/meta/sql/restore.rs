@@ -9,6 +9,7 @@
 use super::query::{Connection, Reader, query};
 use super::rows::signed;
 use super::{SqlMeta, blobs};
+use crate::clock::{Clock as _, SystemClock};
 use crate::store::blob::BlobKey;
 use crate::store::errors::being_removed;
 use crate::store::meta::row::{
@@ -47,7 +48,8 @@ macro_rules! in_transaction {
             Reader::Sqlite(connection) => {
                 let begun = connection.begin_with("BEGIN IMMEDIATE").await;
                 let mut transaction = begun.map_err(|e| meta.failed(e))?;
-                let $db = &mut Connection::Sqlite(&mut transaction);
+                let now = SystemClock.now();
+                let $db = &mut Connection::Sqlite(&mut transaction, now);
                 match $work.await {
                     Ok(done) => transaction.commit().await.map(|()| done).map_err(Stop::Database),
                     // The first error is the one that counts.
@@ -66,7 +68,7 @@ macro_rules! in_transaction {
                 set.map_err(|e| meta.failed(e))?;
                 // The right to write, and a version that no cache has.
                 let version = super::postgres::random_version().map_err(|e| meta.failed(e))?;
-                let mut db = Connection::Postgres(&mut transaction, 0);
+                let mut db = Connection::Postgres(&mut transaction, SystemClock.now());
                 let right =
                     query("UPDATE registry_state SET version = $1").bind(version).execute(&mut db).await;
                 right.map_err(|e| meta.failed(e))?;

@@ -1,4 +1,5 @@
-//! What a scrub asks and writes: the blobs in their order, its place, and the mark of damaged bytes.
+//! What a scrub asks and writes: the blobs in their order, its place, and the mark of damaged bytes. The same table knows who
+//! deletes old tags, in a row of its own.
 
 use super::query::{Connection, query};
 use super::rows::Outcome;
@@ -28,27 +29,36 @@ pub(super) async fn quarantine_blob(db: &mut Connection<'_>, digest: &Digest, ke
     Ok(marked.execute(db).await?)
 }
 
-pub(super) async fn hold_scrub(
+/// The row of the scrub.
+pub(super) const SCRUB: i64 = 1;
+/// The row of the retention of tags. It has no place within a run.
+pub(super) const RETENTION: i64 = 2;
+
+pub(super) async fn hold(
     db: &mut Connection<'_>,
-    holder: u64,
-    seconds: i64,
+    row: i64,
+    (holder, seconds): (u64, i64),
     place: Option<&ScrubPlace>,
 ) -> Outcome<u64> {
     let now = db.now();
+    // A right that was given back is free, also when the clock is set back then.
+    let until = if seconds == 0 { 0 } else { now.saturating_add(seconds) };
     let held = query(
-        "INSERT INTO scrub (id, holder, held_until) VALUES (1, $1, $2) ON CONFLICT (id) DO UPDATE \
+        "INSERT INTO scrub (id, holder, held_until) VALUES ($4, $1, $2) ON CONFLICT (id) DO UPDATE \
          SET holder = excluded.holder, held_until = excluded.held_until \
          WHERE scrub.holder = excluded.holder OR scrub.held_until <= $3",
     )
     .bind(holder.cast_signed())
-    .bind(now.saturating_add(seconds))
+    .bind(until)
     .bind(now)
+    .bind(row)
     .execute(db)
     .await?;
     if let Some(place) = place.filter(|_| held > 0) {
-        query("UPDATE scrub SET place = $1, ended_at = $2 WHERE id = 1")
+        query("UPDATE scrub SET place = $1, ended_at = $2 WHERE id = $3")
             .bind(place.after.as_ref().map(Digest::as_str))
             .bind(place.ended_at)
+            .bind(row)
             .execute(db)
             .await?;
     }
@@ -87,6 +97,15 @@ impl SqlMeta {
             Ok(ManifestAt { repository: RepositoryName::parse(name)?, digest: Digest::parse(digest)? })
         };
         rows.iter().map(at).collect::<Result<_>>().map_err(|e| self.damaged(e))
+    }
+
+    pub(super) async fn find_last_retention(&self) -> Result<Option<i64>> {
+        let row: Option<(Option<i64>,)> = query("SELECT ended_at FROM scrub WHERE id = $1")
+            .bind(RETENTION)
+            .fetch_optional(&mut self.reader().await?.connection())
+            .await
+            .map_err(|e| self.failed(e))?;
+        Ok(row.and_then(|(ended_at,)| ended_at))
     }
 
     pub(super) async fn find_scrub_place(&self) -> Result<ScrubPlace> {

@@ -2,9 +2,10 @@
 
 use super::SqlMeta;
 use super::query::{Connection, query};
-use super::rows::Outcome;
-use crate::reference::{RepositoryName, Tag};
+use super::rows::{Outcome, Stop};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::Listing;
+use crate::store::errors::check_judged_at;
 use crate::store::meta::TagRecord;
 use crate::{Digest, Result};
 
@@ -43,14 +44,48 @@ impl SqlMeta {
         let items = rows.iter().take(limit).map(read).collect::<Result<_>>();
         Ok(Some(Listing { items: items.map_err(|e| self.damaged(e))?, more }))
     }
+
+    pub(super) async fn find_existing(
+        &self,
+        repository: &RepositoryName,
+        references: &[ManifestReference],
+    ) -> Result<Vec<bool>> {
+        let mut reader = self.reader().await?;
+        let mut reader = reader.connection();
+        let repository: Option<i64> = query("SELECT id FROM repositories WHERE name = $1")
+            .bind(repository.as_str())
+            .fetch_scalar(&mut reader)
+            .await
+            .map_err(|e| self.failed(e))?;
+        let mut found = Vec::with_capacity(references.len());
+        for reference in references {
+            let one = match reference {
+                ManifestReference::Tag(tag) => {
+                    query("SELECT manifest_id FROM tags WHERE repository_id = $1 AND name = $2")
+                        .bind(repository)
+                        .bind(tag.as_str())
+                }
+                ManifestReference::Digest(digest) => {
+                    query("SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2")
+                        .bind(repository)
+                        .bind(digest.as_str())
+                }
+            };
+            let one: Option<i64> = one.fetch_scalar(&mut reader).await.map_err(|e| self.failed(e))?;
+            found.push(one.is_some());
+        }
+        Ok(found)
+    }
 }
 
 pub(super) async fn expire(
     db: &mut Connection<'_>,
     repository: &RepositoryName,
     record: &TagRecord,
+    judged_at: i64,
 ) -> Outcome<u64> {
     let now = db.now();
+    check_judged_at(judged_at, now).map_err(Stop::Refused)?;
     let gone = query(
         "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2 \
          AND updated_at = $3 AND manifest_id IN (SELECT m.id FROM manifests m WHERE m.digest = $4 \

@@ -64,6 +64,10 @@ pub(super) enum MetaFault {
     TimesForgotten,
     AnyTagExpires,
     PushedAgainExpires,
+    ExpiresByAnyTime,
+    EverybodyRetains,
+    LastRunForgotten,
+    ManifestsOfAnyRepository,
     HoldIgnored,
     HoldUntold,
     LostOnReopen,
@@ -160,14 +164,20 @@ impl<M: MetaBackend> MetaMutant<M> {
             (MetaFault::PlaceForgotten, Change::HoldScrub { holder, seconds, .. }) => {
                 Change::HoldScrub { holder, seconds, place: None }
             }
-            (MetaFault::AnyTagExpires, Change::ExpireTag { repository, record }) => {
+            (MetaFault::AnyTagExpires, Change::ExpireTag { repository, record, .. }) => {
                 Change::DeleteTag { repository, tag: record.tag }
             }
-            (MetaFault::PushedAgainExpires, Change::ExpireTag { repository, mut record }) => {
+            (MetaFault::PushedAgainExpires, Change::ExpireTag { repository, mut record, judged_at }) => {
                 let now = self.inner.tag_records(&repository, None, 100).await?.into_iter();
                 let now = now.flat_map(|listing| listing.items).find(|now| now.tag == record.tag);
                 record.pushed_at = now.map_or(record.pushed_at, |now| now.pushed_at);
-                Change::ExpireTag { repository, record }
+                Change::ExpireTag { repository, record, judged_at }
+            }
+            (MetaFault::EverybodyRetains, Change::HoldRetention { ended_at, .. }) => {
+                Change::HoldRetention { holder: 1, seconds: 0, ended_at }
+            }
+            (MetaFault::ExpiresByAnyTime, Change::ExpireTag { repository, record, .. }) => {
+                Change::ExpireTag { repository, record, judged_at: i64::MIN }
             }
             (_, change) => return self.mutate_session(change).await,
         }))
@@ -242,6 +252,21 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
 
     fn clock(&self) -> SharedClock {
         self.inner.clock()
+    }
+
+    async fn fetch_time(&self) -> Result<i64> {
+        self.inner.fetch_time().await
+    }
+
+    async fn has_manifests(
+        &self,
+        repository: &RepositoryName,
+        references: &[ManifestReference],
+    ) -> Result<Vec<bool>> {
+        if self.fault == MetaFault::ManifestsOfAnyRepository {
+            return Ok(vec![true; references.len()]);
+        }
+        self.inner.has_manifests(repository, references).await
     }
 
     async fn write(&self, change: Change) -> Result<u64> {
@@ -330,6 +355,11 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
 
     async fn manifests_with(&self, digest: &Digest, limit: usize) -> Result<Vec<ManifestAt>> {
         self.inner.manifests_with(digest, limit).await
+    }
+
+    async fn last_retention(&self) -> Result<Option<i64>> {
+        let last = self.inner.last_retention().await?;
+        Ok(last.filter(|_| self.fault != MetaFault::LastRunForgotten))
     }
 
     async fn scrub_place(&self) -> Result<ScrubPlace> {

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The time of the database: what it said last, and the time since then on the steady clock of this machine. Every
-/// transaction that writes sets it.
+/// transaction that writes sets it, and so does a question for the time.
 #[derive(Debug)]
 pub(super) struct DatabaseClock(Mutex<(Instant, i64)>);
 

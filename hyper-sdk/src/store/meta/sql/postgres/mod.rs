@@ -181,6 +181,18 @@ impl Database {
         Arc::clone(&self.clock) as SharedClock
     }
 
+    /// Reads the time of the database, in seconds, and sets the clock by it.
+    pub(super) async fn fetch_time(&self) -> Result<i64> {
+        let mut connection = self.readers.acquire().await.map_err(|e| self.failed(e))?;
+        let now: i64 =
+            sqlx::query_scalar("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)")
+                .fetch_one(&mut *connection)
+                .await
+                .map_err(|e| self.failed(e))?;
+        self.clock.set(now);
+        Ok(now.div_euclid(1000))
+    }
+
     pub(super) async fn version(&self) -> Option<u64> {
         self.versions.now().await
     }

@@ -209,6 +209,7 @@ fn is_visible(change: &Change) -> bool {
             | Change::EndUpload { .. }
             | Change::ExpireUpload { .. }
             | Change::HoldScrub { .. }
+            | Change::HoldRetention { .. }
             | Change::HoldBytes { .. }
     )
 }

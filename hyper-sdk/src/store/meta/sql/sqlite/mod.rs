@@ -16,6 +16,7 @@ use self::session::Session;
 use super::query::Reader;
 use super::queue::Queue;
 use super::schema;
+use crate::clock::{SharedClock, SystemClock};
 use crate::private_folder::TemporaryFolder;
 use crate::store::meta::Change;
 use crate::{Error, ErrorKind, Result, ResultExt as _};
@@ -24,6 +25,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSy
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a change waits for another process that is writing.
@@ -41,6 +43,7 @@ pub(super) struct Database {
     writer: Option<Queue>,
     /// For single statements beside the queue. The connection is opened when it is needed.
     statements: Option<SqlitePool>,
+    clock: SharedClock,
     version: version::Version,
     /// Where the readers read, when it is not `path`. It is removed with the value.
     _copy: Option<TemporaryFolder>,
@@ -51,6 +54,7 @@ impl Database {
     pub(in crate::store::meta::sql) fn open(
         path: PathBuf,
         busy_timeout: Duration,
+        clock: SharedClock,
     ) -> BoxFuture<'static, Result<Self>> {
         // Boxed: programs that call this do not compile it again.
         Box::pin(async move {
@@ -85,9 +89,10 @@ impl Database {
                 }
                 Err(e) => return Err(e),
             };
-            let writer = Some(Queue::start(Session::new(connection, options, path.clone())));
+            let writer =
+                Some(Queue::start(Session::new(connection, options, path.clone(), Arc::clone(&clock))));
             let version = version::Version::changing(&path);
-            Ok(Self { path, readers, writer, statements, version, _copy: None })
+            Ok(Self { path, readers, writer, statements, clock, version, _copy: None })
         })
     }
 
@@ -146,7 +151,8 @@ impl Database {
         checked?;
         let version = version::Version::read_only(&path);
         let readers = Readers::unchanging(options);
-        Ok(Self { path, readers, writer: None, statements: None, version, _copy: copy })
+        let clock = Arc::new(SystemClock);
+        Ok(Self { path, readers, writer: None, statements: None, clock, version, _copy: copy })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -155,6 +161,10 @@ impl Database {
 
     pub(super) fn writable(&self) -> bool {
         self.writer.is_some()
+    }
+
+    pub(super) fn clock(&self) -> SharedClock {
+        Arc::clone(&self.clock)
     }
 
     pub(super) fn version(&self) -> Option<u64> {

@@ -11,6 +11,7 @@
 //!   that finds many layers does not wait for the disk each time. The next other commit syncs them too.
 
 use super::error::sql_error;
+use crate::clock::{Clock, SharedClock};
 use crate::store::meta::Change;
 use crate::store::meta::sql::changes::apply;
 use crate::store::meta::sql::query::Connection;
@@ -20,6 +21,7 @@ use crate::{Error, Result};
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The write connection.
 pub(super) struct Session {
@@ -27,13 +29,19 @@ pub(super) struct Session {
     open: Option<SqliteConnection>,
     options: SqliteConnectOptions,
     path: PathBuf,
+    clock: SharedClock,
     /// Whether commits are synced, as they are on a new connection.
     is_synced: bool,
 }
 
 impl Session {
-    pub(super) fn new(open: Option<SqliteConnection>, options: SqliteConnectOptions, path: PathBuf) -> Self {
-        Self { open, options, path, is_synced: true }
+    pub(super) fn new(
+        open: Option<SqliteConnection>,
+        options: SqliteConnectOptions,
+        path: PathBuf,
+        clock: SharedClock,
+    ) -> Self {
+        Self { open, options, path, clock, is_synced: true }
     }
 
     /// The connection, whose next commit is synced or not.
@@ -108,19 +116,25 @@ impl queue::Session for Session {
 }
 
 async fn write_together(session: &mut Session, changes: &[Change]) -> sqlx::Result<Vec<Result<u64>>> {
+    let clock = Arc::clone(&session.clock);
     let connection = session.connection(!are_leases(changes)).await?;
-    let outcome = transact(connection, changes).await;
+    let outcome = transact(connection, &*clock, changes).await;
     if outcome.is_err() {
         session.recover().await;
     }
     outcome
 }
 
-async fn transact(connection: &mut SqliteConnection, changes: &[Change]) -> sqlx::Result<Vec<Result<u64>>> {
+async fn transact(
+    connection: &mut SqliteConnection,
+    clock: &dyn Clock,
+    changes: &[Change],
+) -> sqlx::Result<Vec<Result<u64>>> {
     run(connection, "BEGIN IMMEDIATE").await?;
+    let now = clock.now();
     let mut outcomes = Vec::with_capacity(changes.len());
     for change in changes {
-        match apply(&mut Connection::Sqlite(connection), change).await {
+        match apply(&mut Connection::Sqlite(connection, now), change).await {
             Ok(size) => outcomes.push(Ok(size)),
             Err(Stop::Refused(e)) => outcomes.push(Err(e)),
             Err(Stop::Failed(e)) => return Err(e),
@@ -134,6 +148,7 @@ async fn transact(connection: &mut SqliteConnection, changes: &[Change]) -> sqlx
 mod tests {
     use super::*;
     use crate::ErrorKind;
+    use crate::clock::SystemClock;
     use crate::reference::RepositoryName;
     use crate::{Digest, store::meta::SqlMeta};
     use queue::Session as _;
@@ -147,7 +162,7 @@ mod tests {
         // It makes the tables.
         let _meta = SqlMeta::open(path.clone()).await.unwrap();
         let options = SqliteConnectOptions::new().filename(&path).synchronous(SqliteSynchronous::Full);
-        let mut session = Session::new(None, options, path);
+        let mut session = Session::new(None, options, path, Arc::new(SystemClock));
         let (repository, digest) = (RepositoryName::parse("a").unwrap(), Digest::sha256("x"));
         let lease = || Change::LeaseBlob { repository: repository.clone(), digest: digest.clone(), until: 5 };
         let other = || Change::UnlinkBlob { repository: repository.clone(), digest: digest.clone() };
