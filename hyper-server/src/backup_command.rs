@@ -63,7 +63,8 @@ pub(crate) struct CheckArgs {
     /// Snapshot to check [default: all]
     #[arg(value_name = "ID")]
     id: Option<String>,
-    /// Read all blobs, and compare them with their digests [default: look at their sizes]
+    /// Read all blobs, and compare them with their digests; those that differ are moved aside, so that the next backup copies them
+    /// again [default: look at their sizes]
     #[arg(long)]
     read_data: bool,
     /// Form of the output
@@ -79,7 +80,7 @@ pub(crate) struct RemoveArgs {
     /// Snapshots to remove
     #[arg(value_name = "ID", required_unless_present = "keep")]
     ids: Vec<String>,
-    /// Remove all but the newest so many snapshots of each registry
+    /// Remove all but the newest so many snapshots of each registry; one that was restored or moved, and the former one, are one
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
     /// Form of the output
@@ -122,13 +123,16 @@ impl CreateArgs {
             let Opened { portable, .. } = open_store::open(&config, None).await?;
             let folder = BackupFolder::create(&self.folder)?;
             warn(&folder);
-            let options =
-                CreateOptions { jobs: usize::from(self.jobs), observer: Some(backup_report::observer()) };
+            let options = CreateOptions {
+                jobs: usize::from(self.jobs),
+                sparse: config.sparse,
+                observer: Some(backup_report::observer()),
+            };
             backup::create(&*portable, &folder, &options).await
         })?;
         print(&match self.format {
             Format::Text => format!(
-                "snapshot {}: {}; {} blobs of {} bytes were copied, and {} are damaged in the store\n",
+                "snapshot {}: {}; {} blobs of {} bytes were copied, and {} blobs and rows are damaged in the store\n",
                 created.id,
                 backup_report::sums(&created.rows),
                 created.copied,
@@ -171,27 +175,42 @@ impl ListArgs {
 
 /// The snapshots for people, one a line.
 fn table(listed: &[(String, Result<SnapshotInfo>)]) -> String {
-    let mut text = String::from(
-        "ID                         CREATED               REGISTRY  MANIFESTS  TAGS  BLOBS  BYTES\n",
-    );
-    for (id, info) in listed {
-        let _ = match info {
-            Ok(SnapshotInfo { header, rows, .. }) => writeln!(
-                text,
-                "{id:25}  {:20}  {:8}  {:9}  {:4}  {:5}  {}{}",
+    let heads = ["ID", "CREATED", "REGISTRY", "MANIFESTS", "TAGS", "BLOBS", "BYTES", ""];
+    let mut lines = vec![heads.map(str::to_owned)];
+    let damaged = |count| if count > 0 { format!("({count} damaged)") } else { String::new() };
+    lines.extend(listed.iter().filter_map(|(id, info)| info.as_ref().ok().map(|info| (id, info))).map(
+        |(id, SnapshotInfo { header, rows, .. })| {
+            [
+                id.clone(),
                 rfc3339(header.created),
-                header.registry.get(..8).unwrap_or(&header.registry),
-                rows.manifests,
-                rows.tags,
-                rows.blobs,
-                rows.bytes,
-                if rows.damaged > 0 {
-                    format!("  ({} damaged, left out)", rows.damaged)
-                } else {
-                    String::new()
-                },
-            ),
-            Err(e) => writeln!(text, "{id:25}  {e}"),
+                backup_report::short(&header.registry).to_owned(),
+                rows.manifests.to_string(),
+                rows.tags.to_string(),
+                rows.blobs.to_string(),
+                rows.bytes.to_string(),
+                damaged(rows.damaged),
+            ]
+        },
+    ));
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
+    let widths: [usize; 8] = std::array::from_fn(width);
+    let line = |cells: &[String; 8]| {
+        let mut text = String::new();
+        for (number, (cell, width)) in cells.iter().zip(widths).enumerate() {
+            // Numbers end where those above them do.
+            let _ = match number {
+                3..=6 => write!(text, "{cell:>width$}  "),
+                _ => write!(text, "{cell:width$}  "),
+            };
+        }
+        format!("{}\n", text.trim_end())
+    };
+    let mut readable = lines.iter();
+    let mut text = readable.next().map(line).unwrap_or_default();
+    for (id, info) in listed {
+        text += &match info {
+            Ok(_) => readable.next().map(line).unwrap_or_default(),
+            Err(e) => format!("{id:width$}  {e}\n", width = widths[0]),
         };
     }
     text
@@ -215,8 +234,8 @@ impl CheckArgs {
                 let how = if self.read_data { "read" } else { "looked at" };
                 let _ = writeln!(
                     text,
-                    "read {} snapshots, and {how} {} blobs of {} bytes: {} faults; {} damaged blobs and manifests were \
-                     left out of the snapshots",
+                    "read {} snapshots, and {how} {} blobs of {} bytes: {} faults; {} blobs and rows were damaged in \
+                     the stores when the snapshots were made",
                     checked.snapshots,
                     checked.blobs,
                     checked.bytes,

@@ -89,6 +89,11 @@ pub(crate) fn status(rows: &[DamagedRow]) -> ExitCode {
     if rows.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) }
 }
 
+/// The name of a registry, for people.
+pub(crate) fn short(registry: &str) -> &str {
+    registry.get(..8).unwrap_or(registry)
+}
+
 /// The numbers of rows for people.
 pub(crate) fn sums(rows: &RowCounts) -> String {
     let RowCounts { blobs, bytes, repositories, manifests, tags, tokens, .. } = rows;

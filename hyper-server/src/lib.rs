@@ -80,6 +80,7 @@ mod throttle;
 mod tls;
 mod tls_config;
 mod token_command;
+mod typed_command;
 mod units;
 mod unix_socket;
 

@@ -3,10 +3,10 @@
 use crate::blob_place::BlobText;
 use crate::database::DatabaseUrl;
 use crate::open_store::{self, Opened};
-use crate::restore_command::CopyArgs;
+use crate::restore_command::{CopyArgs, refuse_target};
 use crate::store_args::{self, StoreArgs};
 use clap::Args;
-use hyper_sdk::store::backup::{self, BackupFolder, RestoreOptions};
+use hyper_sdk::store::backup::{self, RestoreOptions};
 use hyper_sdk::{Error, Result};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -76,9 +76,9 @@ pub(crate) fn run(args: MigrateArgs) -> Result<ExitCode> {
         return Err(Error::invalid("the configuration key `read-only` of the target forbids a move into it"));
     }
     store_args::check_store(&from)?;
-    BackupFolder::refuse_within(&to.data)?;
+    refuse_target(&to)?;
     let spool = args.spool.unwrap_or_else(std::env::temp_dir);
-    let options = RestoreOptions { bytes_only: args.bytes_only, ..args.copy.options() };
+    let options = RestoreOptions { bytes_only: args.bytes_only, sparse: from.sparse, ..args.copy.options() };
     let restored = hyper_sdk::runtime::start()?.block_on(async {
         let Opened { portable: source, .. } = open_store::open(&from, None).await?;
         let Opened { portable: target, .. } = open_store::open_unfinished(&to, None).await?;

@@ -2,14 +2,18 @@
 
 use crate::backup_command::warn;
 use crate::backup_report::{self, Format};
+use crate::config::Config;
 use crate::open_store::{self, Opened};
 use crate::standard_io::print;
 use crate::store_args::StoreArgs;
+use crate::typed_command;
 use clap::Args;
-use hyper_sdk::store::backup::{self, BackupFolder, RestoreOptions, Restored};
+use hyper_sdk::clock::rfc3339;
+use hyper_sdk::store::backup::{self, BackupFolder, RestoreOptions, Restored, SnapshotInfo};
 use hyper_sdk::{Error, Result};
 use serde_json::json;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Debug, Args)]
@@ -17,7 +21,7 @@ pub(crate) struct RestoreArgs {
     /// Folder of the backups
     #[arg(value_name = "DEST")]
     folder: PathBuf,
-    /// Snapshot, as `backup ls` shows it [default: the newest]
+    /// Snapshot, as `backup ls` shows it [default: the newest, when all are of one registry, or of one that was restored from it]
     #[arg(value_name = "ID")]
     id: Option<String>,
     #[command(flatten)]
@@ -54,7 +58,7 @@ impl CopyArgs {
     pub(crate) fn report(&self, verb: &str, restored: &Restored) -> Result<ExitCode> {
         print(&match self.format {
             Format::Text => format!(
-                "{verb} {}; {} blobs of {} bytes were copied, and {} are damaged and left out\n",
+                "{verb} {}; {} blobs of {} bytes were copied, and {} blobs and rows are damaged\n",
                 backup_report::sums(&restored.rows),
                 restored.copied,
                 restored.copied_bytes,
@@ -83,11 +87,58 @@ pub(crate) fn run(args: RestoreArgs) -> Result<ExitCode> {
         ));
     }
     let folder = BackupFolder::open(&args.folder)?;
-    BackupFolder::refuse_within(&config.data)?;
+    refuse_target(&config)?;
     warn(&folder);
+    let id = match args.id {
+        Some(id) => id,
+        None => choose(&folder, &args.folder)?,
+    };
     let restored = hyper_sdk::runtime::start()?.block_on(async {
         let Opened { portable, .. } = open_store::open_unfinished(&config, None).await?;
-        backup::restore(&folder, args.id.as_deref(), &*portable, &args.copy.options()).await
+        backup::restore(&folder, Some(&id), &*portable, &args.copy.options()).await
     })?;
     args.copy.report("restored", &restored)
+}
+
+/// Fails when the folder of a target has backups or something else.
+///
+/// # Errors
+/// Those of [`BackupFolder::refuse_within`] and [`BackupFolder::refuse_foreign`].
+pub(crate) fn refuse_target(config: &Config) -> Result<()> {
+    if config.database.url.is_some() && config.blobs.is_some() {
+        // It has no folder.
+        return Ok(());
+    }
+    BackupFolder::refuse_within(&config.data)?;
+    BackupFolder::refuse_foreign(&config.data)
+}
+
+/// The snapshot that is meant without an id. When that is not clear, the choices are printed, each with its command.
+fn choose(folder: &BackupFolder, typed: &Path) -> Result<String> {
+    let mut out = std::io::stderr();
+    let newest = backup::newest(folder).inspect_err(|e| {
+        if let Some(id) = e.context_value("readable") {
+            let _ =
+                writeln!(out, "the newest snapshot that can be read:\n  {}", typed_command::with(typed, id));
+        }
+    })?;
+    if let [info] = newest.as_slice() {
+        return Ok(info.id.clone());
+    }
+    let _ = writeln!(out, "the newest snapshot of each registry:");
+    for SnapshotInfo { id, header, rows, .. } in &newest {
+        let _ = writeln!(
+            out,
+            "  {} of {}, registry {} ({}): {} manifests, {} tags\n    {}",
+            id,
+            rfc3339(header.created),
+            backup_report::short(&header.registry),
+            header.store,
+            rows.manifests,
+            rows.tags,
+            typed_command::with(typed, id)
+        );
+    }
+    Err(Error::invalid("the backups have snapshots of several registries: choose one with its command above")
+        .with_context("path", folder.path().display()))
 }

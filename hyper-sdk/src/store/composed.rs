@@ -26,7 +26,7 @@ mod retain;
 mod scrub;
 mod upload;
 
-use self::edges::edges;
+pub(super) use self::edges::edges;
 use self::upload::Upload;
 use super::blob::{BlobBackend, BlobKey, BlobStaging, StagedState};
 use super::errors::{

@@ -2,7 +2,7 @@
 
 use super::blob::{BlobBackend, BlobKey, StagedState};
 use super::errors::{bytes_damaged, digest_mismatch};
-use super::meta::{BlobRow, Change, MetaBackend as _, Row, RowCounts, SqlMeta};
+use super::meta::{Ancestor, BlobRow, Change, MetaBackend as _, Row, RowCounts, SqlMeta};
 use super::{ByteStream, Composed, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -41,11 +41,16 @@ pub trait Portable: Display + Debug + Send + Sync + 'static {
     /// The name by which backups know the registry: random, and the same as long as the store lives.
     async fn registry_name(&self) -> Result<String>;
 
-    /// Sends all rows of one moment, in the order of [`RowKind`](super::meta::RowKind). Changes go on meanwhile.
+    /// The registries of which this one was made, the oldest first.
+    async fn ancestors(&self) -> Result<Vec<Ancestor>>;
+
+    /// Sends all rows of one moment, in the order of [`RowKind`](super::meta::RowKind); [`Row::Damaged`] names a row that is not
+    /// valid. Changes go on meanwhile.
     async fn export(&self, rows: Sender<Vec<Row>>) -> Result<()>;
 
     /// Takes, renews or (with 0 seconds) ends a hold: until its end the bytes of every blob that [`Portable::export`] lists stay,
-    /// whatever is deleted and collected. Returns `false` when a hold to be renewed had ended before.
+    /// whatever is deleted and collected. Returns `false` when a hold to be renewed had ended before. A store that this process
+    /// cannot write is not held, and warns of it.
     async fn hold_bytes(&self, holder: u64, seconds: i64, renews: bool) -> Result<bool>;
 
     /// The bytes of a blob, whichever repositories have it. They may be damaged: the caller checks them.
@@ -59,7 +64,7 @@ pub trait Portable: Display + Debug + Send + Sync + 'static {
     /// that no other restore uses; `source` says to people what fills it.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when the store has content.
+    /// [`ErrorKind::Conflict`] when the store has content, another process has it open, or a move goes on from another source.
     async fn begin_restore(&self, holder: u64, source: &str) -> Result<()>;
 
     /// Which of these blobs [`Portable::add_bytes`] has stored already.
@@ -71,7 +76,9 @@ pub trait Portable: Display + Debug + Send + Sync + 'static {
     /// [`ErrorKind::DigestInvalid`] when they do not match the digest; the first error of the stream.
     async fn add_bytes(&self, holder: u64, blob: &BlobRow, content: ByteStream) -> Result<()>;
 
-    /// Adds all rows but those of blobs, whose bytes are there, and makes the store whole: both at once, or not at all.
+    /// Adds all rows but those of blobs, whose bytes are there, and makes the store whole: both at once, or not at all. A
+    /// [`Row::Blob`] is one whose bytes are missing, and that counts as damaged until it is pushed. `ancestors` are the registries of
+    /// which the store is made.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when another restore began since; [`ErrorKind::Corrupt`] when the rows are not as many as `counts`
@@ -81,6 +88,7 @@ pub trait Portable: Display + Debug + Send + Sync + 'static {
         holder: u64,
         rows: &mut Receiver<Vec<Row>>,
         counts: &RowCounts,
+        ancestors: &[Ancestor],
     ) -> Result<()>;
 }
 
@@ -139,13 +147,22 @@ impl<B: BlobBackend> Portable for Composed<B, SqlMeta> {
         self.meta().registry_name().await
     }
 
+    async fn ancestors(&self) -> Result<Vec<Ancestor>> {
+        self.meta().ancestors().await
+    }
+
     async fn export(&self, rows: Sender<Vec<Row>>) -> Result<()> {
         self.meta().export_rows(rows).await
     }
 
     async fn hold_bytes(&self, holder: u64, seconds: i64, renews: bool) -> Result<bool> {
         if !self.meta().writable() {
-            // Then no collector can write either.
+            if seconds > 0 && !renews {
+                tracing::warn!(
+                    "the store is read-only here, so its blobs are not held: a server that writes to it elsewhere may collect \
+                     some before they are copied"
+                );
+            }
             return Ok(true);
         }
         Ok(self.meta().write(Change::HoldBytes { holder, seconds, renews }).await? == 1)
@@ -195,7 +212,9 @@ impl<B: BlobBackend> Portable for Composed<B, SqlMeta> {
         holder: u64,
         rows: &mut Receiver<Vec<Row>>,
         counts: &RowCounts,
+        ancestors: &[Ancestor],
     ) -> Result<()> {
-        self.meta().finish_restore(holder, rows, counts).await
+        let own_keys = self.blobs().has_own_keys();
+        self.meta().finish_restore(holder, rows, counts, ancestors, own_keys).await
     }
 }

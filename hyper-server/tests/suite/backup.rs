@@ -123,18 +123,66 @@ async fn a_destroyed_registry_comes_back_with_every_digest() {
     assert_eq!(has_tag(&site.client, &server.url, "team/app", "latest").await, pushed[2].1);
     assert!(works(&["token", "ls", "--data", &data]).contains("ci"));
     push(&site.client, &server.url, "new", "v1", noise(10, 1000)).await;
+    drop(server);
     let error = refused(&["restore", &dest, "--data", &data]);
     assert!(error.contains("the store is not empty"), "{error}");
 
     // The restored registry is another one, and goes on with the same folder.
     assert_eq!(json(&["backup", "create", &dest, "--data", &data])["copied"], 1);
-    let removed = json(&["backup", "rm", &dest, "--keep", "1"]);
-    assert_eq!(removed["snapshots"].as_array().unwrap(), &[first["id"].clone()]);
-    assert!(refused(&["restore", &dest, "--data", &site.text("other")]).contains("several registries"));
+    let removed = json(&["backup", "rm", &dest, "--keep", "2"]);
+    assert_eq!(removed["snapshots"].as_array().unwrap(), &[first["id"].clone()], "both are one");
+    assert_eq!(json(&["restore", &dest, "--data", &site.text("newest")])["rows"]["manifests"], 5);
     let older = second["id"].as_str().unwrap();
-    works(&["restore", &dest, older, "--data", &site.text("other")]);
+    works(&["restore", &dest, older, "--data", &site.text("older")]);
     assert_eq!(json(&["backup", "rm", &dest, older])["blobs"], 0, "the other snapshot has the blobs, too");
     assert!(refused(&["backup", "rm", &dest, "none"]).contains("no such snapshot"));
+
+    // A registry of its own makes it a choice, and the command of each is printed.
+    works(&["restore", &dest, "--data", &site.text("third")]);
+    std::fs::remove_dir_all(site.path("older")).unwrap();
+    let other = Process::start(&site.path("older"), &[]);
+    push(&site.client, &other.url, "of-another", "v1", noise(11, 1000)).await;
+    let newest = json(&["backup", "create", &dest, "--data", &site.text("older")]);
+    let target = site.text("chosen");
+    let error = refused(&["restore", &dest, "--data", &target]);
+    let commands: Vec<&str> =
+        error.lines().filter_map(|line| line.trim().strip_prefix("hyperregistry ")).collect();
+    assert!(commands.len() == 2 && commands[0].contains(newest["id"].as_str().unwrap()), "{error}");
+    let typed: Vec<&str> = commands[0].split(' ').collect();
+    assert!(works(&typed).starts_with("restored 1 repositories"), "{typed:?}");
+    let text = works(&["backup", "ls", &dest]);
+    let lines: Vec<&str> = text.lines().collect();
+    let at = lines[0].find("CREATED").unwrap();
+    assert!(
+        lines.len() == 3
+            && lines[1..].iter().all(|line| line[at..].starts_with("20") && &line[at - 2..at] == "  "),
+        "{text}"
+    );
+}
+
+/// A server that was started on the empty store before would not know that it is filled.
+#[tokio::test]
+async fn a_store_that_a_server_has_open_is_not_filled() {
+    let site = Site::new();
+    let (data, dest, target) = (site.text("data"), site.text("backups"), site.text("target"));
+    let source = Process::start(&site.path("data"), &[]);
+    let digest = push(&site.client, &source.url, "a", "v1", noise(1, 1000)).await;
+    works(&["backup", "create", &dest, "--data", &data]);
+    let server = Process::start(&site.path("target"), &[]);
+    let error = refused(&["restore", &dest, "--data", &target]);
+    assert!(
+        error.contains("another process has the store open") && error.contains("stop it first"),
+        "{error}"
+    );
+    let migrate = ["migrate", "--from-data", &data, "--to-data", &target, "--spool", &site.text("")];
+    assert!(refused(&migrate).contains("another process has the store open"));
+    // The server goes on as before.
+    push(&site.client, &server.url, "b", "v1", noise(2, 1000)).await;
+    drop(server);
+    std::fs::remove_dir_all(&target).unwrap();
+    works(&migrate);
+    let server = Process::start(&site.path("target"), &[]);
+    pulls(&site.client, &server.url, "a", &digest).await;
 }
 
 /// What was acknowledged before a backup began is in it, and all of it can be read, whatever is pushed, deleted and collected
@@ -155,24 +203,31 @@ async fn a_backup_beside_pushes_deletions_and_collections_is_whole() {
         let (stop, url, data) = (stop.clone(), url.clone(), data.clone());
         async move {
             let (mut random, mut there, mut seed) = (Random::new(1), Vec::new(), 1000);
+            let (mut configs, mut collected) = (BTreeMap::new(), 0);
             while !stop.load(std::sync::atomic::Ordering::SeqCst) {
                 seed += 1;
                 there.push(push(&client, &url, "busy", &format!("t{}", seed % 7), noise(seed, 20_000)).await);
+                configs.insert(there[there.len() - 1].clone(), Digest::sha256(noise(seed, 20_000)));
                 if there.len() > 3 {
                     let digest: Digest = there.swap_remove(random.below(there.len()));
                     let delete = client.delete(format!("{url}/v2/busy/manifests/{digest}"));
                     assert_eq!(delete.send().await.unwrap().status(), StatusCode::ACCEPTED);
-                    let config = Digest::sha256("none");
-                    let _ = client.delete(format!("{url}/v2/busy/blobs/{config}")).send().await;
+                    // Without its lease, the blob is one that a collection removes.
+                    let config = configs.remove(&digest).unwrap();
+                    let delete = client.delete(format!("{url}/v2/busy/blobs/{config}"));
+                    assert_eq!(delete.send().await.unwrap().status(), StatusCode::ACCEPTED);
                 }
                 if seed % 10 == 0 {
                     let data = data.clone();
                     let gc = tokio::task::spawn_blocking(move || {
                         run(&["gc", "--data", &data, "--untagged-after", "0s"], "")
                     });
-                    assert!(gc.await.unwrap().status.success());
+                    let gc = gc.await.unwrap();
+                    assert!(gc.status.success(), "{}", stderr(&gc));
+                    collected += removed_blobs(&gc);
                 }
             }
+            collected
         }
     });
     let mut ids = Vec::new();
@@ -186,7 +241,9 @@ async fn a_backup_beside_pushes_deletions_and_collections_is_whole() {
         ids.push((created["id"].as_str().unwrap().to_owned(), kept.len()));
     }
     stop.store(true, std::sync::atomic::Ordering::SeqCst);
-    busy.await.unwrap();
+    let meanwhile = busy.await.unwrap();
+    let last = run(&["gc", "--data", &data, "--untagged-after", "0s"], "");
+    assert!(meanwhile + removed_blobs(&last) > 0, "no collection has removed bytes");
     assert!(works(&["backup", "check", &dest, "--read-data"]).contains(" 0 faults"));
     for (number, (id, count)) in ids.iter().enumerate() {
         let name = format!("restored {number}");
@@ -199,6 +256,13 @@ async fn a_backup_beside_pushes_deletions_and_collections_is_whole() {
         let check = works(&["check", "--data", &site.text(&name)]);
         assert!(check.contains(": 0 are damaged"), "{check}");
     }
+}
+
+/// How many blobs a collection has removed, as it says.
+fn removed_blobs(gc: &Output) -> u64 {
+    let text = String::from_utf8_lossy(&gc.stdout).into_owned();
+    let count = text.split("the bytes of ").nth(1).and_then(|text| text.split(' ').next());
+    count.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{text}"))
 }
 
 fn spawn(args: &[&str]) -> std::process::Child {
@@ -294,6 +358,18 @@ async fn damage_ends_with_a_status_of_its_own() {
     pulls(&site.client, &restored.url, "a", &whole).await;
     let head = site.client.head(format!("{}/v2/a/blobs/{lost}", restored.url)).send().await.unwrap();
     assert_eq!(head.status(), StatusCode::NOT_FOUND, "clients push it again");
+    let check = program(&["check", "--data", &site.text("b")]);
+    let text = String::from_utf8(check.stdout).unwrap();
+    assert!(check.status.code() == Some(1) && text.contains(lost.as_str()), "{text}");
+    let output = program(&["backup", "create", &site.text("again"), "--data", &site.text("b")]);
+    assert!(
+        output.status.code() == Some(3) && stderr(&output).contains(lost.as_str()),
+        "{}",
+        stderr(&output)
+    );
+    push(&site.client, &restored.url, "a", "broken", noise(2, 1000)).await;
+    works(&["check", "--data", &site.text("b")]);
+    works(&["backup", "create", &site.text("again"), "--data", &site.text("b")]);
 
     std::fs::write(file("data"), kept).unwrap();
     works(&["backup", "create", &dest, "--data", &data]);
@@ -321,7 +397,15 @@ async fn damage_ends_with_a_status_of_its_own() {
             .contains("no store in the folder")
     );
     assert!(!site.path("nowhere").exists());
-    assert!(refused(&["backup", "create", &data, "--data", &data]).contains("something else than backups"));
+    for within in [&data, &format!("{data}/backups")] {
+        assert!(refused(&["backup", "create", within, "--data", &data]).contains("the folder of a store"));
+    }
+    let foreign = site.text("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(site.path("foreign/photo"), "x").unwrap();
+    let error = refused(&["restore", &dest, "--skip-damaged", "--data", &foreign]);
+    assert!(error.contains("something else than a store") && error.contains("photo"), "{error}");
+    assert_eq!(std::fs::read_dir(&foreign).unwrap().count(), 1, "nothing was written");
 }
 
 /// From a folder to a database and a bucket, by a copy of the bytes first, and back by a backup and by a move.
@@ -358,6 +442,8 @@ async fn a_registry_moves_to_a_database_and_a_bucket_and_back() {
     drop(server);
 
     let cluster = Process::start_in(Command::new(PROGRAM), &site.path("none"), &serve, &KEYS);
+    let error = refused(&migrate);
+    assert!(error.contains("another process has the store open") && error.contains("sessions: "), "{error}");
     for ((repository, tag), digest) in &pushed {
         pulls(&site.client, &cluster.url, repository, digest).await;
         assert_eq!(has_tag(&site.client, &cluster.url, repository, tag).await, *digest);

@@ -10,6 +10,8 @@ const METRICS: &str = include_str!("../../../docs/reference/metrics.md");
 const ALERTS: &str = include_str!("../../../deploy/prometheus/alerts.yaml");
 const DASHBOARD: &str = include_str!("../../../deploy/grafana/dashboard.json");
 const UNIT: &str = include_str!("../../../deploy/systemd/hyperregistry.service");
+const BACKUP: &str = include_str!("../../../deploy/systemd/hyperregistry-backup.service");
+const TIMER: &str = include_str!("../../../deploy/systemd/hyperregistry-backup.timer");
 const CONFIG: &str = include_str!("../../../deploy/systemd/config.toml");
 const GUIDE: &str = include_str!("../../../docs/operate.md");
 
@@ -170,23 +172,72 @@ fn prometheus_accepts_the_alerts_and_their_tests_pass() {
     }
 }
 
-/// The value of a key of the unit.
+/// The value of a key of a unit.
+fn value(unit: &'static str, key: &str) -> &'static str {
+    unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap()
+}
+
+/// The value of a key of the unit of the server.
 fn of_unit(key: &str) -> &'static str {
-    UNIT.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).unwrap()
+    value(UNIT, key)
 }
 
 #[test]
 fn systemd_accepts_the_unit_and_finds_it_safe() {
     let folder = tempfile::tempdir().unwrap();
-    let unit = folder.path().join("hyperregistry.service");
-    // It must exist, and is not installed here.
-    std::fs::write(&unit, UNIT.replace("/usr/local/bin/hyperregistry", PROGRAM)).unwrap();
-    let analyze = |arguments: &[&str]| tool(Command::new("systemd-analyze").args(arguments).arg(&unit));
-    let Some(output) = analyze(&["verify", "--man=no"]) else { return };
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
-    // From 0 to 100, where 100 is a service without any limit.
-    let output = analyze(&["security", "--offline=yes", "--threshold=15"]).unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let units = [
+        ("hyperregistry.service", UNIT),
+        ("hyperregistry-backup.service", BACKUP),
+        ("hyperregistry-backup.timer", TIMER),
+    ];
+    for (name, text) in units {
+        // It must exist, and is not installed here.
+        std::fs::write(folder.path().join(name), text.replace("/usr/local/bin/hyperregistry", PROGRAM))
+            .unwrap();
+    }
+    for (name, _) in units {
+        let analyze = |arguments: &[&str]| {
+            tool(Command::new("systemd-analyze").args(arguments).arg(folder.path().join(name)))
+        };
+        let Some(output) = analyze(&["verify", "--man=no"]) else { return };
+        assert!(output.status.success() && output.stderr.is_empty(), "{name}: {}", stderr(&output));
+        if name.ends_with(".service") {
+            // From 0 to 100, where 100 is a service without any limit.
+            let output = analyze(&["security", "--offline=yes", "--threshold=15"]).unwrap();
+            assert!(output.status.success(), "{name}: {output:?}");
+        }
+    }
+}
+
+/// The commands of the unit make a backup of a store that its configuration names, in the only folder that it may write besides.
+#[test]
+fn the_unit_of_backups_makes_one_and_removes_old_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("config.toml"), format!("data = {:?}\n", path("data"))).unwrap();
+    let token = run(&["token", "ls", "--data", &path("data")], "");
+    assert!(!token.status.success(), "there is no store yet");
+    drop(super::program::Process::start(Path::new(&path("data")), &[]));
+    let commands: Vec<_> = BACKUP.lines().filter_map(|line| line.strip_prefix("ExecStart=")).collect();
+    assert_eq!(commands.len(), 2);
+    let dest = value(BACKUP, "ReadWritePaths");
+    assert_eq!(value(BACKUP, "RequiresMountsFor"), dest);
+    for _ in 0..2 {
+        for command in &commands {
+            let words: Vec<String> = command
+                .split(' ')
+                .skip(1)
+                .map(|word| word.replace(dest, &path("backups")).replace("/etc/hyperregistry", &path("")))
+                .collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let output = run(&words, "");
+            assert!(output.status.success(), "{words:?}: {}", stderr(&output));
+        }
+    }
+    assert_eq!(std::fs::read_dir(path("backups/snapshots")).unwrap().count(), 2);
+    for key in ["User", "EnvironmentFile", "StateDirectory", "UMask"] {
+        assert_eq!(value(BACKUP, key), of_unit(key), "{key}");
+    }
 }
 
 #[test]

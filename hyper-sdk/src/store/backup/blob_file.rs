@@ -80,7 +80,8 @@ fn write_all(
     }
     new.file.sync_all().map_err(cannot)?;
     let to = folder.made_folder(&blob_folder(&blob.digest)).map_err(Failed::Target)?;
-    new.rename(&to, blob.digest.hex()).map_err(cannot)
+    new.rename(&to, blob.digest.hex()).map_err(cannot)?;
+    folder.forget_healed(&blob.digest).map_err(Failed::Target)
 }
 
 /// The bytes of a blob of the backups.

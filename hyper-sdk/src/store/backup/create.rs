@@ -1,18 +1,24 @@
 //! Backups: the metadata of one moment, and the bytes that the folder does not have yet.
 
 use super::blob_file;
-use super::copies::{blobs_of, blocking, copy_out, export, while_held};
+use super::copies::{Exported, Hold, blobs_of, blocking, copy_out, export, while_held};
 use super::folder::{BackupFolder, NewFile, blob_folder};
 use super::snapshot_file::SnapshotHeader;
 use crate::clock::rfc3339;
 use crate::store::Portable;
 use crate::store::meta::{BlobRow, DamagedRow, Row, RowCounts};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeSet;
 use std::fmt::{self, Debug};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+/// Of so many blobs at least not all are damaged: their place is away.
+const MANY: u64 = 8;
+/// How many blobs that the folder has are looked for in the store, when none was copied.
+const TRIED: usize = 16;
 
 /// What happens during a backup, a restore or a move.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +33,7 @@ pub enum BackupEvent {
         /// Whether its bytes were copied, and not there before.
         copied: bool,
     },
-    /// A blob or a manifest is damaged, and left out.
+    /// A blob or a row is damaged and left out, or an image lacks a blob.
     Damaged(DamagedRow),
 }
 
@@ -45,6 +51,8 @@ pub type BackupObserver = Arc<dyn Fn(&BackupEvent) + Send + Sync>;
 pub struct CreateOptions {
     /// How many blobs are copied at once.
     pub jobs: usize,
+    /// Whether images of the registry may lack blobs. Without, they are named among what is damaged.
+    pub sparse: bool,
     /// Is told of each event.
     pub observer: Option<BackupObserver>,
 }
@@ -52,7 +60,7 @@ pub struct CreateOptions {
 impl Default for CreateOptions {
     /// Four blobs at once.
     fn default() -> Self {
-        Self { jobs: 4, observer: None }
+        Self { jobs: 4, sparse: false, observer: None }
     }
 }
 
@@ -73,20 +81,21 @@ pub struct Created {
     pub copied: u64,
     /// The sum of their sizes in bytes.
     pub copied_bytes: u64,
-    /// What is damaged in the store and not in the backup. Everything else is.
+    /// What is damaged in the store and not in the backup, and images that are in the backup and lack a blob.
     pub damaged: Vec<DamagedRow>,
 }
 
 /// Makes a snapshot of a store that may be served meanwhile. The snapshot has what was there in one moment after the call;
 /// garbage collections keep its bytes until they are copied. Bytes that the folder has are not copied again.
 ///
-/// Blobs and manifests that are damaged are left out, and named in the result.
+/// Blobs and rows that are damaged are left out, and named in the result.
 ///
 /// Dropped or killed, it leaves the snapshots that were there; the next backup goes on with the bytes that were copied.
 ///
 /// # Errors
-/// [`crate::ErrorKind::Conflict`] while another process uses the folder, or when the hold on the bytes was lost; the errors of
-/// the store and of the folder.
+/// [`crate::ErrorKind::Conflict`] while another process uses the folder, or when the hold on the bytes was lost;
+/// [`crate::ErrorKind::Unavailable`] when no blob of the store can be read, as of a volume that is not mounted; the errors of the
+/// store and of the folder.
 ///
 /// ```
 /// use hyper_sdk::RepositoryName;
@@ -110,20 +119,26 @@ pub struct Created {
 /// # }
 /// ```
 pub async fn create(store: &dyn Portable, folder: &BackupFolder, options: &CreateOptions) -> Result<Created> {
-    let lock = folder.lock(true)?;
+    let lock = Arc::new(folder.lock(true)?);
     folder.clear_tmp()?;
     let (id, now) = new_id(folder, SystemTime::now())?;
-    let header = SnapshotHeader::new(&id, store.registry_name().await?, store.to_string(), now);
-    let created = while_held(store, make(store, folder, header, options)).await;
-    drop(lock);
-    created
+    let mut header = SnapshotHeader::new(&id, store.registry_name().await?, store.to_string(), now);
+    header.ancestors = store.ancestors().await?;
+    while_held(store, |hold| make(hold, store, (folder, lock), header, options)).await
+}
+
+/// The id of a snapshot of a moment.
+pub(super) fn id_of(moment: SystemTime) -> String {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    format!("{}-{:09}", rfc3339(seconds).replace(['-', ':'], ""), since.subsec_nanos())
 }
 
 /// An id that sorts after those of all snapshots that are there, also when the clock was set back, and the moment in seconds.
 fn new_id(folder: &BackupFolder, now: SystemTime) -> Result<(String, i64)> {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
-    let id = format!("{}-{:09}", rfc3339(seconds).replace(['-', ':'], ""), since.subsec_nanos());
+    let id = id_of(now);
     match folder.snapshot_ids()?.pop().filter(|last| *last >= id) {
         None => Ok((id, seconds)),
         Some(last) => {
@@ -149,8 +164,9 @@ fn next_id(last: &str) -> String {
 }
 
 async fn make(
+    hold: Hold<'_>,
     store: &dyn Portable,
-    folder: &BackupFolder,
+    (folder, lock): (&BackupFolder, Arc<Option<File>>),
     header: SnapshotHeader,
     options: &CreateOptions,
 ) -> Result<Created> {
@@ -160,7 +176,10 @@ async fn make(
         blocking(move || folder.new_file()).await?
     };
     let cannot = |e| Error::io("cannot write the snapshot", folder.path(), e);
-    let (mut writer, mut damaged) = export(store, header, new.file.try_clone().map_err(cannot)?).await?;
+    let file = new.file.try_clone().map_err(cannot)?;
+    let Exported { mut writer, left_out: mut damaged, incomplete } =
+        export(store, header, file, options.sparse).await?;
+    damaged.extend(incomplete);
     let rows = *writer.counts();
     let observe = |event: &BackupEvent| {
         if let Some(observer) = &options.observer {
@@ -172,6 +191,8 @@ async fn make(
     let blobs = blobs_of(new.reopen().map_err(cannot)?, rows.blobs);
     let (copied, copied_bytes, of_blobs) = copy_all(store, folder, blobs, options).await?;
     damaged.extend(of_blobs);
+    // Bytes that are missing may have been collected, if the hold was lost.
+    hold.confirm().await?;
     let listed = damaged.clone();
     let folder = folder.clone();
     let rows = blocking(move || {
@@ -180,6 +201,8 @@ async fn make(
         }
         let (_, rows) = writer.finish()?;
         finish(&folder, new, &id)?;
+        // Until here, also when nobody waits for this thread any more.
+        drop(lock);
         Ok((id, rows))
     });
     let (id, rows) = rows.await?;
@@ -190,6 +213,22 @@ async fn make(
 fn finish(folder: &BackupFolder, new: NewFile, id: &str) -> Result<()> {
     new.file.sync_all().map_err(|e| Error::io("cannot write the snapshot", folder.path(), e))?;
     folder.add_snapshot(new, id)
+}
+
+/// Fails when none of these blobs can be read.
+async fn can_be_read(store: &dyn Portable, blobs: &[BlobRow]) -> Result<()> {
+    for blob in blobs {
+        if let Ok(mut content) = store.read_bytes(blob).await
+            && matches!(content.next().await, None | Some(Ok(_)))
+        {
+            return Ok(());
+        }
+    }
+    Err(Error::new(
+        ErrorKind::Unavailable,
+        "no blob of the store can be read, so nothing was backed up: is the volume of its blobs there?",
+    )
+    .with_context("store", store))
 }
 
 /// Copies the blobs that the folder does not have. Returns how many, how many bytes, and those that are damaged.
@@ -218,7 +257,12 @@ async fn copy_all(
         .buffer_unordered(options.jobs.max(1));
     let mut blobs = std::pin::pin!(blobs);
     let (mut copied, mut bytes, mut damaged, mut touched) = (0, 0, Vec::new(), BTreeSet::new());
+    let (mut all, mut some) = (0, Vec::new());
     while let Some((blob, is_new, fault)) = blobs.try_next().await? {
+        all += 1;
+        if !is_new && some.len() < TRIED {
+            some.push(blob.clone());
+        }
         let event = match fault {
             Some(row) => {
                 damaged.push(row.clone());
@@ -237,6 +281,9 @@ async fn copy_all(
         if let Some(observer) = &options.observer {
             observer(&event);
         }
+    }
+    if copied == 0 && !damaged.is_empty() && all >= MANY {
+        can_be_read(store, &some).await?;
     }
     damaged.sort_by(|a, b| a.digest.cmp(&b.digest));
     let folder = folder.clone();

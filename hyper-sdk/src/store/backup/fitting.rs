@@ -49,6 +49,11 @@ impl Fitting {
         fault.or_else(|| name(row).is_some_and(|name| self.names.contains(&name)).then(twice))
     }
 
+    /// Whether a repository has a blob.
+    pub(super) fn is_linked(&self, repository: i64, blob: &Digest) -> bool {
+        self.names.contains(&part(&Digest::sha256(link(repository, blob))))
+    }
+
     /// Takes a row that fits.
     pub(super) fn add(&mut self, row: &Row) {
         match row {
@@ -92,11 +97,15 @@ fn names_twice(row: &ManifestRow) -> bool {
     })
 }
 
+fn link(repository: i64, blob: &Digest) -> String {
+    format!("link {repository} {blob}")
+}
+
 /// What no other row may have.
 fn name(row: &Row) -> Option<u128> {
     let text = match row {
         Row::Repository(row) => format!("repository {}", row.name),
-        Row::Link(row) => format!("link {} {}", row.repository, row.blob),
+        Row::Link(row) => link(row.repository, &row.blob),
         Row::Manifest(row) => format!("manifest {} {}", row.repository, row.digest),
         Row::Tag(row) => format!("tag {} {}", row.repository, row.name),
         Row::Token(row) => format!("token {}", row.id),

@@ -18,6 +18,8 @@ const LOCK: &str = "lock";
 pub(super) const SNAPSHOTS: &str = "snapshots";
 pub(super) const BLOBS: &str = "blobs";
 const TMP: &str = "tmp";
+/// Where bytes are that do not match their digest.
+const DAMAGED: &str = "damaged";
 /// How the name of a snapshot ends.
 const SUFFIX: &str = ".jsonl";
 /// The version of the layout of the folder.
@@ -60,48 +62,16 @@ impl BackupFolder {
     /// Opens the folder of backups, or makes one of a folder that is empty or does not exist.
     ///
     /// # Errors
-    /// Those of [`private_folder::open`]; [`ErrorKind::Invalid`] when the folder has something else; those of
-    /// [`BackupFolder::open`].
+    /// Those of [`private_folder::open`]; [`ErrorKind::Invalid`] when the folder has something else, or lies in that of a store;
+    /// those of [`BackupFolder::open`].
     pub fn create(path: &Path) -> Result<Self> {
+        Self::refuse_in_store(path)?;
         let folder = private_folder::open(path)?;
         let folder = Self::of(folder)?;
         if folder.read_marker()?.is_none() {
             folder.make()?;
         }
         folder.checked()
-    }
-
-    /// Fails when a path is a folder of backups or lies in one: a store in it would be mixed with them. What does not exist yet
-    /// of the path does not matter.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Invalid`], and those of the system.
-    ///
-    /// ```
-    /// use hyper_sdk::store::backup::BackupFolder;
-    ///
-    /// # fn main() -> hyper_sdk::Result<()> {
-    /// # let top = tempfile::tempdir()?;
-    /// BackupFolder::create(&top.path().join("backups"))?;
-    /// assert!(BackupFolder::refuse_within(&top.path().join("backups/registry")).is_err());
-    /// BackupFolder::refuse_within(&top.path().join("registry"))?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn refuse_within(path: &Path) -> Result<()> {
-        let whole = std::path::absolute(path).map_err(|e| Error::io("cannot find the folder", path, e))?;
-        // Links are followed where the path exists.
-        let real = whole.ancestors().find_map(|at| at.canonicalize().ok()).unwrap_or_default();
-        for at in whole.ancestors().chain(real.ancestors()) {
-            if at.join(MARKER).symlink_metadata().is_ok() {
-                return Err(Error::invalid(
-                    "the folder of the store is a folder of backups, or lies in one: name another folder",
-                )
-                .with_context("path", path.display())
-                .with_context("backups", at.display()));
-            }
-        }
-        Ok(())
     }
 
     /// Opens the folder of backups.
@@ -117,8 +87,14 @@ impl BackupFolder {
             )
             .with_context("path", path.display())
         };
-        if !path.is_dir() {
-            return Err(unknown());
+        match path.metadata() {
+            Ok(meta) if meta.is_dir() => {}
+            Err(e)
+                if ![std::io::ErrorKind::NotFound, std::io::ErrorKind::NotADirectory].contains(&e.kind()) =>
+            {
+                return Err(Error::io("cannot look at the folder of backups", path, e));
+            }
+            _ => return Err(unknown()),
         }
         let folder = Self::of(private_folder::open(path)?)?;
         match folder.read_marker()? {
@@ -207,26 +183,34 @@ impl BackupFolder {
         Ok(self)
     }
 
-    /// Takes the lock: alone to write, or with others to read. It ends with the value.
+    /// Takes the lock: alone to write, or with others to read. It ends with the value. Readers of a folder that cannot be
+    /// written, and lacks the file of the lock, have none.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] while another one has it.
-    pub(super) fn lock(&self, alone: bool) -> Result<File> {
+    pub(super) fn lock(&self, alone: bool) -> Result<Option<File>> {
         let path = self.0.path.join(LOCK);
         let cannot = |e: Errno| match e {
             Errno::LOOP => of_link(&path),
             e => Error::io("cannot open the lock of the backups", &path, e.into()),
         };
-        let file = if alone {
+        let make = || {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            File::from(
-                rustix::fs::openat(&self.0.root, LOCK, flags, Mode::from_raw_mode(0o600)).map_err(cannot)?,
-            )
-        } else {
-            File::from(rustix::fs::openat(&self.0.root, LOCK, READ, Mode::empty()).map_err(cannot)?)
+            rustix::fs::openat(&self.0.root, LOCK, flags, Mode::from_raw_mode(0o600))
         };
+        let opened = match alone {
+            true => make(),
+            false => match rustix::fs::openat(&self.0.root, LOCK, READ, Mode::empty()) {
+                Err(Errno::NOENT) => match make() {
+                    Err(Errno::ROFS | Errno::ACCESS | Errno::PERM) => return Ok(None),
+                    made => made,
+                },
+                opened => opened,
+            },
+        };
+        let file = File::from(opened.map_err(cannot)?);
         match if alone { file.try_lock() } else { file.try_lock_shared() } {
-            Ok(()) => Ok(file),
+            Ok(()) => Ok(Some(file)),
             Err(TryLockError::WouldBlock) => Err(Error::new(
                 ErrorKind::Conflict,
                 "another process uses the backups just now: try again when it has ended",
@@ -295,9 +279,56 @@ impl BackupFolder {
     /// Removes what killed processes left. The caller has the lock alone.
     pub(super) fn clear_tmp(&self) -> Result<()> {
         let tmp = self.made_folder(&[TMP])?;
-        for name in names(&tmp, &self.0.path.join(TMP))? {
-            rustix::fs::unlinkat(&tmp, name.as_str(), AtFlags::empty())
-                .map_err(|e| self.cannot_write(TMP, e.into()))?;
+        let path = self.0.path.join(TMP);
+        let cannot = |e: Errno| Error::io("cannot list the folder", &path, e.into());
+        for entry in Dir::read_from(&tmp).map_err(cannot)? {
+            let entry = entry.map_err(cannot)?;
+            let name = entry.file_name();
+            if [c".", c".."].contains(&name) {
+                continue;
+            }
+            match rustix::fs::unlinkat(&tmp, name, AtFlags::empty()) {
+                // No backup has made a folder: it is not in the way.
+                Ok(()) | Err(Errno::ISDIR | Errno::PERM | Errno::NOENT) => {}
+                Err(e) => return Err(self.cannot_write(TMP, e.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the bytes of a blob away that do not match its digest: the next backup copies the blob again.
+    pub(super) fn set_aside(&self, digest: &Digest) -> Result<()> {
+        let cannot = |e: Errno| self.cannot_write(DAMAGED, e.into());
+        let Some(from) = self.folder(&blob_folder(digest))? else { return Ok(()) };
+        let to = self.made_folder(&[DAMAGED])?;
+        match rustix::fs::renameat(&from, digest.hex(), &to, aside(digest)) {
+            // Another check was faster.
+            Err(Errno::NOENT) => Ok(()),
+            moved => moved.and_then(|()| rustix::fs::fsync(&from)).map_err(cannot),
+        }
+    }
+
+    /// Removes the bytes that were moved away of a blob that is whole again.
+    pub(super) fn forget_healed(&self, digest: &Digest) -> Result<()> {
+        let Some(folder) = self.folder(&[DAMAGED])? else { return Ok(()) };
+        match rustix::fs::unlinkat(&folder, aside(digest), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(self.cannot_write(DAMAGED, e.into())),
+        }
+    }
+
+    /// Removes the bytes that were moved away of blobs that nobody needs.
+    pub(super) fn forget_aside(&self, goes: impl Fn(&Digest) -> bool) -> Result<()> {
+        let Some(folder) = self.folder(&[DAMAGED])? else { return Ok(()) };
+        for name in names(&folder, &self.0.path.join(DAMAGED))? {
+            let digest =
+                name.split_once('-').map(|(algorithm, hex)| Digest::parse(&format!("{algorithm}:{hex}")));
+            if let Some(Ok(digest)) = digest
+                && goes(&digest)
+            {
+                rustix::fs::unlinkat(&folder, name.as_str(), AtFlags::empty())
+                    .map_err(|e| self.cannot_write(DAMAGED, e.into()))?;
+            }
         }
         Ok(())
     }
@@ -385,6 +416,11 @@ pub(super) fn blob_folder(digest: &Digest) -> [&str; 3] {
     [BLOBS, digest.algorithm().name(), &digest.hex()[..2]]
 }
 
+/// The name of the bytes of a blob that were moved away.
+fn aside(digest: &Digest) -> String {
+    format!("{}-{}", digest.algorithm(), digest.hex())
+}
+
 fn is_id(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
@@ -446,8 +482,8 @@ impl NewFile {
     }
 
     /// Another handle on the file, which reads from its begin.
-    pub(super) fn reopen(&self) -> std::io::Result<File> {
-        reopen(&self.file)
+    pub(super) fn reopen(&self) -> std::io::Result<FromBegin> {
+        FromBegin::of(&self.file)
     }
 }
 
@@ -460,8 +496,23 @@ impl Drop for NewFile {
     }
 }
 
-/// Another handle on an open file, which reads from its begin, whatever its name is.
-pub(super) fn reopen(file: &File) -> std::io::Result<File> {
-    use std::os::fd::AsRawFd as _;
-    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+/// Another handle on an open file, which reads from its begin, whatever the others read and write meanwhile.
+#[derive(Debug)]
+pub(super) struct FromBegin {
+    file: File,
+    at: u64,
+}
+
+impl FromBegin {
+    pub(super) fn of(file: &File) -> std::io::Result<Self> {
+        Ok(Self { file: file.try_clone()?, at: 0 })
+    }
+}
+
+impl std::io::Read for FromBegin {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = std::os::unix::fs::FileExt::read_at(&self.file, buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
 }

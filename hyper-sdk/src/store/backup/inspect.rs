@@ -7,8 +7,7 @@ use crate::digest::VerifyingReader;
 use crate::store::meta::{BlobRow, DamagedRow, Row, RowCounts};
 use crate::{Digest, Error, ErrorKind, Result};
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{BufReader, Read, Seek as _, SeekFrom};
 
 /// Larger than the last line of a snapshot.
 const LAST: u64 = 4096;
@@ -46,7 +45,7 @@ pub struct Checked {
     pub blobs: u64,
     /// The sum of their sizes in bytes.
     pub bytes: u64,
-    /// What was left out when the snapshots were made, because it was damaged in the store.
+    /// What was damaged in the store when the snapshots were made, and images that lacked a blob.
     pub left_out: u64,
     /// What is wrong. A restore of the snapshots that are not named would be whole.
     pub faults: Vec<Fault>,
@@ -105,7 +104,7 @@ pub(super) fn read_whole(folder: &BackupFolder, id: &str, mut blob: impl FnMut(B
 }
 
 /// Reads all of a file, and verifies it.
-pub(super) fn read_file(file: File, blob: &mut impl FnMut(BlobRow)) -> Result<Whole> {
+pub(super) fn read_file(file: impl Read, blob: &mut impl FnMut(BlobRow)) -> Result<Whole> {
     let mut reader = SnapshotReader::open(BufReader::with_capacity(1 << 18, file))?;
     let (mut damaged, mut rows_left_out, mut fitting) = (HashMap::new(), Vec::new(), Fitting::default());
     while let Some(row) = reader.next_row()? {
@@ -129,7 +128,8 @@ pub(super) fn read_file(file: File, blob: &mut impl FnMut(BlobRow)) -> Result<Wh
 }
 
 /// Checks that a snapshot, or each one, is whole and that every blob that it needs is there with the right size. With
-/// `read_data` the blobs are read, too, and compared with their digests. `progress` is told of each blob.
+/// `read_data` the blobs are read, too, and compared with their digests; bytes that differ are moved to the folder `damaged` of
+/// the backups, so that the next backup copies the blob again. `progress` is told of each blob.
 ///
 /// Blocks; other readers may use the folder meanwhile.
 ///
@@ -198,7 +198,19 @@ pub(super) fn no_snapshots(folder: &BackupFolder) -> Error {
         .with_context("path", folder.path().display())
 }
 
-/// What is wrong with the bytes of a blob.
+/// Moves bytes away that do not match their digest. Returns what is wrong.
+fn set_aside(folder: &BackupFolder, digest: &Digest) -> String {
+    match folder.set_aside(digest) {
+        Ok(()) => {
+            "the blob does not match its digest: it was moved aside, and the next backup copies it again \
+                   if the store has it"
+                .to_owned()
+        }
+        Err(e) => format!("the blob does not match its digest, and cannot be moved aside: {e}"),
+    }
+}
+
+/// What is wrong with the bytes of a blob. With `read_data` those that differ are moved aside.
 pub(super) fn look_at(folder: &BackupFolder, blob: &BlobRow, read_data: bool) -> Result<Option<String>> {
     match folder.blob_size(&blob.digest) {
         Ok(Some(size)) if size == blob.size => {}
@@ -219,7 +231,10 @@ pub(super) fn look_at(folder: &BackupFolder, blob: &BlobRow, read_data: bool) ->
         match reader.read(&mut block) {
             Ok(0) => return Ok(None),
             Ok(_) => {}
-            Err(e) => return Ok(Some(format!("the blob cannot be read, or does not match its digest: {e}"))),
+            Err(e) if e.get_ref().is_some_and(|e| e.is::<Error>()) => {
+                return Ok(Some(set_aside(folder, &blob.digest)));
+            }
+            Err(e) => return Ok(Some(format!("the blob cannot be read: {e}"))),
         }
     }
 }

@@ -13,6 +13,7 @@
 //!   FOLDER/lock                      who writes holds it alone, who reads holds it with others
 //!   FOLDER/snapshots/ID.jsonl        all metadata of one moment: see `snapshot_file`
 //!   FOLDER/blobs/ALGORITHM/AB/HEX    the bytes of a blob
+//!   FOLDER/damaged/ALGORITHM-HEX     bytes that a check found damaged; a backup that copies the blob again removes them
 //!   FOLDER/tmp/                      what is not whole yet
 //! ```
 //!
@@ -30,6 +31,8 @@ mod create;
 mod fitting;
 mod folder;
 mod inspect;
+mod lineage;
+mod places;
 mod remove;
 mod restore;
 mod snapshot_file;
@@ -37,6 +40,7 @@ mod snapshot_file;
 pub use create::{BackupEvent, BackupObserver, CreateOptions, Created, create};
 pub use folder::BackupFolder;
 pub use inspect::{Checked, Fault, SnapshotInfo, check, list};
+pub use lineage::newest;
 pub use remove::{Removed, remove};
 pub use restore::{RestoreOptions, Restored, migrate, restore};
 pub use snapshot_file::{SnapshotHeader, SnapshotReader, SnapshotWriter};

@@ -3,10 +3,11 @@
 use super::fitting::part;
 use super::folder::{BLOBS, BackupFolder, names};
 use super::inspect::{list, no_snapshots, read_whole};
+use super::lineage::lines;
 use crate::digest::Algorithm;
 use crate::{Digest, Error, ErrorKind, Result};
 use rustix::fs::AtFlags;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,8 @@ pub struct Removed {
 }
 
 /// Removes these snapshots, and with `keep` all but the newest so many of each registry; then the blobs that no snapshot needs,
-/// among them those of a backup that was killed. Blocks.
+/// among them those of a backup that was killed. A registry that was restored or moved, and the former one that has made no
+/// snapshot since, count as one. Blocks.
 ///
 /// Killed, it leaves the other snapshots whole; the next one goes on with the blobs.
 ///
@@ -62,26 +64,25 @@ pub fn remove(folder: &BackupFolder, ids: &[String], keep: Option<usize>) -> Res
         folder.remove_snapshot(&id)?;
         removed.snapshots.push(id);
     }
+    folder.forget_aside(|digest| !needed.contains(&part(digest)))?;
     for algorithm in Algorithm::ALL {
         remove_blobs(folder, algorithm, &needed, &mut removed)?;
     }
     Ok(removed)
 }
 
-/// The snapshots of each registry, but the newest `keep` of those that stay.
+/// The snapshots of each line of registries, but the newest `keep` of those that stay.
 fn old_ones(folder: &BackupFolder, goes: &BTreeSet<String>, keep: usize) -> Result<Vec<String>> {
-    let mut of_registry: HashMap<String, Vec<String>> = HashMap::new();
+    let mut infos = Vec::new();
     for (id, info) in list(folder)? {
         if goes.contains(&id) {
             continue;
         }
-        let info = info.map_err(|e| e.with_context("snapshot", &id))?;
-        of_registry.entry(info.header.registry).or_default().push(id);
+        infos.push(info.map_err(|e| e.with_context("snapshot", &id))?);
     }
-    let old = of_registry.into_values().flat_map(|mut snapshots| {
-        snapshots.sort();
+    let old = lines(infos).into_iter().flat_map(|mut snapshots| {
         snapshots.truncate(snapshots.len().saturating_sub(keep));
-        snapshots
+        snapshots.into_iter().map(|info| info.id)
     });
     Ok(old.collect())
 }

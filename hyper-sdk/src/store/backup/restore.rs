@@ -4,22 +4,24 @@
 //! that a server refuses, and that the next restore goes on with.
 
 use super::blob_file::{self, Failed};
-use super::copies::{blobs_of, blocking, copy_out, damage, export, random, while_held};
-use super::create::{BackupEvent, BackupObserver};
-use super::folder::{BackupFolder, reopen};
-use super::inspect::{Whole, list, look_at, no_snapshots, read_file, read_whole};
+use super::copies::{Exported, Hold, blobs_of, blocking, copy_out, damage, export, random, while_held};
+use super::create::{BackupEvent, BackupObserver, id_of};
+use super::folder::{BackupFolder, FromBegin};
+use super::inspect::{Whole, look_at, read_file, read_whole};
+use super::lineage::{newest, with};
 use super::snapshot_file::{SnapshotHeader, SnapshotReader};
 use crate::clock::{Clock as _, SystemClock};
 use crate::store::Portable;
-use crate::store::meta::{BlobRow, DamagedRow, Row, RowCounts};
+use crate::store::meta::{Ancestor, BlobRow, DamagedRow, Row, RowCounts, move_source};
 use crate::{Digest, Error, ErrorKind, Result};
 use futures::{StreamExt as _, TryStreamExt as _};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::{self, Debug};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::mpsc;
 
 /// How many rows, and of how many bytes, are added together.
@@ -31,8 +33,10 @@ const PAGE_BYTES: usize = 4 << 20;
 pub struct RestoreOptions {
     /// How many blobs are copied at once.
     pub jobs: usize,
-    /// Leaves out blobs that are damaged in the source, and names them in the result. Without, they are an error.
+    /// Leaves out what is damaged in the source, and names it in the result. Without, it is an error.
     pub skip_damaged: bool,
+    /// Whether images of the source of a [`migrate`] may lack blobs. Without, they are named in the result.
+    pub sparse: bool,
     /// Copies the bytes alone, for a [`migrate`] that ends later: the store is not whole yet.
     pub bytes_only: bool,
     /// Is told of each event.
@@ -42,7 +46,7 @@ pub struct RestoreOptions {
 impl Default for RestoreOptions {
     /// Four blobs at once, and all of them.
     fn default() -> Self {
-        Self { jobs: 4, skip_damaged: false, bytes_only: false, observer: None }
+        Self { jobs: 4, skip_damaged: false, sparse: false, bytes_only: false, observer: None }
     }
 }
 
@@ -61,32 +65,33 @@ impl Debug for RestoreOptions {
 pub struct Restored {
     /// The snapshot.
     pub snapshot: SnapshotHeader,
-    /// What the snapshot has.
+    /// What the store has of it now.
     pub rows: RowCounts,
     /// How many blobs were copied; the store had the others.
     pub copied: u64,
     /// The sum of their sizes in bytes.
     pub copied_bytes: u64,
-    /// What the store did not get, because it is damaged in the source.
+    /// What is damaged in the source, and images that lack a blob. The store knows of each blob here that it lacks: it counts as
+    /// damaged until it is pushed.
     pub damaged: Vec<DamagedRow>,
 }
 
 /// From where bytes come.
 enum Source<'a> {
     Folder(&'a BackupFolder),
-    Store(&'a dyn Portable),
+    Store(&'a dyn Portable, Hold<'a>),
 }
 
-/// Fills an empty store from a snapshot: the one with this id, or the newest. Every digest is verified. Before anything is
+/// Fills an empty store from a snapshot: the one with this id, or the one of [`newest`]. Every digest is verified. Before anything is
 /// written, the snapshot is read, and its blobs are looked for.
 ///
 /// Killed or failed, it leaves a store that is not whole and says so; the next restore of it goes on with the bytes that are
 /// there.
 ///
 /// # Errors
-/// [`ErrorKind::Conflict`] when the store is not empty, or another process writes to the folder; [`ErrorKind::NotFound`] when
-/// there is no such snapshot; [`ErrorKind::Invalid`] without an id when the folder has snapshots of several registries;
-/// [`ErrorKind::Corrupt`] when the snapshot or a blob is damaged; the errors of the store.
+/// [`ErrorKind::Conflict`] when the store is not empty, another process has it open, or one writes to the folder;
+/// [`ErrorKind::NotFound`] when there is no such snapshot; [`ErrorKind::Invalid`] without an id when the folder has snapshots of
+/// several registries; [`ErrorKind::Corrupt`] when the snapshot or a blob is damaged; the errors of the store.
 pub async fn restore(
     folder: &BackupFolder,
     id: Option<&str>,
@@ -98,7 +103,7 @@ pub async fn restore(
     let (file, whole, lost) = blocking(move || {
         let id = match asked {
             Some(id) => id,
-            None => newest(&of)?,
+            None => only(&of)?,
         };
         let mut missing = Vec::new();
         let mut failed = None;
@@ -123,37 +128,31 @@ pub async fn restore(
     })
     .await?;
     let source = format!("the snapshot {} of {}", whole.header.id, folder.path().display());
-    let plan = Plan { file, whole, lost, source };
+    let ancestors = with(whole.header.ancestors.clone(), &whole.header.registry, &whole.header.id);
+    let plan = Plan { file, whole, lost, source, ancestors };
     let restored = fill(plan, &Source::Folder(folder), target, options).await;
     drop(lock);
     restored
 }
 
-/// The newest snapshot, when all are of one registry.
-fn newest(folder: &BackupFolder) -> Result<String> {
-    let mut registries = HashSet::new();
-    let mut found = None;
-    for (id, info) in list(folder)? {
-        let info = info.map_err(|e| e.with_context("snapshot", &id))?;
-        registries.insert(info.header.registry);
-        found = Some(id);
+/// The snapshot that is meant without an id.
+fn only(folder: &BackupFolder) -> Result<String> {
+    match newest(folder)?.as_slice() {
+        [info] => Ok(info.id.clone()),
+        _ => Err(Error::invalid("the backups have snapshots of several registries: name one")
+            .with_context("path", folder.path().display())),
     }
-    if registries.len() > 1 {
-        return Err(Error::invalid("the backups have snapshots of several registries: name one")
-            .with_context("path", folder.path().display()));
-    }
-    found.ok_or_else(|| no_snapshots(folder))
 }
 
 /// Fills an empty store with what another one has in one moment after the call. The source stays as it is, and may be served
 /// meanwhile; what is pushed to it later is not in the target. Every digest is verified. The list of rows is for the time being
 /// in a file without a name in the folder `spool`.
 ///
-/// Killed or failed, or with [`RestoreOptions::bytes_only`], it leaves a store that is not whole and says so; the next one goes
-/// on with the bytes that are there.
+/// Killed or failed, or with [`RestoreOptions::bytes_only`], it leaves a store that is not whole and says so; the next one from
+/// the same source goes on with the bytes that are there.
 ///
 /// # Errors
-/// Those of [`restore`], and of the source.
+/// Those of [`restore`], and of the source; [`ErrorKind::Conflict`] when the store is being filled from another source.
 ///
 /// ```
 /// use hyper_sdk::RepositoryName;
@@ -180,30 +179,30 @@ pub async fn migrate(
 ) -> Result<Restored> {
     let cannot = |e| Error::io("cannot make a file in", spool, e);
     let file = tempfile::tempfile_in(spool).map_err(cannot)?;
-    let header = SnapshotHeader::new(
-        "migration",
-        source.registry_name().await?,
-        source.to_string(),
-        SystemClock.now(),
-    );
-    let name = format!("the store {source}");
-    while_held(source, async {
-        let (writer, damaged) = export(source, header, file.try_clone().map_err(cannot)?).await?;
-        if let (false, Some(row)) = (options.skip_damaged, damaged.first()) {
+    let registry = source.registry_name().await?;
+    let name = move_source(&source.to_string(), &registry);
+    let mut header = SnapshotHeader::new("migration", &registry, source.to_string(), SystemClock.now());
+    header.ancestors = source.ancestors().await?;
+    let ancestors = with(header.ancestors.clone(), &registry, &id_of(SystemTime::now()));
+    while_held(source, |hold| async move {
+        let written = file.try_clone().map_err(cannot)?;
+        let Exported { writer, left_out, incomplete } =
+            export(source, header, written, options.sparse).await?;
+        if let (false, Some(row)) = (options.skip_damaged, left_out.first()) {
             return Err(of_damage(row));
         }
-        let read = reopen(&file).map_err(cannot)?;
+        let read = FromBegin::of(&file).map_err(cannot)?;
         let whole = blocking(move || {
             let mut writer = writer;
-            for row in damaged {
+            for row in left_out.into_iter().chain(incomplete) {
                 writer.write(&Row::Damaged(row))?;
             }
             writer.finish()?;
             read_file(read, &mut |_| ())
         });
         let whole = whole.await?;
-        fill(Plan { file, whole, lost: Vec::new(), source: name }, &Source::Store(source), target, options)
-            .await
+        let plan = Plan { file, whole, lost: Vec::new(), source: name, ancestors };
+        fill(plan, &Source::Store(source, hold), target, options).await
     })
     .await
 }
@@ -228,6 +227,8 @@ struct Plan {
     lost: Vec<(Digest, String)>,
     /// For people.
     source: String,
+    /// Those that the store gets.
+    ancestors: Vec<Ancestor>,
 }
 
 /// Fills the target, whose bytes are held meanwhile.
@@ -237,16 +238,17 @@ async fn fill(
     target: &dyn Portable,
     options: &RestoreOptions,
 ) -> Result<Restored> {
-    while_held(target, fill_held(plan, source, target, options)).await
+    while_held(target, |hold| fill_held(hold, plan, source, target, options)).await
 }
 
 async fn fill_held(
+    hold: Hold<'_>,
     plan: Plan,
     source: &Source<'_>,
     target: &dyn Portable,
     options: &RestoreOptions,
 ) -> Result<Restored> {
-    let Plan { file, whole, lost, source: name } = plan;
+    let Plan { file, whole, lost, source: name, ancestors } = plan;
     let observe = |event: &BackupEvent| {
         if let Some(observer) = &options.observer {
             observer(event);
@@ -265,11 +267,16 @@ async fn fill_held(
         observe(&BackupEvent::Damaged(row));
     }
     let cannot = |e| Error::internal("the snapshot cannot be read again").with_source(e);
-    let (mut copied, mut copied_bytes) = (0, 0);
-    let mut pages = blobs_of(reopen(&file).map_err(cannot)?, whole.rows.blobs);
+    let (mut copied, mut copied_bytes, mut rows) = (0, 0, whole.rows);
+    let lacks = |rows: &mut RowCounts, blob: &BlobRow| {
+        rows.blobs -= 1;
+        rows.bytes -= blob.size;
+    };
+    let mut pages = blobs_of(FromBegin::of(&file).map_err(cannot)?, whole.rows.blobs);
     while let Some(page) = pages.recv().await {
-        let page: Vec<BlobRow> =
-            page?.into_iter().filter(|blob| !damaged.contains_key(&blob.digest)).collect();
+        let (without, page): (Vec<BlobRow>, Vec<BlobRow>) =
+            page?.into_iter().partition(|blob| damaged.contains_key(&blob.digest));
+        without.iter().for_each(|blob| lacks(&mut rows, blob));
         let there = target.has_bytes(&page).await?;
         let copies = page.into_iter().zip(there).map(|(blob, is_there)| async move {
             if is_there {
@@ -282,6 +289,7 @@ async fn fill_held(
             match fault {
                 Some(row) if options.skip_damaged => {
                     observe(&BackupEvent::Damaged(row.clone()));
+                    lacks(&mut rows, &blob);
                     damaged.insert(blob.digest, row.reason);
                 }
                 Some(row) => return Err(of_damage(&row)),
@@ -296,15 +304,19 @@ async fn fill_held(
         }
     }
     if !options.bytes_only {
-        finish(&file, Arc::new(damaged.clone()), holder, &whole.rows, target).await?;
+        if let Source::Store(_, hold) = source {
+            hold.confirm().await?;
+        }
+        hold.confirm().await?;
+        finish(&file, Arc::new(damaged.clone()), holder, &whole.rows, (target, &ancestors)).await?;
     }
-    let mut rows: Vec<DamagedRow> = damaged
+    let mut faults: Vec<DamagedRow> = damaged
         .into_iter()
         .map(|(of, reason)| DamagedRow { digest: Some(of), repository: None, reason })
         .collect();
-    rows.sort_by(|a, b| a.digest.cmp(&b.digest));
-    rows.extend(whole.rows_left_out);
-    Ok(Restored { snapshot: whole.header, rows: whole.rows, copied, copied_bytes, damaged: rows })
+    faults.sort_by(|a, b| a.digest.cmp(&b.digest));
+    faults.extend(whole.rows_left_out);
+    Ok(Restored { snapshot: whole.header, rows, copied, copied_bytes, damaged: faults })
 }
 
 /// Copies the bytes of a blob. Returns why it is damaged in the source, if it is.
@@ -314,7 +326,7 @@ async fn copy(
     blob: &BlobRow,
 ) -> Result<Option<DamagedRow>> {
     match source {
-        Source::Store(store) => copy_out(*store, blob, |content| put(target, blob, content)).await,
+        Source::Store(store, _) => copy_out(*store, blob, |content| put(target, blob, content)).await,
         Source::Folder(folder) => {
             let put = async {
                 match blob_file::read(folder, blob).await {
@@ -337,48 +349,43 @@ async fn put(
     blob: &BlobRow,
     content: crate::store::ByteStream,
 ) -> std::result::Result<(), Failed> {
-    let failed = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let noted = Arc::clone(&failed);
-    let content =
-        content.inspect_err(move |_| noted.store(true, std::sync::atomic::Ordering::Relaxed)).boxed();
-    target.add_bytes(holder, blob, content).await.map_err(|e| {
-        let is_of_source = failed.load(std::sync::atomic::Ordering::Relaxed)
-            || matches!(e.kind(), ErrorKind::DigestInvalid | ErrorKind::SizeInvalid);
+    let passed = Arc::new(Mutex::new((blob.digest.algorithm().hasher(), false)));
+    let noted = Arc::clone(&passed);
+    let content = content.inspect(move |part| {
+        let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
+        match part {
+            Ok(part) => noted.0.update(part),
+            Err(_) => noted.1 = true,
+        }
+    });
+    target.add_bytes(holder, blob, content.boxed()).await.map_err(|e| {
+        let passed = passed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Bytes that were whole when they were passed on are no fault of the source.
+        let differ = || passed.0.clone().finish() != blob.digest;
+        let is_of_source =
+            passed.1 || matches!(e.kind(), ErrorKind::DigestInvalid | ErrorKind::SizeInvalid) && differ();
         if is_of_source { Failed::Source(e) } else { Failed::Target(e) }
     })
 }
 
-/// Adds all rows but those of blobs.
+/// Adds all rows but those of blobs that are there.
 async fn finish(
     file: &File,
     damaged: Arc<HashMap<Digest, String>>,
     holder: u64,
     rows: &RowCounts,
-    target: &dyn Portable,
+    (target, ancestors): (&dyn Portable, &[Ancestor]),
 ) -> Result<()> {
     let cannot = |e| Error::internal("the snapshot cannot be read again").with_source(e);
-    let mut counts = *rows;
-    if !damaged.is_empty() {
-        let (file, damaged) = (reopen(file).map_err(cannot)?, Arc::clone(&damaged));
-        counts.links = blocking(move || {
-            let mut links = 0;
-            each_row(file, |row| {
-                links += u64::from(matches!(&row, Row::Link(link) if !damaged.contains_key(&link.blob)));
-                Ok(())
-            })?;
-            Ok(links)
-        })
-        .await?;
-    }
     let (sender, mut receiver) = mpsc::channel(2);
-    let file = reopen(file).map_err(cannot)?;
+    let file = FromBegin::of(file).map_err(cannot)?;
     let reading = blocking(move || {
         let (mut page, mut size) = (Vec::new(), 0);
         let gone = || Error::new(ErrorKind::Cancelled, "the store takes no more rows");
         each_row(file, |row| {
             match &row {
-                Row::Blob(_) | Row::Damaged(_) => return Ok(()),
-                Row::Link(link) if damaged.contains_key(&link.blob) => return Ok(()),
+                Row::Blob(blob) if !damaged.contains_key(&blob.digest) => return Ok(()),
+                Row::Damaged(_) => return Ok(()),
                 Row::Manifest(row) => size += row.body.len(),
                 _ => {}
             }
@@ -393,7 +400,7 @@ async fn finish(
         sender.blocking_send(page).map_err(|_| gone())
     });
     let (read, added) = tokio::join!(reading, async {
-        let added = target.finish_restore(holder, &mut receiver, &counts).await;
+        let added = target.finish_restore(holder, &mut receiver, rows, ancestors).await;
         // So that the reader ends when the store does not take all.
         drop(receiver);
         added
@@ -405,7 +412,7 @@ async fn finish(
     }
 }
 
-fn each_row(file: File, mut take: impl FnMut(Row) -> Result<()>) -> Result<()> {
+fn each_row(file: FromBegin, mut take: impl FnMut(Row) -> Result<()>) -> Result<()> {
     let mut reader = SnapshotReader::open(BufReader::with_capacity(1 << 18, file))?;
     while let Some(row) = reader.next_row()? {
         take(row)?;

@@ -12,7 +12,7 @@
 //! - A reader keeps one line in memory, which is no longer than [`MAX_LINE`].
 
 use crate::digest::Hasher;
-use crate::store::meta::{Row, RowCounts, RowKind};
+use crate::store::meta::{Ancestor, Row, RowCounts, RowKind};
 use crate::{Digest, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 use std::io::{BufRead, Read as _, Write};
@@ -36,6 +36,9 @@ pub struct SnapshotHeader {
     pub store: String,
     /// The moment, in seconds since 1970.
     pub created: i64,
+    /// The registries of which this one was made, the oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ancestors: Vec<Ancestor>,
 }
 
 impl SnapshotHeader {
@@ -46,7 +49,14 @@ impl SnapshotHeader {
         store: impl Into<String>,
         created: i64,
     ) -> Self {
-        Self { version: VERSION, id: id.into(), registry: registry.into(), store: store.into(), created }
+        Self {
+            version: VERSION,
+            id: id.into(),
+            registry: registry.into(),
+            store: store.into(),
+            created,
+            ancestors: Vec::new(),
+        }
     }
 }
 

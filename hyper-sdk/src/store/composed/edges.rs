@@ -11,7 +11,7 @@ use std::collections::HashMap;
 ///
 /// # Errors
 /// [`crate::ErrorKind::SizeInvalid`] when two descriptors of one digest have different sizes.
-pub(super) fn edges(manifest: &Manifest) -> Result<Vec<Edge>> {
+pub(in crate::store) fn edges(manifest: &Manifest) -> Result<Vec<Edge>> {
     let edge = |kind, field: String, d: &Descriptor, required| Edge {
         kind,
         digest: d.digest.clone(),

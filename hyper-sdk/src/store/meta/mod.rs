@@ -13,11 +13,12 @@ mod tokens;
 pub use super::edge::{Edge, EdgeKind};
 pub use memory::MemoryMeta;
 #[cfg(feature = "store-sql")]
-pub(crate) use row::MAX_NUMBER;
-#[cfg(feature = "store-sql")]
 pub use row::{
-    BlobRow, DamagedRow, LinkRow, ManifestRow, RepositoryRow, Row, RowCounts, RowKind, TagRow, TokenRow,
+    Ancestor, BlobRow, DamagedRow, LinkRow, ManifestRow, RepositoryRow, Row, RowCounts, RowKind, TagRow,
+    TokenRow,
 };
+#[cfg(feature = "store-sql")]
+pub(crate) use row::{MAX_NUMBER, move_source};
 #[cfg(feature = "store-postgres")]
 pub use sql::PostgresOptions;
 #[cfg(feature = "store-sql")]

@@ -56,7 +56,7 @@ pub enum Row {
     Tag(TagRow),
     /// An API token.
     Token(TokenRow),
-    /// What a backup could not copy. No store has such a row.
+    /// What a backup could not copy, or what a store has that is not valid.
     Damaged(DamagedRow),
 }
 
@@ -194,6 +194,26 @@ pub struct DamagedRow {
     pub repository: Option<RepositoryName>,
     /// Why.
     pub reason: String,
+}
+
+/// A registry of which another one was made, by a restore or a move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// Its name ([`Portable::registry_name`](crate::store::Portable::registry_name)).
+    pub registry: String,
+    /// The id of the snapshot that was restored, or the one that a snapshot of the moment of the move would have had. What the
+    /// ancestor has from later is not in the other one.
+    pub until: String,
+}
+
+/// What fills a store that a move fills, as text.
+pub(crate) fn move_source(store: &str, registry: &str) -> String {
+    format!("the store {store} (registry {registry})")
+}
+
+/// The registry in a text of [`move_source`].
+pub(crate) fn moved_registry(source: &str) -> Option<&str> {
+    source.strip_prefix("the store ")?.strip_suffix(')')?.rsplit_once(" (registry ").map(|(_, name)| name)
 }
 
 /// How many rows of each kind there are.

@@ -7,7 +7,9 @@ use crate::store::backup::{
     remove, restore,
 };
 use crate::store::blob::BlobKey;
-use crate::store::meta::{BlobRow, Change, LinkRow, MetaBackend as _, RepositoryRow, Row, RowCounts, TagRow};
+use crate::store::meta::{
+    Ancestor, BlobRow, Change, LinkRow, MetaBackend as _, RepositoryRow, Row, RowCounts, TagRow,
+};
 use crate::store::{ByteStream, CollectOptions, DiskStore, Portable, RegistryStore as _};
 use crate::{Digest, ErrorKind};
 use futures::StreamExt as _;
@@ -96,7 +98,7 @@ async fn a_restore_that_was_overtaken_or_has_ended_adds_no_blob() {
     assert_eq!(marks, [Some(None), None, Some(Some(5))]);
     let (sender, mut none) = tokio::sync::mpsc::channel(1);
     drop(sender);
-    store.finish_restore(2, &mut none, &Default::default()).await.unwrap();
+    store.finish_restore(2, &mut none, &Default::default(), &[]).await.unwrap();
     assert_eq!(kind(add(2, "four").await), ErrorKind::Conflict);
     assert_eq!(store.meta().blobs(&[Digest::sha256("four")]).await.unwrap(), [None]);
 }
@@ -222,6 +224,10 @@ impl Portable for Collecting {
         self.store.registry_name().await
     }
 
+    async fn ancestors(&self) -> crate::Result<Vec<Ancestor>> {
+        self.store.ancestors().await
+    }
+
     async fn export(&self, rows: Sender<Vec<Row>>) -> crate::Result<()> {
         self.store.export(rows).await?;
         let digest = self.store.stat_tag(&name("a"), "v1").await;
@@ -254,8 +260,9 @@ impl Portable for Collecting {
         holder: u64,
         rows: &mut Receiver<Vec<Row>>,
         counts: &RowCounts,
+        ancestors: &[Ancestor],
     ) -> crate::Result<()> {
-        self.store.finish_restore(holder, rows, counts).await
+        self.store.finish_restore(holder, rows, counts, ancestors).await
     }
 }
 

@@ -1,13 +1,15 @@
 //! All rows of one moment, for backups.
 //!
 //! One transaction that only reads sees one moment. It lasts as long as the rows are taken, which is not as long as blobs are
-//! copied. Rows come in pages, and manifests in pages of a few megabytes.
+//! copied. Rows come in pages, and manifests in pages of a few megabytes. A row that is not valid is named, and all others come.
 
 use super::query::{Connection, Reader, query};
 use super::{SqlMeta, unsigned};
 use crate::reference::{RepositoryName, Tag};
-use crate::store::meta::row::{BlobRow, LinkRow, ManifestRow, RepositoryRow, Row, TagRow, TokenRow};
-use crate::{Digest, Error, Result};
+use crate::store::meta::row::{
+    BlobRow, DamagedRow, LinkRow, ManifestRow, RepositoryRow, Row, TagRow, TokenRow,
+};
+use crate::{Digest, Result};
 use sqlx::Connection as _;
 use tokio::sync::mpsc::Sender;
 
@@ -20,8 +22,6 @@ const MANIFEST_BYTES: i64 = 4 << 20;
 /// Why no more rows come.
 enum Stop {
     Database(sqlx::Error),
-    /// A row that is not valid.
-    Row(Error),
     /// Nobody takes them.
     Closed,
 }
@@ -32,20 +32,14 @@ impl From<sqlx::Error> for Stop {
     }
 }
 
-impl From<Error> for Stop {
-    fn from(e: Error) -> Self {
-        Self::Row(e)
-    }
-}
-
 type Outcome<T> = std::result::Result<T, Stop>;
 
 impl SqlMeta {
-    /// Sends all rows of one moment, in the order of [`RowKind`](crate::store::meta::RowKind), and without [`Row::Damaged`].
-    /// Stops early when nobody receives them any more. Changes go on meanwhile, and are not seen.
+    /// Sends all rows of one moment, in the order of [`RowKind`](crate::store::meta::RowKind). [`Row::Damaged`] names one that is
+    /// not valid. Stops early when nobody receives them any more. Changes go on meanwhile, and are not seen.
     ///
     /// # Errors
-    /// Those of the database; [`crate::ErrorKind::Corrupt`] when a row is not valid.
+    /// Those of the database.
     pub async fn export_rows(&self, rows: Sender<Vec<Row>>) -> Result<()> {
         let mut reader = self.reader().await?;
         let outcome = match &mut reader {
@@ -72,18 +66,19 @@ impl SqlMeta {
         match outcome {
             Ok(()) | Err(Stop::Closed) => Ok(()),
             Err(Stop::Database(e)) => Err(self.failed(e)),
-            Err(Stop::Row(e)) => Err(self.damaged(e)),
         }
     }
 }
 
 async fn export(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>) -> Outcome<()> {
-    blobs(db, rows).await?;
-    repositories(db, rows).await?;
-    links(db, rows).await?;
-    manifests(db, rows).await?;
-    tags(db, rows).await?;
-    tokens(db, rows).await
+    let mut faults = Vec::new();
+    blobs(db, rows, &mut faults).await?;
+    repositories(db, rows, &mut faults).await?;
+    links(db, rows, &mut faults).await?;
+    manifests(db, rows, &mut faults).await?;
+    tags(db, rows, &mut faults).await?;
+    tokens(db, rows, &mut faults).await?;
+    send(rows, faults).await
 }
 
 async fn send(rows: &Sender<Vec<Row>>, page: Vec<Row>) -> Outcome<()> {
@@ -93,70 +88,193 @@ async fn send(rows: &Sender<Vec<Row>>, page: Vec<Row>) -> Outcome<()> {
     rows.send(page).await.map_err(|_| Stop::Closed)
 }
 
-async fn blobs(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>) -> Outcome<()> {
-    let mut after = String::new();
+/// How much of a text of the database is shown.
+const SHOWN: usize = 200;
+
+/// A text of the database, for people.
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).flat_map(char::escape_debug).collect()
+}
+
+fn fault(reason: String) -> Row {
+    Row::Damaged(DamagedRow { digest: None, repository: None, reason })
+}
+
+/// Whether an error is about the content of a row, such as text that is not UTF-8.
+fn is_of_row(e: &sqlx::Error) -> bool {
+    matches!(e, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+}
+
+/// Where the pages of a table are. After one that cannot be read its rows come one by one.
+struct Pages {
+    limit: i64,
+    /// How many rows after the last good one cannot be read.
+    skipped: i64,
+    /// How many rows still come one by one.
+    alone: i64,
+}
+
+impl Pages {
+    fn new() -> Self {
+        Self { limit: PAGE, skipped: 0, alone: 0 }
+    }
+
+    /// Goes on after a failure: with single rows, or after one that cannot be read. `what` names that one.
+    fn failed(
+        &mut self,
+        e: sqlx::Error,
+        faults: &mut Vec<Row>,
+        what: impl FnOnce() -> String,
+    ) -> Outcome<()> {
+        if !is_of_row(&e) {
+            return Err(e.into());
+        }
+        if self.limit > 1 {
+            (self.limit, self.alone) = (1, PAGE);
+        } else {
+            faults.push(fault(format!("{} cannot be read: {e}", what())));
+            self.skipped += 1;
+        }
+        Ok(())
+    }
+
+    /// Goes on after a page that was read.
+    fn read(&mut self) {
+        self.skipped = 0;
+        if self.limit == 1 {
+            self.alone -= 1;
+            if self.alone <= 0 {
+                self.limit = PAGE;
+            }
+        }
+    }
+}
+
+/// The valid rows; each other one is named.
+fn valid<T>(
+    page: Vec<T>,
+    faults: &mut Vec<Row>,
+    name: impl Fn(&T) -> String,
+    row: impl Fn(&T) -> Result<Row>,
+) -> Vec<Row> {
+    let mut rows = Vec::with_capacity(page.len());
+    for columns in &page {
+        match row(columns) {
+            Ok(row) => rows.push(row),
+            Err(e) => faults.push(fault(format!("{} is not valid: {e}", name(columns)))),
+        }
+    }
+    rows
+}
+
+async fn blobs(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>, faults: &mut Vec<Row>) -> Outcome<()> {
+    let (mut after, mut pages) = (String::new(), Pages::new());
     loop {
-        let page: Vec<(String, i64, i64)> = query(
+        let page: sqlx::Result<Vec<(String, i64, i64)>> = query(
             "SELECT digest, size, created_at FROM blobs b \
              WHERE digest > $1 AND EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = b.id) \
-             ORDER BY digest LIMIT $2",
+             ORDER BY digest LIMIT $2 OFFSET $3",
         )
         .bind(after.as_str())
-        .bind(PAGE)
+        .bind(pages.limit)
+        .bind(pages.skipped)
         .fetch_all(db)
-        .await?;
+        .await;
+        let page = match page {
+            Ok(page) => page,
+            Err(e) => {
+                pages.failed(e, faults, || format!("the blob after `{}`", shown(&after)))?;
+                continue;
+            }
+        };
         let Some((last, ..)) = page.last() else { return Ok(()) };
         after.clone_from(last);
-        let row = |(digest, size, created): (String, i64, i64)| {
-            Ok(Row::Blob(BlobRow { digest: Digest::parse(&digest)?, size: unsigned(size), created }))
+        pages.read();
+        let name = |(digest, ..): &(String, _, _)| format!("blob `{}`", shown(digest));
+        let row = |(digest, size, created): &(String, i64, i64)| {
+            Ok(Row::Blob(BlobRow {
+                digest: Digest::parse(digest)?,
+                size: unsigned(*size),
+                created: *created,
+            }))
         };
-        send(rows, page.into_iter().map(row).collect::<Result<_>>()?).await?;
+        send(rows, valid(page, faults, name, row)).await?;
     }
 }
 
-async fn repositories(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>) -> Outcome<()> {
-    let mut after = 0;
+async fn repositories(
+    db: &mut Connection<'_>,
+    rows: &Sender<Vec<Row>>,
+    faults: &mut Vec<Row>,
+) -> Outcome<()> {
+    let (mut after, mut pages) = (0, Pages::new());
     loop {
-        let page: Vec<(i64, String, i64, bool)> = query(
-            "SELECT id, name, created_at, listed = 1 FROM repositories WHERE id > $1 ORDER BY id LIMIT $2",
+        let page: sqlx::Result<Vec<(i64, String, i64, bool)>> = query(
+            "SELECT id, name, created_at, listed = 1 FROM repositories WHERE id > $1 ORDER BY id \
+             LIMIT $2 OFFSET $3",
         )
         .bind(after)
-        .bind(PAGE)
+        .bind(pages.limit)
+        .bind(pages.skipped)
         .fetch_all(db)
-        .await?;
+        .await;
+        let page = match page {
+            Ok(page) => page,
+            Err(e) => {
+                pages.failed(e, faults, || format!("the repository after number {after}"))?;
+                continue;
+            }
+        };
         let Some((last, ..)) = page.last() else { return Ok(()) };
         after = *last;
-        let row = |(number, name, created, listed): (i64, String, i64, bool)| {
-            let name = RepositoryName::parse(&name)?;
-            Ok(Row::Repository(RepositoryRow { number, name, created, listed }))
+        pages.read();
+        let name = |(_, name, ..): &(i64, String, _, _)| format!("repository `{}`", shown(name));
+        let row = |(number, name, created, listed): &(i64, String, i64, bool)| {
+            let (name, created) = (RepositoryName::parse(name)?, *created);
+            Ok(Row::Repository(RepositoryRow { number: *number, name, created, listed: *listed }))
         };
-        send(rows, page.into_iter().map(row).collect::<Result<_>>()?).await?;
+        send(rows, valid(page, faults, name, row)).await?;
     }
 }
 
-async fn links(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>) -> Outcome<()> {
-    let mut after = (0, 0);
+async fn links(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>, faults: &mut Vec<Row>) -> Outcome<()> {
+    let (mut after, mut pages) = ((0, 0), Pages::new());
     loop {
-        let page: Vec<(i64, i64, String, i64)> = query(
+        let page: sqlx::Result<Vec<(i64, i64, String, i64)>> = query(
             "SELECT l.repository_id, l.blob_id, b.digest, l.leased_until FROM blob_links l \
              JOIN blobs b ON b.id = l.blob_id WHERE (l.repository_id, l.blob_id) > ($1, $2) \
-             ORDER BY l.repository_id, l.blob_id LIMIT $3",
+             ORDER BY l.repository_id, l.blob_id LIMIT $3 OFFSET $4",
         )
         .bind(after.0)
         .bind(after.1)
-        .bind(PAGE)
+        .bind(pages.limit)
+        .bind(pages.skipped)
         .fetch_all(db)
-        .await?;
+        .await;
+        let page = match page {
+            Ok(page) => page,
+            Err(e) => {
+                pages.failed(e, faults, || {
+                    format!("the link of a blob of the repository number {}", after.0)
+                })?;
+                continue;
+            }
+        };
         let Some((repository, blob, ..)) = page.last() else { return Ok(()) };
         after = (*repository, *blob);
-        let row = |(repository, _, blob, leased_until): (i64, i64, String, i64)| {
-            Ok(Row::Link(LinkRow { repository, blob: Digest::parse(&blob)?, leased_until }))
+        pages.read();
+        let name = |(repository, _, blob, _): &(i64, i64, String, i64)| {
+            format!("the link of blob `{}` in the repository number {repository}", shown(blob))
         };
-        send(rows, page.into_iter().map(row).collect::<Result<_>>()?).await?;
+        let row = |(repository, _, blob, leased_until): &(i64, i64, String, i64)| {
+            let (repository, leased_until) = (*repository, *leased_until);
+            Ok(Row::Link(LinkRow { repository, blob: Digest::parse(blob)?, leased_until }))
+        };
+        send(rows, valid(page, faults, name, row)).await?;
     }
 }
 
-async fn manifests(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>) -> Outcome<()> {
+async fn manifests(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>, faults: &mut Vec<Row>) -> Outcome<()> {
     let mut after = 0;
     loop {
         let sizes: Vec<(i64, i64)> =
@@ -177,8 +295,21 @@ async fn manifests(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>) -> Outcome<
             // One at least, however large it is.
             let (some, others) = rest.split_at(fits.count().max(1));
             rest = others;
-            if let Some((last, _)) = some.last() {
-                send(rows, manifests_between(db, *first, *last).await?).await?;
+            let Some((last, _)) = some.last() else { continue };
+            match manifests_between(db, *first, *last, faults).await {
+                Ok(page) => send(rows, page).await?,
+                Err(Stop::Database(e)) if is_of_row(&e) => {
+                    for (number, _) in some {
+                        match manifests_between(db, *number, *number, faults).await {
+                            Ok(page) => send(rows, page).await?,
+                            Err(Stop::Database(e)) if is_of_row(&e) => {
+                                faults.push(fault(format!("manifest number {number} cannot be read: {e}")));
+                            }
+                            Err(stop) => return Err(stop),
+                        }
+                    }
+                }
+                Err(stop) => return Err(stop),
             }
         }
     }
@@ -187,7 +318,12 @@ async fn manifests(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>) -> Outcome<
 type ManifestColumns = (i64, i64, String, String, Option<String>, Option<String>, String, i64, Vec<u8>);
 
 /// The manifests with these ids, the last one included.
-async fn manifests_between(db: &mut Connection<'_>, first: i64, last: i64) -> Outcome<Vec<Row>> {
+async fn manifests_between(
+    db: &mut Connection<'_>,
+    first: i64,
+    last: i64,
+    faults: &mut Vec<Row>,
+) -> Outcome<Vec<Row>> {
     let found: Vec<ManifestColumns> = query(
         "SELECT id, repository_id, digest, media_type, subject, artifact_type, annotations, created_at, body \
          FROM manifests WHERE id >= $1 AND id <= $2 ORDER BY id",
@@ -209,11 +345,25 @@ async fn manifests_between(db: &mut Connection<'_>, first: i64, last: i64) -> Ou
     for (number, repository, digest, media_type, subject, artifact_type, annotations, created, body) in found
     {
         let (mut blobs, mut manifests) = (Vec::new(), Vec::new());
-        while let Some((_, is_blob, digest)) = references.next_if(|(of, ..)| *of <= number) {
+        while let Some((of, is_blob, text)) = references.next_if(|(of, ..)| *of <= number) {
             let to = if is_blob { &mut blobs } else { &mut manifests };
-            to.push(Digest::parse(&digest)?);
+            match Digest::parse(&text) {
+                Ok(digest) => to.push(digest),
+                Err(_) if of == number => faults.push(fault(format!(
+                    "manifest {}: its reference `{}` is not valid, and left out",
+                    shown(&digest),
+                    shown(&text)
+                ))),
+                Err(_) => {}
+            }
         }
-        let digest = Digest::parse(&digest)?;
+        let digest = match Digest::parse(&digest) {
+            Ok(digest) => digest,
+            Err(e) => {
+                faults.push(fault(format!("manifest number {number} is not valid: {e}")));
+                continue;
+            }
+        };
         page.push(Row::Manifest(ManifestRow {
             number,
             repository,
@@ -231,42 +381,66 @@ async fn manifests_between(db: &mut Connection<'_>, first: i64, last: i64) -> Ou
     Ok(page)
 }
 
-async fn tags(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>) -> Outcome<()> {
-    let mut after = (0, String::new());
+async fn tags(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>, faults: &mut Vec<Row>) -> Outcome<()> {
+    let (mut after, mut pages) = ((0, String::new()), Pages::new());
     loop {
-        let page: Vec<(i64, String, i64, i64)> = query(
+        let page: sqlx::Result<Vec<(i64, String, i64, i64)>> = query(
             "SELECT repository_id, name, manifest_id, updated_at FROM tags \
-             WHERE (repository_id, name) > ($1, $2) ORDER BY repository_id, name LIMIT $3",
+             WHERE (repository_id, name) > ($1, $2) ORDER BY repository_id, name LIMIT $3 OFFSET $4",
         )
         .bind(after.0)
         .bind(after.1.as_str())
-        .bind(PAGE)
+        .bind(pages.limit)
+        .bind(pages.skipped)
         .fetch_all(db)
-        .await?;
+        .await;
+        let page = match page {
+            Ok(page) => page,
+            Err(e) => {
+                let name =
+                    || format!("the tag after `{}` of the repository number {}", shown(&after.1), after.0);
+                pages.failed(e, faults, name)?;
+                continue;
+            }
+        };
         let Some((repository, name, ..)) = page.last() else { return Ok(()) };
         after = (*repository, name.clone());
-        let row = |(repository, name, manifest, updated): (i64, String, i64, i64)| {
-            Ok(Row::Tag(TagRow { repository, name: Tag::parse(&name)?, manifest, updated }))
+        pages.read();
+        let name = |(repository, name, ..): &(i64, String, i64, i64)| {
+            format!("tag `{}` of the repository number {repository}", shown(name))
         };
-        send(rows, page.into_iter().map(row).collect::<Result<_>>()?).await?;
+        let row = |(repository, name, manifest, updated): &(i64, String, i64, i64)| {
+            let (repository, name) = (*repository, Tag::parse(name)?);
+            Ok(Row::Tag(TagRow { repository, name, manifest: *manifest, updated: *updated }))
+        };
+        send(rows, valid(page, faults, name, row)).await?;
     }
 }
 
 type TokenColumns = (String, String, String, String, String, i64, Option<i64>, Option<i64>);
 
-async fn tokens(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>) -> Outcome<()> {
-    let mut after = String::new();
+async fn tokens(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>, faults: &mut Vec<Row>) -> Outcome<()> {
+    let (mut after, mut pages) = (String::new(), Pages::new());
     loop {
-        let page: Vec<TokenColumns> = query(
+        let page: sqlx::Result<Vec<TokenColumns>> = query(
             "SELECT id, hash, user_name, name, scopes, created_at, expires_at, used_at FROM api_tokens \
-             WHERE id > $1 ORDER BY id LIMIT $2",
+             WHERE id > $1 ORDER BY id LIMIT $2 OFFSET $3",
         )
         .bind(after.as_str())
-        .bind(PAGE)
+        .bind(pages.limit)
+        .bind(pages.skipped)
         .fetch_all(db)
-        .await?;
+        .await;
+        let page = match page {
+            Ok(page) => page,
+            Err(e) => {
+                pages.failed(e, faults, || format!("the API token after `{}`", shown(&after)))?;
+                continue;
+            }
+        };
         let Some((last, ..)) = page.last() else { return Ok(()) };
         after.clone_from(last);
+        pages.read();
         let row = |(id, hash, user, name, scopes, created, expires, used): TokenColumns| {
             Row::Token(TokenRow { id, hash, user, name, scopes, created, expires, used })
         };

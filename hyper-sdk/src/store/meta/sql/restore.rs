@@ -5,18 +5,22 @@
 //!   store is not whole. Meanwhile only rows of blobs are added, without links.
 //! - Meanwhile no collector marks a blob or deletes bytes. Whoever began last adds rows, and nobody else.
 //! - All other rows are added in one transaction, which also removes that row.
+//! - A blob without bytes has a row and its links, so that the store knows that it lacks it.
+//! - The table `registry_name` has the name in the row 1, and in the row 2 the registries of which this one was made, as JSON.
 
 use super::query::{Connection, Reader, query};
 use super::rows::signed;
-use super::{SqlMeta, blobs};
+use super::{Database, SqlMeta, blobs};
 use crate::clock::{Clock as _, SystemClock};
 use crate::store::blob::BlobKey;
 use crate::store::errors::being_removed;
 use crate::store::meta::row::{
-    BlobRow, LinkRow, MAX_NUMBER, ManifestRow, RepositoryRow, Row, RowCounts, TagRow, TokenRow,
+    Ancestor, BlobRow, LinkRow, MAX_NUMBER, ManifestRow, RepositoryRow, Row, RowCounts, TagRow, TokenRow,
+    moved_registry,
 };
 use crate::{Digest, Error, ErrorKind, Result};
 use sqlx::Connection as _;
+use std::collections::HashSet;
 use tokio::sync::mpsc::Receiver;
 
 /// Why a change was not made.
@@ -107,11 +111,43 @@ impl SqlMeta {
         self.find_name().await?.ok_or_else(|| Error::internal("the registry has no name"))
     }
 
+    /// Fails when another process has the metadata open. In SQLite, none opens them from now on.
+    async fn use_alone(&self) -> Result<()> {
+        match &*self.0 {
+            Database::Sqlite(database) => database.use_alone(),
+            #[cfg(feature = "store-postgres")]
+            Database::Postgres(database) => database.check_alone().await,
+        }
+    }
+
+    fn use_with_others(&self) {
+        if let Database::Sqlite(database) = &*self.0 {
+            database.use_with_others();
+        }
+    }
+
     async fn find_name(&self) -> Result<Option<String>> {
         query("SELECT name FROM registry_name WHERE id = 1")
             .fetch_scalar(&mut self.reader().await?.connection())
             .await
             .map_err(|e| self.failed(e))
+    }
+
+    /// The registries of which this one was made, the oldest first.
+    ///
+    /// # Errors
+    /// Those of the database; [`ErrorKind::Corrupt`] when the row is damaged.
+    pub async fn ancestors(&self) -> Result<Vec<Ancestor>> {
+        let text: Option<String> = query("SELECT name FROM registry_name WHERE id = 2")
+            .fetch_scalar(&mut self.reader().await?.connection())
+            .await
+            .map_err(|e| self.failed(e))?;
+        let parse = |text: String| {
+            serde_json::from_str(&text).map_err(|e| {
+                Error::new(ErrorKind::Corrupt, "the list of ancestors is not JSON").with_source(e)
+            })
+        };
+        text.map_or(Ok(Vec::new()), parse).map_err(|e| self.damaged(e))
     }
 
     /// What fills this store just now, or did so when it was interrupted; `None` for a store that is whole.
@@ -126,12 +162,24 @@ impl SqlMeta {
     }
 
     /// Begins to fill an empty store, or goes on where another restore was interrupted. `holder` is a number that no other
-    /// restore uses: whoever began last may finish.
+    /// restore uses: whoever began last may finish. From now on no other process opens the metadata in SQLite; servers refuse a
+    /// store that is not whole.
     ///
     /// # Errors
-    /// [`ErrorKind::Conflict`] when the store has content; those of the database.
+    /// [`ErrorKind::Conflict`] when the store has content, another process has it open, or a move began with another source;
+    /// those of the database.
     pub async fn begin_restore(&self, holder: u64, source: &str) -> Result<()> {
-        in_transaction!(self, |db| begin(db, holder, source))
+        self.use_alone().await?;
+        let begun = async { in_transaction!(self, |db| begin(db, holder, source)) };
+        let is_new = begun.await.inspect_err(|_| self.use_with_others())?;
+        // One that was opened at the same time has seen the row, or is seen now.
+        if let Err(e) = self.use_alone().await {
+            if is_new {
+                in_transaction!(self, |db| forget(db, holder))?;
+            }
+            return Err(e);
+        }
+        Ok(())
     }
 
     /// Records the bytes of a blob of a store that is filled.
@@ -144,8 +192,9 @@ impl SqlMeta {
     }
 
     /// Adds all other rows, and makes the store whole, in one transaction. The rows are in the order of
-    /// [`RowKind`](crate::store::meta::RowKind); [`Row::Blob`] and [`Row::Damaged`] may be among them, and change nothing. If the
-    /// number of the others is not as `counts` says, nothing is added.
+    /// [`RowKind`](crate::store::meta::RowKind). [`Row::Blob`] is a blob without bytes: it counts as damaged until it is pushed;
+    /// `own_keys` says whether the blob backend has keys of its own. [`Row::Damaged`] changes nothing. If the number of the others
+    /// is not as `counts` says, nothing is added.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when another restore began since; [`ErrorKind::Corrupt`] when a row names what is not there; those
@@ -155,12 +204,23 @@ impl SqlMeta {
         holder: u64,
         rows: &mut Receiver<Vec<Row>>,
         counts: &RowCounts,
+        ancestors: &[Ancestor],
+        own_keys: bool,
     ) -> Result<()> {
-        in_transaction!(self, |db| finish(db, holder, rows, counts))
+        let ancestors = match ancestors {
+            [] => None,
+            some => Some(serde_json::to_string(some).map_err(|e| {
+                Error::internal("the list of ancestors cannot be written as JSON").with_source(e)
+            })?),
+        };
+        in_transaction!(self, |db| finish(db, holder, rows, counts, ancestors.as_deref(), own_keys))?;
+        self.use_with_others();
+        Ok(())
     }
 }
 
-async fn begin(db: &mut Connection<'_>, holder: u64, source: &str) -> Outcome<()> {
+/// Returns whether no other restore had begun.
+async fn begin(db: &mut Connection<'_>, holder: u64, source: &str) -> Outcome<bool> {
     let is_empty: bool = query(
         "SELECT NOT (EXISTS (SELECT 1 FROM repositories) OR EXISTS (SELECT 1 FROM upload_sessions) \
          OR EXISTS (SELECT 1 FROM api_tokens) \
@@ -175,6 +235,17 @@ async fn begin(db: &mut Connection<'_>, holder: u64, source: &str) -> Outcome<()
         )
         .into());
     }
+    let before: Option<String> = query("SELECT source FROM restore WHERE id = 1").fetch_scalar(db).await?;
+    if let (Some(before), Some(registry)) = (&before, moved_registry(source))
+        && moved_registry(before) != Some(registry)
+    {
+        return Err(Error::new(
+            ErrorKind::Conflict,
+            "the store is being filled from another source: go on with that one, or name a store that has nothing",
+        )
+        .with_context("from", before)
+        .into());
+    }
     query(
         "INSERT INTO restore (id, holder, source, began_at) VALUES (1, $1, $2, $3) ON CONFLICT (id) DO UPDATE \
          SET holder = excluded.holder, source = excluded.source, began_at = excluded.began_at",
@@ -184,6 +255,12 @@ async fn begin(db: &mut Connection<'_>, holder: u64, source: &str) -> Outcome<()
     .bind(crate::clock::Clock::now(&crate::clock::SystemClock))
     .execute(db)
     .await?;
+    Ok(before.is_none())
+}
+
+/// Takes back that a restore began.
+async fn forget(db: &mut Connection<'_>, holder: u64) -> Outcome<()> {
+    query("DELETE FROM restore WHERE id = 1 AND holder = $1").bind(holder.cast_signed()).execute(db).await?;
     Ok(())
 }
 
@@ -222,16 +299,22 @@ async fn finish(
     holder: u64,
     rows: &mut Receiver<Vec<Row>>,
     counts: &RowCounts,
+    ancestors: Option<&str>,
+    own_keys: bool,
 ) -> Outcome<()> {
     let is_empty: bool = query("SELECT NOT EXISTS (SELECT 1 FROM repositories)").fetch_one(db).await?;
     if !is_empty {
         let message = "something was pushed to the store while it was filled: stop its servers, and begin with an empty store";
         return Err(Error::new(ErrorKind::Conflict, message).into());
     }
-    let mut added = RowCounts::default();
+    let (mut added, mut lost) = (RowCounts::default(), HashSet::new());
     while let Some(page) = rows.recv().await {
         for row in page {
-            add(db, &row).await?;
+            if let Row::Blob(row) = &row {
+                add_lost(db, row, own_keys).await?;
+                lost.insert(row.digest.clone());
+            }
+            add(db, &row, &lost).await?;
             if !matches!(row, Row::Blob(_) | Row::Damaged(_)) {
                 added.add(&row);
             }
@@ -250,6 +333,10 @@ async fn finish(
     if mine == 0 {
         return Err(overtaken());
     }
+    query("DELETE FROM registry_name WHERE id = 2").execute(db).await?;
+    if ancestors.is_some() {
+        query("INSERT INTO registry_name (id, name) VALUES (2, $1)").bind(ancestors).execute(db).await?;
+    }
     #[cfg(feature = "store-postgres")]
     if let Connection::Postgres(..) = db {
         for text in [
@@ -262,11 +349,11 @@ async fn finish(
     Ok(())
 }
 
-async fn add(db: &mut Connection<'_>, row: &Row) -> Outcome<()> {
+async fn add(db: &mut Connection<'_>, row: &Row, lost: &HashSet<Digest>) -> Outcome<()> {
     match row {
         Row::Blob(_) | Row::Damaged(_) => Ok(()),
         Row::Repository(row) => add_repository(db, row).await,
-        Row::Link(row) => add_link(db, row).await,
+        Row::Link(row) => add_link(db, row, lost.contains(&row.blob)).await,
         Row::Manifest(row) => add_manifest(db, row).await,
         Row::Tag(row) => add_tag(db, row).await,
         Row::Token(row) => add_token(db, row).await,
@@ -309,15 +396,36 @@ async fn add_repository(db: &mut Connection<'_>, row: &RepositoryRow) -> Outcome
     Ok(())
 }
 
-async fn add_link(db: &mut Connection<'_>, row: &LinkRow) -> Outcome<()> {
+/// Adds the row of a blob without bytes. With keys of its own the backend is not asked for its bytes, so the row has a key that
+/// nothing has, and the mark of damage; else they are looked for.
+async fn add_lost(db: &mut Connection<'_>, row: &BlobRow, own_keys: bool) -> Outcome<()> {
+    let key = own_keys.then(crate::store::UploadId::random).transpose()?;
+    query(
+        "INSERT INTO blobs (digest, size, own_key, created_at, quarantined) VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (digest) DO UPDATE SET size = excluded.size, \
+         quarantined = CASE WHEN excluded.own_key IS NULL THEN NULL ELSE blobs.quarantined END \
+         WHERE blobs.condemned IS NULL",
+    )
+    .bind(row.digest.as_str())
+    .bind(signed(row.size))
+    .bind(key.as_ref().map(crate::store::UploadId::as_str))
+    .bind(row.created)
+    .bind(own_keys.then_some(db.now()))
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn add_link(db: &mut Connection<'_>, row: &LinkRow, is_lost: bool) -> Outcome<()> {
     let linked = query(
         "INSERT INTO blob_links (repository_id, blob_id, leased_until) \
          SELECT CAST($1 AS BIGINT), id, CAST($2 AS BIGINT) FROM blobs WHERE digest = $3 \
-         AND condemned IS NULL AND quarantined IS NULL",
+         AND condemned IS NULL AND (quarantined IS NULL OR $4 = 1)",
     )
     .bind(row.repository)
     .bind(row.leased_until)
     .bind(row.blob.as_str())
+    .bind(i64::from(is_lost))
     .execute(db)
     .await
     .map_err(of_row(&row.blob))?;

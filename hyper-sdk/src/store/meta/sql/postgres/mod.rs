@@ -11,6 +11,7 @@
 mod clock;
 mod error;
 mod options;
+mod presence;
 mod session;
 mod version;
 
@@ -19,6 +20,7 @@ pub(super) use self::session::random as random_version;
 
 use self::clock::DatabaseClock;
 use self::error::sql_error;
+use self::presence::Presence;
 use self::session::Session;
 use self::version::Versions;
 use super::query::Reader;
@@ -50,6 +52,7 @@ pub(super) struct Database {
     versions: Versions,
     clock: Arc<DatabaseClock>,
     id: String,
+    presence: Presence,
     secret: Secret,
     durable: bool,
 }
@@ -107,6 +110,8 @@ impl Database {
         .map_err(failed)?;
         let clock = Arc::new(DatabaseClock::default());
         clock.set(now);
+        let presence = Presence::of(&id, session::random().map_err(failed)?);
+        presence.show(&mut connection).await.map_err(failed)?;
         let readers = PgPoolOptions::new()
             .max_connections(connections.saturating_sub(2).max(1))
             .acquire_timeout(ACQUIRE)
@@ -124,6 +129,7 @@ impl Database {
             options: connect,
             place: Arc::clone(&place),
             clock: Arc::clone(&clock),
+            presence,
         };
         Ok(Self {
             place,
@@ -132,6 +138,7 @@ impl Database {
             versions,
             clock,
             id,
+            presence,
             secret: secret.into(),
             durable,
         })
@@ -175,6 +182,22 @@ impl Database {
             .fetch_one(&mut *connection)
             .await
             .map_err(|e| self.failed(e))
+    }
+
+    /// Fails when another process has the registry open.
+    pub(super) async fn check_alone(&self) -> Result<()> {
+        let mut connection = self.readers.acquire().await.map_err(|e| self.failed(e))?;
+        let others = self.presence.others(&mut connection).await.map_err(|e| self.failed(e))?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+        Err(Error::new(
+            ErrorKind::Conflict,
+            "another process has the store open, such as a server: stop it first, so that nothing is mixed",
+        )
+        .with_context("database", self.place())
+        .with_context("sessions", others.join(", ")))
     }
 
     pub(super) fn clock(&self) -> SharedClock {

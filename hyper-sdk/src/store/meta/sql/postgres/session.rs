@@ -14,6 +14,7 @@
 
 use super::clock::DatabaseClock;
 use super::error::{is_lost, is_starting, sql_error};
+use super::presence::Presence;
 use crate::clock::Clock as _;
 use crate::store::meta::Change;
 use crate::store::meta::sql::changes::apply;
@@ -43,6 +44,7 @@ pub(super) struct Session {
     pub(super) options: PgConnectOptions,
     pub(super) place: Arc<str>,
     pub(super) clock: Arc<DatabaseClock>,
+    pub(super) presence: Presence,
 }
 
 /// Why a transaction failed.
@@ -70,7 +72,11 @@ impl Session {
                 Err(e) if is_starting(&e) && start.elapsed() < STARTING => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                outcome => return outcome,
+                outcome => {
+                    let mut connection = outcome?;
+                    self.presence.show(&mut connection).await?;
+                    return Ok(connection);
+                }
             }
         }
     }

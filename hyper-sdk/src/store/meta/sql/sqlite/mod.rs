@@ -5,12 +5,14 @@
 //! can be read while the disk is full ([`readers`]).
 
 mod error;
+mod in_use;
 mod readers;
 mod session;
 mod unwritable;
 mod version;
 
 use self::error::sql_error;
+use self::in_use::InUse;
 use self::readers::Readers;
 use self::session::Session;
 use super::query::Reader;
@@ -45,6 +47,8 @@ pub(super) struct Database {
     statements: Option<SqlitePool>,
     clock: SharedClock,
     version: version::Version,
+    /// `None` when this process only reads.
+    in_use: Option<InUse>,
     /// Where the readers read, when it is not `path`. It is removed with the value.
     _copy: Option<TemporaryFolder>,
 }
@@ -67,6 +71,7 @@ impl Database {
             let Some(_guard) = lock(&path).await? else {
                 return Self::open_read_only(path, options, false).await;
             };
+            let in_use = Some(InUse::take(&path)?);
             let options = options
                 .create_if_missing(true)
                 .journal_mode(SqliteJournalMode::Wal)
@@ -92,7 +97,7 @@ impl Database {
             let writer =
                 Some(Queue::start(Session::new(connection, options, path.clone(), Arc::clone(&clock))));
             let version = version::Version::changing(&path);
-            Ok(Self { path, readers, writer, statements, clock, version, _copy: None })
+            Ok(Self { path, readers, writer, statements, clock, version, in_use, _copy: None })
         })
     }
 
@@ -152,11 +157,23 @@ impl Database {
         let version = version::Version::read_only(&path);
         let readers = Readers::unchanging(options);
         let clock = Arc::new(SystemClock);
-        Ok(Self { path, readers, writer: None, statements: None, clock, version, _copy: copy })
+        Ok(Self { path, readers, writer: None, statements: None, clock, version, in_use: None, _copy: copy })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Keeps other processes from the database until [`Self::use_with_others`], or fails when one has it open.
+    pub(super) fn use_alone(&self) -> Result<()> {
+        self.in_use.as_ref().map_or(Ok(()), InUse::alone)
+    }
+
+    /// Lets other processes open the database again.
+    pub(super) fn use_with_others(&self) {
+        if let Some(in_use) = &self.in_use {
+            in_use.share();
+        }
     }
 
     pub(super) fn writable(&self) -> bool {
