@@ -71,6 +71,8 @@ async fn collect_garbage(state: Weak<State>, options: GarbageCollection) {
         if let Some(audit) = &state.options.audit
             && audit.ready().await.is_err()
         {
+            state.metrics.collection_failed();
+            tracing::warn!("garbage is not removed: the audit log cannot be written");
             continue;
         }
         let unnamed = looked.is_none_or(|at: Instant| at.elapsed() >= UNNAMED);

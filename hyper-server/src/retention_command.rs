@@ -171,6 +171,7 @@ fn as_json(decision: &TagDecision) -> Value {
         "goes": decision.goes(),
         "goes-at": decision.goes_at().map(rfc3339),
         "rule": decision.rule.map(|rule| rule + 1),
+        "why": decision.reason.name(),
         "reason": decision.reason.to_string(),
     })
 }

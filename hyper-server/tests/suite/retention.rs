@@ -233,6 +233,7 @@ async fn the_command_explains_and_does_what_it_says() {
     assert_eq!(ok(&["explain", "other"]), "other:b1 stays: no rule is about it\n");
     let json: Value = serde_json::from_str(&ok(&["explain", "team/app:b1", "--format", "json"])).unwrap();
     assert_eq!((&json["tag"], &json["goes"], &json["rule"]), (&"b1".into(), &true.into(), &2.into()));
+    assert_eq!(json["why"], "expired");
     assert_eq!(json["digest"], digest.to_string());
     for absent in ["absent", "team/app:absent"] {
         let output = command(&["explain", absent]);

@@ -11,7 +11,8 @@
 //! - The tags of a repository are read twice, in pages: to count the newest, and to judge each one. What changes in between
 //!   is newer than what was counted, or is left alone. Before some tags are deleted, those that were counted as the newest are
 //!   looked for: when somebody has deleted one of them, all are counted again.
-//! - Tags are deleted in a task of its own, which tells the observer: when the run is dropped, it is still told of each one.
+//! - Tags are deleted in a task of its own, which tells the observer: when the run is dropped, it is still told of each one. When
+//!   the program ends meanwhile, it is told that they may be gone.
 //! - A repository that fails does not keep the run from the others.
 //! - Several runs at once, also of several processes, delete each tag once. The regular ones take turns: the database knows who
 //!   is at it, and when the last run ended.
@@ -45,6 +46,8 @@ struct Run<'a, B, M> {
     /// The time by which all tags are judged.
     now: i64,
     retained: Retained,
+    /// Who has the right to delete tags, in a regular run.
+    turn: Option<RetentionTurn>,
     /// When the right to delete tags was renewed, and whether another process has it since.
     renewed: Instant,
     is_lost: bool,
@@ -56,6 +59,33 @@ struct TagPage {
     after: Option<String>,
 }
 
+/// Decisions of which the observer has not been told. When the program ends before they are known, it is told that the tags may
+/// be gone.
+struct Untold {
+    decisions: Vec<TagDecision>,
+    observer: Option<RetentionObserver>,
+}
+
+impl Untold {
+    fn tell(mut self) -> Vec<TagDecision> {
+        let decisions = std::mem::take(&mut self.decisions);
+        if let Some(observer) = &self.observer {
+            decisions.iter().for_each(|decision| observer(decision));
+        }
+        decisions
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        let Some(observer) = &self.observer else { return };
+        for decision in self.decisions.iter_mut().filter(|decision| decision.goes()) {
+            decision.reason = TagReason::Unconfirmed;
+            observer(decision);
+        }
+    }
+}
+
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// See [`crate::store::RegistryStore::retain`].
     pub(super) async fn retain_tags(&self, options: &RetainOptions) -> Result<Retained> {
@@ -64,9 +94,9 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
         let now = self.0.meta.fetch_time().await?;
         let (retained, renewed) = (Retained::default(), Instant::now());
-        let mut run = Run { store: self, options, now, retained, renewed, is_lost: false };
-        let Some(turn) = options.turn else { return run.go().await.map(|()| run.retained) };
-        self.writable()?;
+        let turn = options.turn.filter(|_| !options.dry_run && options.repository.is_none());
+        let mut run = Run { store: self, options, now, retained, turn, renewed, is_lost: false };
+        let Some(turn) = turn else { return run.go().await.map(|()| run.retained) };
         if let Some(end) = run.begin(turn).await? {
             return Ok(Retained { end, ..run.retained });
         }
@@ -88,17 +118,18 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// Deletes the tags that go, and tells of all. Returns what it did, and the first error.
     async fn delete_tags(
         self,
-        mut decisions: Vec<TagDecision>,
+        decisions: Vec<TagDecision>,
         judged_at: i64,
         observer: Option<RetentionObserver>,
     ) -> (Vec<TagDecision>, Result<()>) {
-        let going = decisions.iter().filter(|decision| decision.goes()).map(|decision| {
+        let mut untold = Untold { decisions, observer };
+        let going = untold.decisions.iter().filter(|decision| decision.goes()).map(|decision| {
             let (repository, record) = (decision.repository.clone(), decision.record.clone());
             self.0.meta.write(Change::ExpireTag { repository, record, judged_at })
         });
         let mut written = join_all(going.collect::<Vec<_>>()).await.into_iter();
         let mut failed = Ok(());
-        decisions.retain_mut(|decision| {
+        untold.decisions.retain_mut(|decision| {
             if !decision.goes() {
                 return true;
             }
@@ -115,10 +146,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             }
             true
         });
-        if let Some(observer) = observer {
-            decisions.iter().for_each(|decision| observer(decision));
-        }
-        (decisions, failed)
+        (untold.tell(), failed)
     }
 }
 
@@ -146,7 +174,7 @@ impl<B: BlobBackend, M: MetaBackend> Run<'_, B, M> {
     /// Renews the right to delete tags when it is time.
     async fn keep(&mut self) -> Result<()> {
         let is_fresh = self.renewed.elapsed() < SAVE;
-        let Some(turn) = self.options.turn.filter(|_| !is_fresh) else { return Ok(()) };
+        let Some(turn) = self.turn.filter(|_| !is_fresh) else { return Ok(()) };
         let hold = Change::HoldRetention { holder: turn.holder, seconds: HOLD, ended_at: None };
         if self.store.0.meta.write(hold).await? == 0 {
             self.is_lost = true;

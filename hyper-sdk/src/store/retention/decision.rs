@@ -66,11 +66,31 @@ impl TagDecision {
         matches!(self.reason, TagReason::Expired { .. })
     }
 
-    /// When it goes if nothing is pushed, in seconds since 1970; `None` when it stays then.
+    /// When it goes if nothing is pushed, in seconds since 1970; `None` when it stays then. One of the newest may go when newer ones
+    /// are pushed.
     pub fn goes_at(&self) -> Option<i64> {
         match &self.reason {
             TagReason::Young { until } => Some(*until),
             _ => None,
+        }
+    }
+}
+
+impl TagReason {
+    /// A word for programs, which does not change: `newest`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NoRule => "no-rule",
+            Self::Internal => "internal",
+            Self::Protected(_) => "protected",
+            Self::Named(_) => "named",
+            Self::Attached(_) => "attached",
+            Self::Ahead => "ahead",
+            Self::Newest { .. } => "newest",
+            Self::Young { .. } => "young",
+            Self::Expired { .. } => "expired",
+            Self::Changed => "changed",
+            Self::Unconfirmed => "unconfirmed",
         }
     }
 }

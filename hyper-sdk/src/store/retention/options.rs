@@ -50,12 +50,13 @@ pub struct RetainOptions {
     /// Only this repository, with all of its tags. Without, all repositories that a rule is about.
     pub repository: Option<RepositoryName>,
     /// Takes part in the regular retention of the store: nothing happens unless a run is due and nobody else is at it. Without, the
-    /// run begins now, whoever else deletes tags.
+    /// run begins now, whoever else deletes tags. A dry run and one of a single repository have no turn.
     pub turn: Option<RetentionTurn>,
     /// What stays besides, such as immutable tags.
     pub protection: Option<TagProtection>,
     /// Is told of each decision, in the order of repositories and, in each, of tags: of a tag that goes after it is deleted,
-    /// in a dry run instead. It is told also of a deletion that ends after the run was dropped.
+    /// in a dry run instead. It is told also of a deletion that ends after the run was dropped, and of one whose end
+    /// nobody knows ([`super::TagReason::Unconfirmed`]).
     pub observer: Option<RetentionObserver>,
 }
 

@@ -11,6 +11,8 @@ use crate::store::{
     Composed, RegistryStore, RetainOptions, RetentionEnd, RetentionObserver, RetentionTurn, SharedStore,
     TagDecision, TagProtection, TagReason,
 };
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::SqliteConnectOptions;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -243,6 +245,40 @@ async fn what_a_dropped_run_deletes_is_told() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(tags(&store, &name("team/app")).await.is_empty());
+}
+
+/// When the program ends during a deletion, the observer hears that the tags may be gone.
+#[test]
+fn what_the_end_of_the_program_cuts_off_is_told() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let asked = Arc::new(AtomicU64::new(0));
+    let (told, observer) = listener();
+    let its = asked.clone();
+    let protection: TagProtection = Arc::new(move |_, tag| {
+        its.fetch_add(u64::from(tag.as_str() == "b"), Ordering::SeqCst);
+        None
+    });
+    let lock = runtime.block_on(async {
+        let (store, turn) = clocked::sqlite(folder.path()).await;
+        push_each(&store, &turn, &["a", "b"]).await;
+        let options = SqliteConnectOptions::new().filename(folder.path().join("clocked.db"));
+        let mut lock = options.connect().await.unwrap();
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut lock).await.unwrap();
+        let options = RetainOptions { protection: Some(protection), observer, ..rules(None, Some(1)) };
+        tokio::spawn(async move { store.retain(options).await });
+        // The last question is right before the deletion, which waits for the lock.
+        while asked.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        lock
+    });
+    assert!(told.lock().unwrap().is_empty());
+    runtime.shutdown_timeout(Duration::from_secs(20));
+    drop(lock);
+    let told = told.lock().unwrap();
+    assert_eq!(*told, ["a", "b"].map(|tag| (tag.to_owned(), TagReason::Unconfirmed)), "{told:?}");
 }
 
 /// A deletion that was not confirmed is told of, and ends the run.
