@@ -38,7 +38,7 @@ impl Default for MemoryStore {
 /// A store in a folder: blobs as files, metadata in SQLite. Several processes may have one folder open at once.
 ///
 /// ```text
-///   ROOT/hyper.db      metadata (SQLite; with the files -wal, -shm and .lock)
+///   ROOT/hyper.db      metadata (SQLite; with the files -wal, -shm, .lock and .use)
 ///   ROOT/blobs/        the bytes of blobs, by digest
 ///   ROOT/uploads/      the bytes of uploads in progress
 /// ```

@@ -5,7 +5,9 @@ use crate::store::backup::{
     BackupFolder, CreateOptions, RestoreOptions, check, create, list, migrate, remove, restore,
 };
 use crate::store::meta::{Ancestor, BlobRow, Row, RowCounts};
-use crate::store::{ByteStream, CollectOptions, DiskStore, Portable, RegistryStore as _, ScrubOptions};
+use crate::store::{
+    ByteStream, CollectOptions, DiskStore, Portable, RegistryStore as _, RegistryStoreExt as _, ScrubOptions,
+};
 use crate::{Digest, Error, ErrorKind};
 use futures::StreamExt as _;
 use std::os::unix::ffi::OsStrExt as _;
@@ -52,6 +54,34 @@ async fn a_blob_that_a_restore_left_out_is_damaged_until_it_is_pushed() {
     assert_eq!(damaged_blobs(&other).await, 0);
     assert_eq!(other.stat_blob(&name("a"), &lost).await.unwrap(), 12);
     assert!(back_up(&other, &again).await.damaged.is_empty());
+}
+
+/// A bucket is not asked for the bytes of each blob, so there the row says that they are missing.
+#[cfg(feature = "store-s3")]
+#[tokio::test]
+async fn a_blob_that_a_restore_into_a_bucket_left_out_is_damaged_until_it_is_pushed() {
+    let place = Place::new();
+    let (store, folder) = (place.store("a").await, place.folder());
+    push(&store, "a", "v1", "one").await;
+    back_up(&store, &folder).await;
+    let lost = Digest::sha256("layer of one");
+    std::fs::remove_file(blob_file(&place.path("backups"), &lost)).unwrap();
+    let objects = std::sync::Arc::new(object_store::memory::InMemory::new());
+    let blobs = crate::store::blob::S3Blobs::over(objects, "s3://memory/r".parse().unwrap());
+    let meta = crate::store::meta::SqlMeta::open(place.path("meta.db")).await.unwrap();
+    let other = crate::store::Composed::new(blobs, meta);
+    assert_eq!(restore(&folder, None, &other, &skipping()).await.unwrap().damaged.len(), 1);
+    assert_eq!(kind(other.stat_blob(&name("a"), &lost).await), ErrorKind::BlobUnknown);
+    let damaged = async || other.scrub(ScrubOptions::default()).await.unwrap().damaged;
+    assert_eq!(damaged().await, 1);
+    let again = BackupFolder::create(&place.path("again")).unwrap();
+    let created = create(&other, &again, &CreateOptions::default()).await.unwrap();
+    assert_eq!(created.damaged.len(), 1);
+    assert_eq!(created.damaged[0].digest.as_ref(), Some(&lost));
+    other.put_bytes(&name("a"), "text/plain", "layer of one".into()).await.unwrap();
+    assert_eq!(damaged().await, 0);
+    assert_eq!(other.stat_blob(&name("a"), &lost).await.unwrap(), 12);
+    assert!(create(&other, &again, &CreateOptions::default()).await.unwrap().damaged.is_empty());
 }
 
 /// Bytes that changed in the folder are moved aside by a check that reads them, and the next backup copies them again.

@@ -121,8 +121,10 @@ impl SqlMeta {
     }
 
     fn use_with_others(&self) {
-        if let Database::Sqlite(database) = &*self.0 {
-            database.use_with_others();
+        match &*self.0 {
+            Database::Sqlite(database) => database.use_with_others(),
+            #[cfg(feature = "store-postgres")]
+            Database::Postgres(_) => {}
         }
     }
 
