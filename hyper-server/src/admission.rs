@@ -26,7 +26,7 @@ pub(crate) async fn admit(
     }
     let action = endpoint.map_or(Action::Probe, |endpoint| action(endpoint, &parts.method));
     let resource = endpoint.map_or(Resource::Registry, resource);
-    let request = AuthRequest::new(parts, resource, action);
+    let request = AuthRequest::new(parts, resource, action).with_client(turn.client());
     *principal = state.authenticator.authenticate(&request).await?;
     // Before anything that is refused to a known user, who could otherwise ask for ever.
     if !principal.is_anonymous() {

@@ -6,14 +6,14 @@
 
 use crate::auth::AnonymousAccess;
 use crate::blob_place::BlobPlace;
-use crate::config_shapes::{AccessShape, AllowanceShape, LogFormatShape, OneOrMore};
+use crate::config_shapes::{AccessShape, AllowanceShape, LogFormatShape, OneOrMore, WrongPasswordsShape};
 use crate::cors_config::CorsConfig;
 use crate::database::DatabaseConfig;
 use crate::listen_on::{ListenOn, one_or_more};
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
 use crate::retention_config::RetentionConfig;
-use crate::throttle::{Allowance, Throttling};
+use crate::throttle::{Allowance, Throttling, WrongPasswords};
 use crate::tls_config::TlsConfig;
 use crate::units::{Size, SocketMode, TimeSpan, optional_text, text};
 use crate::{CacheOptions, GarbageCollection, Limits, RegistryOptions, Scrub, ServerOptions};
@@ -139,6 +139,9 @@ pub(crate) struct LimitsConfig {
     /// What one user may do.
     #[schemars(with = "AllowanceShape")]
     pub(crate) user: Allowance,
+    /// How often passwords may be wrong.
+    #[schemars(with = "WrongPasswordsShape")]
+    pub(crate) wrong_passwords: WrongPasswords,
 }
 
 /// Garbage collection.
@@ -276,6 +279,7 @@ impl Default for LimitsConfig {
             address: Allowance::default(),
             anonymous: Allowance::default(),
             user: Allowance::default(),
+            wrong_passwords: WrongPasswords::default(),
         }
     }
 }
@@ -449,6 +453,7 @@ impl Config {
                 address: self.limits.address.clone(),
                 anonymous: self.limits.anonymous.clone(),
                 user: self.limits.user.clone(),
+                wrong_passwords: self.limits.wrong_passwords.clone(),
             },
             cache: CacheOptions {
                 bytes: usize::try_from(self.cache.memory.0).unwrap_or(usize::MAX),

@@ -55,6 +55,19 @@ pub(crate) enum NameShape {
     Uri,
 }
 
+/// [`crate::WrongPasswords`] in the file.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "kebab-case", deny_unknown_fields)]
+#[expect(dead_code, reason = "a shape for the schema")]
+pub(crate) struct WrongPasswordsShape {
+    /// How often for one user from one address: `10/10m`, or `off`.
+    user_at_address: Option<String>,
+    /// How often from one address, for all users together: `100/10m`, or `off`.
+    address: Option<String>,
+    /// How often for one user, from all addresses: `1000/h`, or `off`.
+    user: Option<String>,
+}
+
 /// [`crate::Allowance`] in the file.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "kebab-case", deny_unknown_fields)]

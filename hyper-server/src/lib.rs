@@ -61,6 +61,7 @@ mod registry;
 #[cfg(any(feature = "conformance", feature = "import-registry"))]
 mod registry_args;
 mod reload;
+mod remembered;
 mod request_id;
 mod restore_command;
 mod retention_command;
@@ -100,7 +101,7 @@ pub use serve::{ServerOptions, serve};
 pub use server::{RunningServer, Server};
 #[cfg(feature = "session")]
 pub use session::ServeSession;
-pub use throttle::{Allowance, Rate, Throttling};
+pub use throttle::{Allowance, Rate, Throttling, WrongPasswords};
 pub use tls::{ClientAuth, Tls, TlsOptions};
 pub use unix_socket::UnixSocket;
 

@@ -66,6 +66,7 @@ impl State {
                 path_prefix: options.path_prefix.as_ref(),
                 trusted_proxies: options.trusted_proxies.as_deref(),
                 authorizer: authorizer.clone(),
+                guesses: throttle.guesses().clone(),
                 clock: options.clock.clone(),
             })?)),
             None => None,

@@ -7,28 +7,33 @@
 //!
 //! # Invariants
 //! - A check costs tens of milliseconds on purpose, so it runs on a blocking thread, at most one per core at a time and
-//!   with a bounded memory of all together, also when the clients disconnect. A successful check is cached under a keyed
+//!   with a bounded memory of all together, also when the clients disconnect. Its outcome is remembered under a keyed
 //!   hash of the user, the password and the hash of the entry, so a changed entry is checked again. The password itself is
-//!   never stored.
+//!   never stored. Equal checks at once are one.
 //! - The check of an unknown user is that of a wrong password: against an entry of the file that the name chooses, so
 //!   that it has a scheme and a cost which users of this file have.
 //! - When the file becomes unreadable or malformed, the users that were read last stay valid, and the error is logged.
 
 use super::password_hash::PasswordHash;
+use crate::remembered::Remembered;
+use crate::throttle::Guesses;
 use hyper_sdk::digest::Hasher;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Digest, Error, ErrorKind, Result, ResultExt};
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
-/// How long a verified password is cached.
-const CACHE_TIME: Duration = Duration::from_secs(600);
-/// How many verified passwords are cached.
-const CACHED_PASSWORDS: usize = 4096;
+/// How long the outcome of a check is remembered.
+const REMEMBERED_TIME: Duration = Duration::from_secs(600);
+/// How many right passwords are remembered, and how many wrong ones.
+const REMEMBERED_PASSWORDS: usize = 4096;
+/// From how many places of checks on those that are not used go.
+const CHECKING: usize = 1024;
 /// The shortest time between two checks whether the file has changed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How many checks may wait for a core before further checks are rejected.
@@ -65,7 +70,11 @@ impl Users {
 pub(crate) struct Htpasswd {
     path: PathBuf,
     state: Mutex<State>,
-    verified: Mutex<HashMap<Digest, Instant>>,
+    right: Remembered<Digest>,
+    wrong: Remembered<Digest>,
+    /// The checks that are under way: equal ones wait for the first.
+    checking: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    guesses: Arc<Guesses>,
     salt: [u8; 32],
     cores: Arc<Semaphore>,
     memory: Arc<Semaphore>,
@@ -101,7 +110,7 @@ impl fmt::Debug for Htpasswd {
 
 impl Htpasswd {
     /// Reads the file.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path, guesses: Arc<Guesses>) -> Result<Self> {
         let seen = FileStamp::of(path)?;
         let users = read(path)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -110,7 +119,10 @@ impl Htpasswd {
         Ok(Self {
             path: path.to_owned(),
             state: Mutex::new(State { users: Arc::new(users), seen: Some(seen), looked: Instant::now() }),
-            verified: Mutex::new(HashMap::new()),
+            right: Remembered::new(REMEMBERED_TIME, REMEMBERED_PASSWORDS),
+            wrong: Remembered::new(REMEMBERED_TIME, REMEMBERED_PASSWORDS),
+            checking: Mutex::default(),
+            guesses,
             salt,
             cores: Arc::new(Semaphore::new(cores)),
             memory: Arc::new(Semaphore::new(MEMORY as usize)),
@@ -118,19 +130,47 @@ impl Htpasswd {
         })
     }
 
-    /// Whether the password is the user's.
+    /// Whether the password is the user's. Only passwords whose outcome is not remembered count for the limits of wrong ones.
     ///
     /// # Errors
-    /// [`ErrorKind::TooManyRequests`] when too many checks are waiting.
-    pub(crate) async fn verify(&self, user: &str, password: &str) -> Result<bool> {
+    /// [`ErrorKind::TooManyRequests`] when too many checks are waiting, or too many passwords were wrong.
+    pub(crate) async fn verify(&self, user: &str, password: &str, client: Option<IpAddr>) -> Result<bool> {
         let users = self.users();
         let known = users.find(user);
         let hash = known.cloned().unwrap_or_else(|| users.decoy(user));
         let key = self.key(user, password, hash.text());
-        if known.is_some() && self.is_cached(&key) {
-            return Ok(true);
+        let remembered = || {
+            let now = Instant::now();
+            let is_right = known.is_some() && self.right.has(&key, now);
+            (is_right || self.wrong.has(&key, now)).then_some(is_right)
+        };
+        if let Some(outcome) = remembered() {
+            return Ok(outcome);
         }
+        // Machines that begin at once with one password are one check, and one guess.
+        let place = self.place(&key);
+        let _place = place.lock().await;
+        if let Some(outcome) = remembered() {
+            return Ok(outcome);
+        }
+        let is_known = known.is_some();
+        let fits = self.check(user, password, hash, is_known, client).await?;
+        let outcomes = if fits { &self.right } else { &self.wrong };
+        outcomes.add(key, Instant::now());
+        Ok(fits)
+    }
+
+    /// Computes the hash of a password and compares it.
+    async fn check(
+        &self,
+        user: &str,
+        password: &str,
+        hash: PasswordHash,
+        is_known: bool,
+        client: Option<IpAddr>,
+    ) -> Result<bool> {
         let closed = |e| Error::internal("the queue of password checks is closed").with_source(e);
+        let guess = self.guesses.begin(user, client, Instant::now())?;
         let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| {
             Error::new(ErrorKind::TooManyRequests, "too many logins at once: try again later")
         })?;
@@ -139,18 +179,32 @@ impl Htpasswd {
         let memory = self.memory.clone().acquire_many_owned(memory).await.map_err(closed)?;
         let core = self.cores.clone().acquire_owned().await.map_err(closed)?;
         let password = password.to_owned();
-        let fits = tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(move || {
             // The check goes on when the client disconnects, and counts as long as it does.
             let _counted = (waiting, core, memory);
-            hash.verify(&password)
+            let fits = hash.verify(&password) && is_known;
+            match fits {
+                true => guess.right(Instant::now()),
+                false => guess.wrong(),
+            }
+            fits
         })
         .await
-        .map_err(|e| Error::internal("the password check was interrupted").with_source(e))?;
-        if !fits || known.is_none() {
-            return Ok(false);
+        .map_err(|e| Error::internal("the password check was interrupted").with_source(e))
+    }
+
+    /// Where equal checks wait for one another.
+    fn place(&self, key: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+        let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = checking.get(key).and_then(Weak::upgrade) {
+            return place;
         }
-        self.cache(key);
-        Ok(true)
+        if checking.len() >= CHECKING {
+            checking.retain(|_, place| place.strong_count() > 0);
+        }
+        let place = Arc::default();
+        checking.insert(key.clone(), Arc::downgrade(&place));
+        place
     }
 
     /// Whether the file has this user.
@@ -165,22 +219,6 @@ impl Htpasswd {
         hasher.update_field(password);
         hasher.update_field(hash);
         hasher.finish()
-    }
-
-    fn is_cached(&self, key: &Digest) -> bool {
-        let verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        verified.get(key).is_some_and(|at| at.elapsed() < CACHE_TIME)
-    }
-
-    fn cache(&self, key: Digest) {
-        let mut verified = self.verified.lock().unwrap_or_else(PoisonError::into_inner);
-        if verified.len() >= CACHED_PASSWORDS {
-            verified.retain(|_, at| at.elapsed() < CACHE_TIME);
-            if verified.len() >= CACHED_PASSWORDS {
-                verified.clear();
-            }
-        }
-        verified.insert(key, Instant::now());
     }
 
     /// The users, read again when the file has changed.
@@ -283,6 +321,12 @@ pub fn entry(user: &str, password: &str, cost: u32) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::throttle::{Throttle, Throttling};
+
+    fn open(path: &Path) -> Htpasswd {
+        let throttle = Throttle::new(&Throttling::default());
+        Htpasswd::open(path, throttle.guesses().clone()).unwrap()
+    }
 
     #[test]
     fn an_htpasswd_file_has_one_user_a_line() {
@@ -327,10 +371,12 @@ mod tests {
         let path = dir.path().join("htpasswd");
         let argon2 = format!("b:{}", super::super::password_hash::tests::ARGON2ID);
         std::fs::write(&path, format!("{argon2}\n{}\n", entry("a", "one", 4).unwrap())).unwrap();
-        let users = Htpasswd::open(&path).unwrap();
-        assert!(users.verify("a", "one").await.unwrap() && users.verify("b", "secret").await.unwrap());
+        let users = open(&path);
+        assert!(
+            users.verify("a", "one", None).await.unwrap() && users.verify("b", "secret", None).await.unwrap()
+        );
         for (user, password) in [("a", "secret"), ("b", "one"), ("c", "secret"), ("c", "one"), ("", "")] {
-            assert!(!users.verify(user, password).await.unwrap(), "{user}");
+            assert!(!users.verify(user, password, None).await.unwrap(), "{user}");
         }
     }
 
@@ -340,9 +386,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("htpasswd");
         std::fs::write(&path, entry("a", "one", 12).unwrap()).unwrap();
-        let users = Htpasswd::open(&path).unwrap();
+        let users = open(&path);
         let free = users.cores.available_permits();
-        let check = users.verify("a", "two");
+        let check = users.verify("a", "two", None);
         assert!(tokio::time::timeout(Duration::from_millis(20), check).await.is_err());
         assert_eq!(users.cores.available_permits(), free - 1);
         while users.cores.available_permits() != free {
@@ -351,29 +397,54 @@ mod tests {
         assert_eq!(users.memory.available_permits(), MEMORY as usize);
     }
 
+    /// Machines that begin at once with one password, right or wrong, must not use up what others may guess.
+    #[tokio::test]
+    async fn equal_passwords_at_once_are_one_check() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        std::fs::write(&path, entry("a", "one", 4).unwrap()).unwrap();
+        let (users, client) = (open(&path), Some([192, 0, 2, 1].into()));
+        for (password, is_right) in [("one", true), ("two", false)] {
+            let at_once = (0..500).map(|_| users.verify("a", password, client));
+            for outcome in futures::future::join_all(at_once).await {
+                assert_eq!(outcome.unwrap(), is_right);
+            }
+        }
+        // One of ten wrong ones is used.
+        for n in 0..9 {
+            assert!(!users.verify("a", &n.to_string(), client).await.unwrap());
+        }
+        let e = users.verify("a", "last", client).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::TooManyRequests);
+        assert!(users.verify("a", "one", client).await.unwrap(), "a password that is known to be right");
+        assert!(!users.verify("a", "two", client).await.unwrap(), "a password that is known to be wrong");
+        assert!(users.checking.lock().unwrap().values().all(|place| place.strong_count() == 0));
+    }
+
     #[tokio::test]
     async fn a_changed_file_is_read_again_and_a_malformed_one_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("htpasswd");
         std::fs::write(&path, entry("a", "one", 4).unwrap()).unwrap();
-        let users = Htpasswd::open(&path).unwrap();
-        assert!(users.verify("a", "one").await.unwrap());
-        assert!(users.verify("a", "one").await.unwrap());
-        assert_eq!(users.verified.lock().unwrap().len(), 1);
-        assert!(!users.verify("a", "two").await.unwrap());
-        assert!(!users.verify("b", "one").await.unwrap());
+        let users = open(&path);
+        assert!(users.verify("a", "one", None).await.unwrap());
+        assert!(users.verify("a", "one", None).await.unwrap());
+        let hash = users.users().find("a").unwrap().text().to_owned();
+        assert!(users.right.has(&users.key("a", "one", &hash), Instant::now()));
+        assert!(!users.verify("a", "two", None).await.unwrap());
+        assert!(!users.verify("b", "one", None).await.unwrap());
 
         let look_now = || users.state.lock().unwrap().looked -= CHECK_INTERVAL;
         std::fs::write(&path, format!("{}\n", entry("a", "two", 4).unwrap())).unwrap();
         look_now();
-        assert!(users.verify("a", "two").await.unwrap());
-        assert!(!users.verify("a", "one").await.unwrap());
+        assert!(users.verify("a", "two", None).await.unwrap());
+        assert!(!users.verify("a", "one", None).await.unwrap());
 
         std::fs::write(&path, "nonsense").unwrap();
         look_now();
-        assert!(users.verify("a", "two").await.unwrap());
+        assert!(users.verify("a", "two", None).await.unwrap());
         std::fs::remove_file(&path).unwrap();
         look_now();
-        assert!(users.verify("a", "two").await.unwrap());
+        assert!(users.verify("a", "two", None).await.unwrap());
     }
 }

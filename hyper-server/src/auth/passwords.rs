@@ -13,10 +13,12 @@ use super::{
 };
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
+use crate::throttle::Guesses;
 use async_trait::async_trait;
 use hyper_sdk::clock::SharedClock;
 use hyper_sdk::store::meta::TokenStore;
 use hyper_sdk::{RepositoryName, Result, Secret};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -41,6 +43,8 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) api_tokens: Option<(Arc<dyn TokenStore>, bool)>,
     /// What decides whether anonymous callers may do anything at all.
     pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// The limits of wrong passwords.
+    pub(crate) guesses: Arc<Guesses>,
     /// The time by which tokens expire.
     pub(crate) clock: SharedClock,
 }
@@ -87,7 +91,7 @@ impl Authenticator for Passwords {
             let reason = "the authorization header has neither the Basic nor the Bearer scheme";
             return Err(self.login(request).because(reason).into());
         };
-        let login = self.verify(&user, &password).await?;
+        let login = self.verify(&user, &password, request.client()).await?;
         login.map(|login| login.principal).ok_or_else(|| self.login(request).because(WRONG).into())
     }
 
@@ -125,7 +129,7 @@ impl Passwords {
         let visible = options.realm.chars().filter(|c| c.is_ascii_graphic() || *c == ' ');
         let service: String = visible.filter(|c| !"\"\\".contains(*c)).collect();
         Ok(Self {
-            users: Htpasswd::open(options.htpasswd)?,
+            users: Htpasswd::open(options.htpasswd, options.guesses.clone())?,
             api_tokens: options
                 .api_tokens
                 .clone()
@@ -182,7 +186,7 @@ impl Passwords {
 
     /// Who a user name and a password belong to; `None` when they are wrong. Clients without credentials may send an empty
     /// name and password.
-    async fn verify(&self, user: &str, password: &str) -> Result<Option<Login>> {
+    async fn verify(&self, user: &str, password: &str, client: Option<IpAddr>) -> Result<Option<Login>> {
         let login = |principal| Login { principal, api_token: None };
         if user.is_empty() && password.is_empty() {
             return Ok(Some(login(Principal::anonymous())));
@@ -194,7 +198,7 @@ impl Passwords {
             let principal = self.principal(&grant);
             return Ok(principal.map(|principal| Login { principal, api_token: Some(grant.id.clone()) }));
         }
-        Ok(self.users.verify(user, password).await?.then(|| login(Principal::user(user))))
+        Ok(self.users.verify(user, password, client).await?.then(|| login(Principal::user(user))))
     }
 
     /// Issues a token to the sender of a request, with those of the requested scopes that `allows` accepts. `form` has
@@ -216,7 +220,7 @@ impl Passwords {
         };
         let Login { principal, api_token } = match credentials {
             Some((user, password)) => {
-                self.verify(user, password).await?.ok_or_else(|| basic().because(WRONG))?
+                self.verify(user, password, request.client()).await?.ok_or_else(|| basic().because(WRONG))?
             }
             None => Login { principal: Principal::anonymous(), api_token: None },
         };

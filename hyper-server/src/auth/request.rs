@@ -5,6 +5,7 @@ use crate::connection::ConnectionInfo;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, Method, Uri};
 use hyper_sdk::RepositoryName;
+use std::net::IpAddr;
 
 /// What a request is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +37,25 @@ pub struct AuthRequest<'a> {
     parts: &'a Parts,
     resource: Resource<'a>,
     action: Action,
+    client: Option<IpAddr>,
 }
 
 impl<'a> AuthRequest<'a> {
     /// A request for `action` on a resource.
     pub fn new(parts: &'a Parts, resource: Resource<'a>, action: Action) -> Self {
-        Self { parts, resource, action }
+        Self { parts, resource, action, client: None }
+    }
+
+    /// The same request, of a client with this address.
+    #[must_use]
+    pub fn with_client(self, client: Option<IpAddr>) -> Self {
+        Self { client, ..self }
+    }
+
+    /// The address of the client: that of the connection, or the one that a trusted proxy says. `None` when nobody says it,
+    /// as at a socket of the file system.
+    pub fn client(&self) -> Option<IpAddr> {
+        self.client
     }
 
     /// The method.

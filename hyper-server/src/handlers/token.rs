@@ -49,7 +49,8 @@ pub(super) async fn issue(call: &Call<'_>, mut scopes: Vec<String>, body: &mut I
     }
     let login = form.as_ref().map(|form| (form.username.as_str(), form.password.as_str()));
     let allows = |who: &_, repository: Option<&_>, action| call.authorizer.allows(who, repository, action);
-    let request = AuthRequest::new(call.parts, Resource::Registry, Action::Probe);
+    let request =
+        AuthRequest::new(call.parts, Resource::Registry, Action::Probe).with_client(call.turn.client());
     // Scopes of other kinds, and scopes with invalid names, are not granted.
     let wanted = scopes.iter().filter_map(|scope| scope.parse().ok());
     let (issued, granted) = tokens.token(&request, login, wanted, allows).await?;

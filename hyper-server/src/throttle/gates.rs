@@ -29,12 +29,18 @@ impl Pace {
     }
 
     /// Takes one, or says how long to wait for one.
-    pub(super) fn take(&self, key: impl Hash, now: Nanos) -> Result<(), Duration> {
+    pub(super) fn take(&self, key: impl Hash, now: Nanos) -> Result<Place, Duration> {
         let take = |full: &mut Nanos| {
             *full = self.next(*full, now)?;
             Ok(())
         };
-        self.table.change(key, |full| *full <= now, take).1
+        let (place, taken) = self.table.change(key, |full| *full <= now, take);
+        taken.map(|()| place)
+    }
+
+    /// Gives back what was taken, as if it had not been.
+    pub(super) fn give_back(&self, key: impl Hash, place: Place) {
+        self.table.change_of(key, place, |full| *full = full.saturating_sub(self.interval));
     }
 
     fn next(&self, full: Nanos, now: Nanos) -> Result<Nanos, Duration> {

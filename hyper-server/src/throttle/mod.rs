@@ -11,14 +11,18 @@
 //! - The state has a fixed size, and what limits somebody is not removed: see [`table`].
 //! - A refusal costs a hash and a lock of a few clients.
 //! - Time comes in with each request.
+//!
+//! [`guesses`] limits wrong passwords. It is asked by what checks passwords, as only they are counted.
 
 mod gates;
+mod guesses;
 mod options;
 mod rate;
 mod refusals;
 mod table;
 
-pub use options::{Allowance, Throttling};
+pub(crate) use guesses::Guesses;
+pub use options::{Allowance, Throttling, WrongPasswords};
 pub use rate::Rate;
 pub(crate) use refusals::{Refusals, by_names, limit_names};
 
@@ -51,7 +55,8 @@ pub(crate) struct Throttle {
     anonymous: Gates,
     user: Gates,
     epoch: Instant,
-    refusals: Refusals,
+    refusals: Arc<Refusals>,
+    guesses: Arc<Guesses>,
 }
 
 /// The limits for one sort of keys.
@@ -73,12 +78,14 @@ impl Throttle {
             requests: allowance.requests_at_once.map(|most| Arc::new(AtOnce::new(most))),
             uploads: allowance.uploads_at_once.map(|most| Arc::new(AtOnce::new(most))),
         };
+        let (epoch, refusals) = (Instant::now(), Arc::<Refusals>::default());
         Self {
+            guesses: Arc::new(Guesses::new(&options.wrong_passwords, epoch, refusals.clone())),
             address: gates(By::Address, &options.address),
             anonymous: gates(By::Anonymous, &options.anonymous),
             user: gates(By::User, &options.user),
-            epoch: Instant::now(),
-            refusals: Refusals::default(),
+            epoch,
+            refusals,
         }
     }
 
@@ -87,10 +94,20 @@ impl Throttle {
         &self.refusals
     }
 
-    fn nanos(&self, at: Instant) -> Nanos {
-        let since = at.saturating_duration_since(self.epoch).as_nanos();
-        Nanos::try_from(since).unwrap_or(Nanos::MAX).saturating_add(1)
+    /// The limits of wrong passwords.
+    pub(crate) fn guesses(&self) -> &Arc<Guesses> {
+        &self.guesses
     }
+
+    fn nanos(&self, at: Instant) -> Nanos {
+        nanos(self.epoch, at)
+    }
+}
+
+/// A time since `epoch`, which is not 0.
+fn nanos(epoch: Instant, at: Instant) -> Nanos {
+    let since = at.saturating_duration_since(epoch).as_nanos();
+    Nanos::try_from(since).unwrap_or(Nanos::MAX).saturating_add(1)
 }
 
 /// One request before the limits. What it has under way ends when this and all of its [`Held`] are dropped.
@@ -111,6 +128,11 @@ pub(crate) struct Held {
 impl Turn {
     pub(crate) fn new(client: Option<IpAddr>, kind: Option<Kind>) -> Self {
         Self { client, kind, permits: Vec::new() }
+    }
+
+    /// The address of the client, when it is known.
+    pub(crate) fn client(&self) -> Option<IpAddr> {
+        self.client
     }
 
     /// Ends what the request has under way.
@@ -190,16 +212,19 @@ fn limited(by: By, of: Of, wait: Duration) -> Error {
         By::Address => "this address",
         By::Anonymous => "clients without credentials at this address",
         By::User => "this user",
+        By::UserAtAddress => "this user from this address",
     };
     let what = match of {
         Of::Reads => "too many requests that read",
         Of::Writes => "too many requests that write",
         Of::RequestsAtOnce => "too many requests at once",
         Of::UploadsAtOnce => "too many uploads at once",
+        Of::WrongPasswords => "too many wrong passwords",
     };
     let message = match (by, of) {
         (By::Address | By::Anonymous, _) => format!("{what} from {who}"),
-        (By::User, _) => format!("{what} of {who}"),
+        (By::User | By::UserAtAddress, Of::WrongPasswords) => format!("{what} for {who}"),
+        (By::User | By::UserAtAddress, _) => format!("{what} of {who}"),
     };
     Error::new(ErrorKind::TooManyRequests, format!("{message}: try again later"))
         .with_context(LIMITED, of.name())
@@ -211,7 +236,7 @@ mod tests {
     use super::*;
 
     fn options(address: Allowance, anonymous: Allowance, user: Allowance) -> Throttling {
-        Throttling { address, anonymous, user }
+        Throttling { address, anonymous, user, ..Throttling::default() }
     }
 
     fn reads(rate: &str) -> Allowance {

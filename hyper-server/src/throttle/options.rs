@@ -26,6 +26,8 @@ pub struct Throttling {
     pub anonymous: Allowance,
     /// What one user may do, from all addresses together.
     pub user: Allowance,
+    /// How many wrong passwords are checked.
+    pub wrong_passwords: WrongPasswords,
 }
 
 /// What one client may do; `None` sets no limit.
@@ -42,4 +44,40 @@ pub struct Allowance {
     pub requests_at_once: Option<NonZeroU32>,
     /// How many of them may send bytes of blobs.
     pub uploads_at_once: Option<NonZeroU32>,
+}
+
+/// How often passwords of a file of users may be wrong; `None` sets no limit. Above it a password that the registry did not
+/// check lately gets 429 with `Retry-After`, whether it is right or not, and no time is spent on it.
+///
+/// Only different passwords count: a machine that sends one old password for ever counts once in ten minutes. A password that
+/// was found right in the last ten minutes is always accepted. Where a user has logged in within 30 days, as far as this
+/// server remembers since its start, only `user_at_address` holds for this user. API tokens, which nobody guesses, do not
+/// count.
+///
+/// ```
+/// use hyper_server::{RegistryOptions, Throttling, WrongPasswords};
+///
+/// let wrong_passwords = WrongPasswords { user: Some("1000/h".parse()?), ..WrongPasswords::default() };
+/// let throttling = Throttling { wrong_passwords, ..Throttling::default() };
+/// let options = RegistryOptions { throttling, ..RegistryOptions::default() };
+/// # Ok::<(), hyper_sdk::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct WrongPasswords {
+    /// For one user from one address, `10/10m` by default.
+    #[serde(deserialize_with = "rate_or_off")]
+    pub user_at_address: Option<Rate>,
+    /// From one address, for all users together; `100/10m` by default.
+    #[serde(deserialize_with = "rate_or_off")]
+    pub address: Option<Rate>,
+    /// For one user, from all addresses; none by default, because others could keep the user away from new addresses.
+    #[serde(deserialize_with = "rate_or_off")]
+    pub user: Option<Rate>,
+}
+
+impl Default for WrongPasswords {
+    fn default() -> Self {
+        Self { user_at_address: Rate::in_minutes(10, 10), address: Rate::in_minutes(100, 10), user: None }
+    }
 }

@@ -61,6 +61,11 @@ impl Rate {
         Self { count, number: 1, unit: Unit::Second, burst: count }.checked().ok_or_else(|| invalid(&count))
     }
 
+    /// `count` times in some minutes; `None` when one of the numbers is 0.
+    pub(super) fn in_minutes(count: u32, number: u32) -> Option<Self> {
+        Self { count, number, unit: Unit::Minute, burst: count }.checked()
+    }
+
     /// How often it may happen at once.
     pub fn burst(&self) -> u32 {
         self.burst

@@ -13,6 +13,7 @@ pub(super) enum By {
     Address,
     Anonymous,
     User,
+    UserAtAddress,
 }
 
 /// What a limit is of.
@@ -22,10 +23,11 @@ pub(super) enum Of {
     Writes,
     RequestsAtOnce,
     UploadsAtOnce,
+    WrongPasswords,
 }
 
 impl By {
-    const NAMES: [&str; 3] = ["address", "anonymous", "user"];
+    const NAMES: [&str; 4] = ["address", "anonymous", "user", "user_at_address"];
 
     pub(super) fn name(self) -> &'static str {
         Self::NAMES[self as usize]
@@ -33,7 +35,7 @@ impl By {
 }
 
 impl Of {
-    const NAMES: [&str; 4] = ["reads", "writes", "requests_at_once", "uploads_at_once"];
+    const NAMES: [&str; 5] = ["reads", "writes", "requests_at_once", "uploads_at_once", "wrong_passwords"];
 
     pub(super) fn name(self) -> &'static str {
         Self::NAMES[self as usize]

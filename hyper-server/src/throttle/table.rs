@@ -83,6 +83,18 @@ impl<V: Default> Table<V> {
         change(place.way.map_or(&mut set.crowd, |way| &mut set.values[way]));
     }
 
+    /// Changes the value of a key at a place, unless it was idle since and the place is another's.
+    pub(super) fn change_of(&self, key: impl Hash, place: Place, change: impl FnOnce(&mut V)) {
+        let (_, hash) = self.locate(key);
+        let mut set = self.lock(place.set);
+        let set = &mut *set;
+        match place.way {
+            None => change(&mut set.crowd),
+            Some(way) if set.hashes[way] == hash => change(&mut set.values[way]),
+            Some(_) => {}
+        }
+    }
+
     fn locate(&self, key: impl Hash) -> (usize, u64) {
         let hash = self.hasher.hash_one(key);
         // The remainder is below the length, which is a `usize`.
@@ -138,6 +150,20 @@ mod tests {
             assert_eq!(add(&table, key).1, 2);
         }
         assert_eq!(value(&table, 5000), 999);
+    }
+
+    #[test]
+    fn a_place_is_not_changed_when_it_is_anothers() {
+        let table = Table::new(1);
+        let places: Vec<Place> = (0..8).map(|key| add(&table, key).0).collect();
+        table.change_of(3, places[3], |value| *value = 0);
+        add(&table, 9);
+        table.change_of(3, places[3], |value| *value = 7);
+        assert_eq!(value(&table, 9), 1);
+        let (crowd, _) = add(&table, 10);
+        add(&table, 11);
+        table.change_of(10, crowd, |value| *value -= 1);
+        assert_eq!(value(&table, 11), 1);
     }
 
     #[test]

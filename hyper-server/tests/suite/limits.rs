@@ -9,7 +9,9 @@ use hyper_sdk::reference::RegistryHost;
 use hyper_sdk::store::PutManifest;
 use hyper_sdk::{Digest, Reference, RepositoryName, Tag};
 use hyper_server::auth::{Action, AnonymousAccess, Authorizer, Principal};
-use hyper_server::{Allowance, RegistryOptions, RunningServer, Server, ServerOptions, Throttling};
+use hyper_server::{
+    Allowance, RegistryOptions, RunningServer, Server, ServerOptions, Throttling, WrongPasswords,
+};
 use reqwest::{Client, Response};
 use std::io::{BufRead as _, BufReader};
 use std::num::NonZeroU32;
@@ -160,6 +162,46 @@ async fn users_and_anonymous_clients_have_limits_of_their_own() {
     }
     assert_eq!(status("/v2/a/tags/list", Some(&alice)).await, 429);
     assert_eq!(status("/v2/a/tags/list", Some(&bob)).await, 404);
+}
+
+/// At both places that check passwords, and the same for users that do not exist.
+#[tokio::test]
+async fn whoever_guesses_passwords_has_to_wait() {
+    let file = users();
+    let wrong_passwords =
+        WrongPasswords { user_at_address: Some("3/h".parse().unwrap()), ..WrongPasswords::default() };
+    let throttling = Throttling { wrong_passwords, ..Throttling::default() };
+    let htpasswd = Some(file.path().to_owned());
+    let trusted_proxies = Some(vec!["127.0.0.1".parse().unwrap()]);
+    let options = RegistryOptions { htpasswd, throttling, trusted_proxies, ..RegistryOptions::default() };
+    let server = serve(options).await;
+    let log_in = async |path: &str, user: &str, password: &str, client: &str| {
+        let login = basic(user, password);
+        get(&server, path, &[("authorization", login.as_str()), ("x-forwarded-for", client)]).await
+    };
+    let (here, elsewhere) = ("192.0.2.1", "192.0.2.2");
+    for user in ["alice", "nobody"] {
+        for (path, password) in [("/v2/", "1"), ("/v2/token", "2"), ("/v2/a/tags/list", "3")] {
+            assert_eq!(log_in(path, user, password, here).await.status(), 401);
+        }
+        for (path, password) in [("/v2/", "4"), ("/v2/token", "pass:word")] {
+            let wait = refused(log_in(path, user, password, here).await).await;
+            assert!((1190..=1200).contains(&wait), "{wait}");
+        }
+        // It was checked before, so it tells nothing.
+        assert_eq!(log_in("/v2/", user, "1", here).await.status(), 401);
+    }
+    assert_eq!(log_in("/v2/", "bob", "b", here).await.status(), 200);
+    assert_eq!(log_in("/v2/", "alice", "pass:word", elsewhere).await.status(), 200);
+    // The form of the other way to ask for a token.
+    let form = "grant_type=password&service=x&username=alice&password=5";
+    let url = format!("{}/v2/token", server.url());
+    let request = Client::new().post(url).header("x-forwarded-for", here).body(form);
+    let request = request.header("content-type", "application/x-www-form-urlencoded");
+    refused(request.send().await.unwrap()).await;
+    let metrics = get(&server, "/metrics", &[]).await.text().await.unwrap();
+    let count = r#"requests_limited_total{by="user_at_address",limit="wrong_passwords"} 5"#;
+    assert!(metrics.contains(count), "{metrics}");
 }
 
 #[derive(Debug)]
