@@ -138,7 +138,7 @@ impl Htpasswd {
         let users = self.users();
         let known = users.find(user);
         let hash = known.cloned().unwrap_or_else(|| users.decoy(user));
-        let key = self.key(user, password, hash.text());
+        let key = self.key(user, password, hash.text(), known.is_some());
         let remembered = || {
             let now = Instant::now();
             let is_right = known.is_some() && self.right.has(&key, now);
@@ -212,12 +212,14 @@ impl Htpasswd {
         self.users().find(user).is_some()
     }
 
-    fn key(&self, user: &str, password: &str, hash: &str) -> Digest {
+    fn key(&self, user: &str, password: &str, hash: &str, is_known: bool) -> Digest {
         let mut hasher = Hasher::sha256();
         hasher.update(self.salt);
         hasher.update_field(user);
         hasher.update_field(password);
         hasher.update_field(hash);
+        // A user may be added with the very entry that stood in for him.
+        hasher.update_field(if is_known { "known" } else { "unknown" });
         hasher.finish()
     }
 
@@ -430,7 +432,7 @@ mod tests {
         assert!(users.verify("a", "one", None).await.unwrap());
         assert!(users.verify("a", "one", None).await.unwrap());
         let hash = users.users().find("a").unwrap().text().to_owned();
-        assert!(users.right.has(&users.key("a", "one", &hash), Instant::now()));
+        assert!(users.right.has(&users.key("a", "one", &hash, true), Instant::now()));
         assert!(!users.verify("a", "two", None).await.unwrap());
         assert!(!users.verify("b", "one", None).await.unwrap());
 
@@ -439,6 +441,12 @@ mod tests {
         look_now();
         assert!(users.verify("a", "two", None).await.unwrap());
         assert!(!users.verify("a", "one", None).await.unwrap());
+
+        let line = std::fs::read_to_string(&path).unwrap();
+        assert!(!users.verify("b", "two", None).await.unwrap());
+        std::fs::write(&path, format!("{line}{}", line.replace("a:", "b:"))).unwrap();
+        look_now();
+        assert!(users.verify("b", "two", None).await.unwrap(), "the hash of another user");
 
         std::fs::write(&path, "nonsense").unwrap();
         look_now();
