@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The keys. When there are too many, those whose time is over go, and all of them when that is not enough.
+/// The keys. When there are too many, the older half goes.
 pub(crate) struct Remembered<K> {
     keys: Mutex<HashMap<K, Instant>>,
     time: Duration,
@@ -42,10 +42,11 @@ impl<K: Hash + Eq> Remembered<K> {
     pub(crate) fn add(&self, key: K, now: Instant) {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if keys.len() >= self.most && !keys.contains_key(&key) {
-            keys.retain(|_, at| now.saturating_duration_since(*at) < self.time);
-            if keys.len() >= self.most {
-                keys.clear();
-            }
+            let mut times: Vec<Instant> = keys.values().copied().collect();
+            let middle = times.len() / 2;
+            let (_, median, _) = times.select_nth_unstable(middle);
+            // Equal times may be more than half.
+            keys.retain(|_, at| *at > *median);
         }
         keys.insert(key, now);
     }
@@ -65,10 +66,21 @@ mod tests {
         few.add("b", begin + seconds(5));
         few.add("b", begin + seconds(6));
         assert!(few.has("a", begin + seconds(6)), "a key that is there needs no room");
-        few.add("c", begin + seconds(11));
-        assert!(few.has("b", begin + seconds(11)), "the old key made room");
-        few.add("d", begin + seconds(12));
-        assert!(few.has("d", begin + seconds(12)) && !few.has("c", begin + seconds(12)));
-        assert_eq!(few.keys.lock().unwrap().len(), 1);
+        few.add("c", begin + seconds(7));
+        assert!(
+            few.has("c", begin + seconds(7)) && !few.has("a", begin + seconds(7)),
+            "the older key made room"
+        );
+        let many = Remembered::new(seconds(1000), 100);
+        for n in 0..1000 {
+            many.add(n, begin + seconds(n));
+        }
+        assert!(many.keys.lock().unwrap().len() <= 100);
+        let now = begin + seconds(999);
+        assert!((960..1000).all(|n| many.has(&n, now)) && !many.has(&800, now), "the newest are there");
+        for n in 0..1000 {
+            many.add(2000 + n, now);
+        }
+        assert!(many.keys.lock().unwrap().len() <= 100 && many.has(&2999, now));
     }
 }

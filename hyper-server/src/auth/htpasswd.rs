@@ -8,7 +8,8 @@
 //! # Invariants
 //! - A check costs tens of milliseconds on purpose, so it runs on a blocking thread, at most one per core at a time and
 //!   with a bounded memory of all together, also when the clients disconnect. Its outcome is remembered under a keyed
-//!   hash of the user, the password and the hash of the entry, so a changed entry is checked again. The password itself is
+//!   hash of the user, the password, the network of the client and the entry, or the whole file of a wrong one, so that what
+//!   has changed is checked again. The password itself is
 //!   never stored. Equal checks at once are one.
 //! - The check of an unknown user is that of a wrong password: against an entry of the file that the name chooses, so
 //!   that it has a scheme and a cost which users of this file have.
@@ -16,7 +17,7 @@
 
 use super::password_hash::PasswordHash;
 use crate::remembered::Remembered;
-use crate::throttle::Guesses;
+use crate::throttle::{Guesses, network};
 use hyper_sdk::digest::Hasher;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Digest, Error, ErrorKind, Result, ResultExt};
@@ -45,12 +46,16 @@ const UNKNOWN_USER_HASH: &str = "$2b$10$7EqJtq98hPqEX7fNZaFWoOe3Nc6nCpb8n6vVTqSJ
 
 /// The entries of a file in the order of their users.
 #[derive(Debug, Default)]
-struct Users(Vec<(String, PasswordHash)>);
+struct Users {
+    entries: Vec<(String, PasswordHash)>,
+    /// Differs between files with other entries.
+    generation: String,
+}
 
 impl Users {
     fn find(&self, user: &str) -> Option<&PasswordHash> {
-        let at = self.0.binary_search_by(|(name, _)| name.as_str().cmp(user)).ok()?;
-        Some(&self.0[at].1)
+        let at = self.entries.binary_search_by(|(name, _)| name.as_str().cmp(user)).ok()?;
+        Some(&self.entries[at].1)
     }
 
     /// The hash that the password of an unknown user is checked against. It is the same for a name as long as the file is.
@@ -58,8 +63,8 @@ impl Users {
         let mut hasher = Hasher::sha256();
         hasher.update_field(user);
         let hex = hasher.finish().hex().get(..16).and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        let at = hex.unwrap_or(0) % (self.0.len().max(1) as u64);
-        match self.0.get(at as usize) {
+        let at = hex.unwrap_or(0) % (self.entries.len().max(1) as u64);
+        match self.entries.get(at as usize) {
             Some((_, hash)) => hash.clone(),
             None => PasswordHash::parse(UNKNOWN_USER_HASH).expect("the hash of unknown users is valid"),
         }
@@ -70,8 +75,8 @@ impl Users {
 pub(crate) struct Htpasswd {
     path: PathBuf,
     state: Mutex<State>,
-    right: Remembered<Digest>,
-    wrong: Remembered<Digest>,
+    right: Arc<Remembered<Digest>>,
+    wrong: Arc<Remembered<Digest>>,
     /// The checks that are under way: equal ones wait for the first.
     checking: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
     guesses: Arc<Guesses>,
@@ -119,8 +124,8 @@ impl Htpasswd {
         Ok(Self {
             path: path.to_owned(),
             state: Mutex::new(State { users: Arc::new(users), seen: Some(seen), looked: Instant::now() }),
-            right: Remembered::new(REMEMBERED_TIME, REMEMBERED_PASSWORDS),
-            wrong: Remembered::new(REMEMBERED_TIME, REMEMBERED_PASSWORDS),
+            right: Arc::new(Remembered::new(REMEMBERED_TIME, REMEMBERED_PASSWORDS)),
+            wrong: Arc::new(Remembered::new(REMEMBERED_TIME, REMEMBERED_PASSWORDS)),
             checking: Mutex::default(),
             guesses,
             salt,
@@ -138,37 +143,27 @@ impl Htpasswd {
         let users = self.users();
         let known = users.find(user);
         let hash = known.cloned().unwrap_or_else(|| users.decoy(user));
-        let key = self.key(user, password, hash.text(), known.is_some());
+        let Some(significant) = hash.significant(password) else { return Ok(false) };
+        // An outcome is remembered for a network alone, as elsewhere it would tell those what it is who are refused.
+        let key = |of: &str| self.key(&[user.as_bytes(), significant, of.as_bytes()], client);
+        let right = known.map(|hash| key(hash.text()));
+        // With another file all are checked again: what stands in for unknown users may be another entry.
+        let wrong = key(&users.generation);
         let remembered = || {
             let now = Instant::now();
-            let is_right = known.is_some() && self.right.has(&key, now);
-            (is_right || self.wrong.has(&key, now)).then_some(is_right)
+            match right.as_ref().is_some_and(|right| self.right.has(right, now)) {
+                true => Some(self.guesses.may_repeat(user, client, now).map(|()| true)),
+                false => self.wrong.has(&wrong, now).then_some(Ok(false)),
+            }
         };
         if let Some(outcome) = remembered() {
-            return Ok(outcome);
+            return outcome;
         }
         // Machines that begin at once with one password are one check, and one guess.
-        let place = self.place(&key);
-        let _place = place.lock().await;
+        let place = self.place(&wrong).lock_owned().await;
         if let Some(outcome) = remembered() {
-            return Ok(outcome);
+            return outcome;
         }
-        let is_known = known.is_some();
-        let fits = self.check(user, password, hash, is_known, client).await?;
-        let outcomes = if fits { &self.right } else { &self.wrong };
-        outcomes.add(key, Instant::now());
-        Ok(fits)
-    }
-
-    /// Computes the hash of a password and compares it.
-    async fn check(
-        &self,
-        user: &str,
-        password: &str,
-        hash: PasswordHash,
-        is_known: bool,
-        client: Option<IpAddr>,
-    ) -> Result<bool> {
         let closed = |e| Error::internal("the queue of password checks is closed").with_source(e);
         let guess = self.guesses.begin(user, client, Instant::now())?;
         let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| {
@@ -178,16 +173,24 @@ impl Htpasswd {
         let memory = hash.memory().div_ceil(1024).min(MEMORY);
         let memory = self.memory.clone().acquire_many_owned(memory).await.map_err(closed)?;
         let core = self.cores.clone().acquire_owned().await.map_err(closed)?;
-        let password = password.to_owned();
+        let (password, outcomes) = (password.to_owned(), (self.right.clone(), self.wrong.clone()));
         tokio::task::spawn_blocking(move || {
             // The check goes on when the client disconnects, and counts as long as it does.
-            let _counted = (waiting, core, memory);
-            let fits = hash.verify(&password) && is_known;
-            match fits {
-                true => guess.right(Instant::now()),
-                false => guess.wrong(),
+            let _counted = (place, waiting, core, memory);
+            let fits = hash.verify(&password);
+            let now = Instant::now();
+            match right.filter(|_| fits) {
+                Some(right) => {
+                    guess.right(now);
+                    outcomes.0.add(right, now);
+                    true
+                }
+                None => {
+                    guess.wrong();
+                    outcomes.1.add(wrong, now);
+                    false
+                }
             }
-            fits
         })
         .await
         .map_err(|e| Error::internal("the password check was interrupted").with_source(e))
@@ -212,14 +215,11 @@ impl Htpasswd {
         self.users().find(user).is_some()
     }
 
-    fn key(&self, user: &str, password: &str, hash: &str, is_known: bool) -> Digest {
+    fn key(&self, fields: &[&[u8]], client: Option<IpAddr>) -> Digest {
         let mut hasher = Hasher::sha256();
         hasher.update(self.salt);
-        hasher.update_field(user);
-        hasher.update_field(password);
-        hasher.update_field(hash);
-        // A user may be added with the very entry that stood in for him.
-        hasher.update_field(if is_known { "known" } else { "unknown" });
+        hasher.update_field(client.map(network).map_or_else(String::new, |network| network.to_string()));
+        fields.iter().for_each(|field| hasher.update_field(field));
         hasher.finish()
     }
 
@@ -232,7 +232,7 @@ impl Htpasswd {
                 Ok(stamp) if state.seen == Some(stamp) => {}
                 Ok(stamp) => match read(&self.path) {
                     Ok(users) => {
-                        tracing::info!(path = %self.path.display(), users = users.0.len(), "htpasswd file read again");
+                        tracing::info!(path = %self.path.display(), users = users.entries.len(), "htpasswd file read again");
                         state.users = Arc::new(users);
                         state.seen = Some(stamp);
                     }
@@ -300,7 +300,12 @@ fn parse(text: &str) -> Result<Users> {
     }
     let mut users: Vec<_> = users.into_iter().collect();
     users.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(Users(users))
+    let mut hasher = Hasher::sha256();
+    for (user, hash) in &users {
+        hasher.update_field(user);
+        hasher.update_field(hash.text());
+    }
+    Ok(Users { entries: users, generation: hasher.finish().to_string() })
 }
 
 /// Makes a line for an htpasswd file.
@@ -333,7 +338,7 @@ mod tests {
     #[test]
     fn an_htpasswd_file_has_one_user_a_line() {
         let good = entry("a", "secret", 4).unwrap();
-        assert_eq!(parse(&format!("# x\n\n{good}\n")).unwrap().0.len(), 1);
+        assert_eq!(parse(&format!("# x\n\n{good}\n")).unwrap().entries.len(), 1);
         assert!(parse(&format!("\u{feff}{good}\r\n")).unwrap().find("a").is_some());
         for (text, why) in [
             ("a:{SHA}x", "line 1: the hash is SHA-1"),
@@ -421,6 +426,56 @@ mod tests {
         assert!(users.verify("a", "one", client).await.unwrap(), "a password that is known to be right");
         assert!(!users.verify("a", "two", client).await.unwrap(), "a password that is known to be wrong");
         assert!(users.checking.lock().unwrap().values().all(|place| place.strong_count() == 0));
+
+        // Elsewhere nobody learns from a refusal which password is right.
+        let elsewhere = Some([192, 0, 2, 2].into());
+        for n in 0..10 {
+            assert!(!users.verify("a", &n.to_string(), elsewhere).await.unwrap());
+        }
+        for password in ["one", "two", "three"] {
+            users.verify("a", password, elsewhere).await.unwrap_err();
+        }
+    }
+
+    /// A client that hangs up leaves its outcome for the next one.
+    #[tokio::test]
+    async fn the_outcome_of_a_client_that_disconnected_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        std::fs::write(&path, entry("a", "one", 12).unwrap()).unwrap();
+        let users = open(&path);
+        for _ in 0..20 {
+            let check = users.verify("a", "two", Some([192, 0, 2, 1].into()));
+            match tokio::time::timeout(Duration::from_millis(20), check).await {
+                Ok(outcome) => return assert!(!outcome.unwrap()),
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+        panic!("each client began anew");
+    }
+
+    #[tokio::test]
+    async fn a_password_has_one_spelling() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("htpasswd");
+        let long = "x".repeat(72);
+        std::fs::write(
+            &path,
+            format!("{}\n{}", entry("a", "one", 4).unwrap(), entry("b", &long, 4).unwrap()),
+        )
+        .unwrap();
+        let users = open(&path);
+        assert!(!users.verify("a", "one\0one", None).await.unwrap());
+        for n in 0..3 {
+            assert!(users.verify("b", &format!("{long}{n}"), None).await.unwrap());
+        }
+        let known = (0..9).filter(|n| {
+            let hash = users.users().find("b").unwrap().clone();
+            let long = format!("{long}{n}");
+            let key = users.key(&[b"b", hash.significant(&long).unwrap(), hash.text().as_bytes()], None);
+            users.right.has(&key, Instant::now())
+        });
+        assert_eq!(known.count(), 9, "bcrypt takes 72 bytes");
     }
 
     #[tokio::test]
@@ -431,8 +486,6 @@ mod tests {
         let users = open(&path);
         assert!(users.verify("a", "one", None).await.unwrap());
         assert!(users.verify("a", "one", None).await.unwrap());
-        let hash = users.users().find("a").unwrap().text().to_owned();
-        assert!(users.right.has(&users.key("a", "one", &hash, true), Instant::now()));
         assert!(!users.verify("a", "two", None).await.unwrap());
         assert!(!users.verify("b", "one", None).await.unwrap());
 

@@ -88,6 +88,17 @@ impl PasswordHash {
         }
     }
 
+    /// The bytes of a password that a check looks at: bcrypt takes 72. `None` when none fits, as a zero byte is where bcrypt
+    /// begins again, so that there were endless spellings of one password.
+    pub(super) fn significant<'a>(&self, password: &'a str) -> Option<&'a [u8]> {
+        let most = match &self.0.scheme {
+            Scheme::Bcrypt => 72,
+            Scheme::Argon2 { .. } => usize::MAX,
+        };
+        let bytes = password.as_bytes();
+        (!bytes.contains(&0)).then(|| &bytes[..bytes.len().min(most)])
+    }
+
     /// Whether the password is this one. Blocks for as long as the hash says.
     pub(super) fn verify(&self, password: &str) -> bool {
         match &self.0.scheme {

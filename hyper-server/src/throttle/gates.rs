@@ -38,8 +38,19 @@ impl Pace {
         taken.map(|()| place)
     }
 
-    /// Gives back what was taken, as if it had not been.
-    pub(super) fn give_back(&self, key: impl Hash, place: Place) {
+    /// Whether there is one to take, or how long to wait for it. Takes nothing.
+    pub(super) fn look(&self, key: impl Hash, now: Nanos) -> Result<(), Duration> {
+        self.table
+            .read(key, |full| *full <= now, |full| self.next(*full, now))
+            .map_or(Ok(()), |next| next.map(|_| ()))
+    }
+
+    /// Gives back what was taken, as if it had not been, unless it has come back by itself.
+    /// `since` is how long ago that was.
+    pub(super) fn give_back(&self, key: impl Hash, place: Place, since: Duration) {
+        if since >= Duration::from_nanos(self.interval) {
+            return;
+        }
         self.table.change_of(key, place, |full| *full = full.saturating_sub(self.interval));
     }
 

@@ -9,11 +9,12 @@
 //! # Invariants
 //! - What a check may use is taken before it begins, so that many at once are no way around a limit.
 //! - An unknown user is limited like a known one.
-//! - Where a user has logged in lately, only the limit of this user at this address holds: others, by guessing, keep nobody
-//!   away from where he usually is.
+//! - Where a user has logged in lately, only the limit of this user at this address holds: who guesses elsewhere, or other
+//!   users from there, keeps him not away.
 
 use super::gates::{Nanos, Pace};
 use super::options::WrongPasswords;
+use super::rate::Rate;
 use super::refusals::{By, Of, Refusals};
 use super::table::Place;
 use super::{limited, network};
@@ -26,6 +27,8 @@ use std::time::{Duration, Instant};
 
 /// How long after a login its address is known to its user.
 const KNOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How often a user from an address may be refused, while passwords that are known to be right are accepted.
+const REFUSED: Rate = Rate::a_hundred_in_ten_minutes();
 /// How many addresses of users are known.
 const KNOWN_MOST: usize = 32_768;
 
@@ -35,6 +38,9 @@ pub(crate) struct Guesses {
     user_at_address: Option<Pace>,
     address: Option<Pace>,
     user: Option<Pace>,
+    /// How often the limits may refuse, for one user from one address, until passwords that are known to be right are refused as
+    /// well: a refusal beside a success tells which password is right.
+    refused: Pace,
     /// By keyed hashes of users with addresses.
     known: Remembered<u64>,
     hasher: RandomState,
@@ -49,6 +55,7 @@ pub(crate) struct Guess {
     user: String,
     client: Option<IpAddr>,
     taken: Vec<(By, Place)>,
+    begun: Instant,
 }
 
 impl Guesses {
@@ -57,6 +64,7 @@ impl Guesses {
             user_at_address: options.user_at_address.map(Pace::new),
             address: options.address.map(Pace::new),
             user: options.user.map(Pace::new),
+            refused: Pace::new(REFUSED),
             known: Remembered::new(KNOWN, KNOWN_MOST),
             hasher: RandomState::new(),
             epoch,
@@ -70,7 +78,8 @@ impl Guesses {
     /// [`hyper_sdk::ErrorKind::TooManyRequests`] with the time to wait.
     pub(crate) fn begin(self: &Arc<Self>, user: &str, client: Option<IpAddr>, now: Instant) -> Result<Guess> {
         let client = client.map(network);
-        let mut guess = Guess { guesses: self.clone(), user: user.to_owned(), client, taken: Vec::new() };
+        let mut guess =
+            Guess { guesses: self.clone(), user: user.to_owned(), client, taken: Vec::new(), begun: now };
         let nanos = super::nanos(self.epoch, now);
         let is_known = self.known.has(&self.place(user, client), now);
         for by in [By::UserAtAddress, By::Address, By::User] {
@@ -81,12 +90,25 @@ impl Guesses {
                 None => {}
                 Some(Ok(place)) => guess.taken.push((by, place)),
                 Some(Err(wait)) => {
+                    let _ = self.refused.take((user, client), nanos);
                     self.refusals.count(by, Of::WrongPasswords, client, nanos);
                     return Err(limited(by, Of::WrongPasswords, wait));
                 }
             }
         }
         Ok(guess)
+    }
+
+    /// Whether a password that is known to be right is accepted without a check.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::TooManyRequests`] when somebody goes on guessing after refusals.
+    pub(crate) fn may_repeat(&self, user: &str, client: Option<IpAddr>, now: Instant) -> Result<()> {
+        let (client, nanos) = (client.map(network), super::nanos(self.epoch, now));
+        self.refused.look((user, client), nanos).map_err(|wait| {
+            self.refusals.count(By::UserAtAddress, Of::WrongPasswords, client, nanos);
+            limited(By::UserAtAddress, Of::WrongPasswords, wait)
+        })
     }
 
     /// Takes one of a limit; `None` when there is none.
@@ -99,13 +121,19 @@ impl Guesses {
         }
     }
 
-    fn give_back(&self, by: By, place: Place, guess: &Guess) {
+    /// Gives back what was taken, unless it has come back by itself since: it would be that of another.
+    fn give_back(&self, by: By, place: Place, guess: &Guess, now: Instant) {
+        let since = now.saturating_duration_since(guess.begun);
         match (by, guess.client) {
             (By::UserAtAddress, Some(client)) => {
-                self.user_at_address.iter().for_each(|pace| pace.give_back((&guess.user, client), place));
+                self.user_at_address
+                    .iter()
+                    .for_each(|pace| pace.give_back((&guess.user, client), place, since));
             }
-            (By::Address, Some(client)) => self.address.iter().for_each(|pace| pace.give_back(client, place)),
-            (By::User, _) => self.user.iter().for_each(|pace| pace.give_back(&guess.user, place)),
+            (By::Address, Some(client)) => {
+                self.address.iter().for_each(|pace| pace.give_back(client, place, since))
+            }
+            (By::User, _) => self.user.iter().for_each(|pace| pace.give_back(&guess.user, place, since)),
             _ => {}
         }
     }
@@ -130,7 +158,7 @@ impl Guess {
 impl Drop for Guess {
     fn drop(&mut self) {
         for (by, place) in &self.taken {
-            self.guesses.give_back(*by, *place, self);
+            self.guesses.give_back(*by, *place, self, Instant::now());
         }
     }
 }
@@ -225,6 +253,36 @@ mod tests {
         let log_in = |user| guesses.begin(user, A.parse().ok(), later).map(Guess::wrong).is_ok();
         assert!(log_in("bob") && log_in("bob") && log_in("bob"));
         assert!(!log_in("alice"), "after a month he is one of many");
+    }
+
+    /// A refusal beside a success would tell which password is right, as fast as requests go.
+    #[test]
+    fn who_goes_on_guessing_learns_no_password_that_is_known_to_be_right() {
+        let guesses = guesses(["1/m", "", ""]);
+        let may_repeat =
+            |user, client: &str| guesses.may_repeat(user, client.parse().ok(), guesses.epoch).is_ok();
+        assert!(wrong(&guesses, "alice", A));
+        for n in 0..100 {
+            assert!(!wrong(&guesses, "alice", A) && (n == 99 || may_repeat("alice", A)));
+        }
+        assert!(!may_repeat("alice", A) && may_repeat("alice", B) && may_repeat("bob", A));
+        let later = guesses.epoch + Duration::from_secs(6);
+        assert!(guesses.may_repeat("alice", A.parse().ok(), later).is_ok());
+    }
+
+    /// What a slow check has taken may have come back before it ends.
+    #[test]
+    fn a_slow_check_gives_nothing_back_that_is_anothers() {
+        let guesses = guesses(["2/m", "", ""]);
+        let at = |seconds| guesses.epoch + Duration::from_secs(seconds);
+        let begin = |seconds| guesses.begin("alice", A.parse().ok(), at(seconds));
+        let slow = begin(0).unwrap();
+        begin(40).unwrap().wrong();
+        begin(40).unwrap().wrong();
+        let (by, place) = slow.taken[0];
+        guesses.give_back(by, place, &slow, at(41));
+        assert!(begin(41).is_err());
+        std::mem::forget(slow);
     }
 
     #[test]

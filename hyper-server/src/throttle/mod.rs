@@ -197,7 +197,7 @@ impl Turn {
 
 /// What counts as one client: an address of IPv4, also behind NAT64 (RFC 6052), and 64 bits of IPv6. Who has a larger network is
 /// several.
-fn network(client: IpAddr) -> IpAddr {
+pub(crate) fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) if address.to_bits() >> 32 == NAT64 => {
             Ipv4Addr::from_bits(address.to_bits() as u32).into()

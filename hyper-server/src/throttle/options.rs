@@ -50,9 +50,9 @@ pub struct Allowance {
 /// check lately gets 429 with `Retry-After`, whether it is right or not, and no time is spent on it.
 ///
 /// Only different passwords count: a machine that sends one old password for ever counts once in ten minutes. A password that
-/// was found right in the last ten minutes is always accepted. Where a user has logged in within 30 days, as far as this
-/// server remembers since its start, only `user_at_address` holds for this user. API tokens, which nobody guesses, do not
-/// count.
+/// was found right from the same address in the last ten minutes is accepted, until a hundred guesses for this user from there
+/// were refused in ten minutes. Where a user has logged in within 30 days, as far as this server remembers since its start,
+/// only `user_at_address` holds for this user. API tokens, which nobody guesses, do not count.
 ///
 /// ```
 /// use hyper_server::{RegistryOptions, Throttling, WrongPasswords};
@@ -78,6 +78,10 @@ pub struct WrongPasswords {
 
 impl Default for WrongPasswords {
     fn default() -> Self {
-        Self { user_at_address: Rate::in_minutes(10, 10), address: Rate::in_minutes(100, 10), user: None }
+        Self {
+            user_at_address: Some(Rate::ten_in_ten_minutes()),
+            address: Some(Rate::a_hundred_in_ten_minutes()),
+            user: None,
+        }
     }
 }

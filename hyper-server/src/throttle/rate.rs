@@ -61,9 +61,12 @@ impl Rate {
         Self { count, number: 1, unit: Unit::Second, burst: count }.checked().ok_or_else(|| invalid(&count))
     }
 
-    /// `count` times in some minutes; `None` when one of the numbers is 0.
-    pub(super) fn in_minutes(count: u32, number: u32) -> Option<Self> {
-        Self { count, number, unit: Unit::Minute, burst: count }.checked()
+    pub(super) const fn ten_in_ten_minutes() -> Self {
+        Self { count: 10, number: 10, unit: Unit::Minute, burst: 10 }
+    }
+
+    pub(super) const fn a_hundred_in_ten_minutes() -> Self {
+        Self { count: 100, number: 10, unit: Unit::Minute, burst: 100 }
     }
 
     /// How often it may happen at once.

@@ -83,6 +83,22 @@ impl<V: Default> Table<V> {
         change(place.way.map_or(&mut set.crowd, |way| &mut set.values[way]));
     }
 
+    /// Reads the value of a key; `None` when it has none. A key without a place has the value of the crowd when its set is full.
+    pub(super) fn read<R>(
+        &self,
+        key: impl Hash,
+        is_idle: impl Fn(&V) -> bool,
+        read: impl FnOnce(&V) -> R,
+    ) -> Option<R> {
+        let (set, hash) = self.locate(key);
+        let set = self.lock(set);
+        let way = set.hashes.iter().position(|known| *known == hash);
+        match way {
+            Some(way) => Some(read(&set.values[way])),
+            None => (!set.values.iter().any(is_idle)).then(|| read(&set.crowd)),
+        }
+    }
+
     /// Changes the value of a key at a place, unless it was idle since and the place is another's.
     pub(super) fn change_of(&self, key: impl Hash, place: Place, change: impl FnOnce(&mut V)) {
         let (_, hash) = self.locate(key);
