@@ -29,6 +29,7 @@ use crate::store::retention::{
 };
 use crate::{Error, ErrorKind, Result};
 use futures::future::join_all;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// How many repositories or tags are read together, and how many tags are looked for.
@@ -38,6 +39,9 @@ const PAGE: usize = 1000;
 const CHUNK: usize = 32;
 /// How often the newest of a repository are counted, while people delete them, before its tags are left to a later run.
 const COUNTS: usize = 8;
+/// After more than a page of counted tags were looked for, deletions go on for so many times as long, before they are looked for
+/// again.
+const LOOKING: u32 = 4;
 
 /// A run that is going on.
 struct Run<'a, B, M> {
@@ -51,6 +55,10 @@ struct Run<'a, B, M> {
     /// When the right to delete tags was renewed, and whether another process has it since.
     renewed: Instant,
     is_lost: bool,
+    /// Whether all repositories were looked at, also if some of them have failed.
+    is_whole: bool,
+    /// When many tags that were counted were last looked for, and how long that took.
+    looked: Option<(Instant, Duration)>,
 }
 
 /// Some tags, each with whether it is attached to an image that is there, and after which one there are more.
@@ -95,24 +103,39 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         let now = self.0.meta.fetch_time().await?;
         let (retained, renewed) = (Retained::default(), Instant::now());
         let turn = options.turn.filter(|_| !options.dry_run && options.repository.is_none());
-        let mut run = Run { store: self, options, now, retained, turn, renewed, is_lost: false };
+        let mut run = Run {
+            store: self,
+            options,
+            now,
+            retained,
+            turn,
+            renewed,
+            is_lost: false,
+            is_whole: false,
+            looked: None,
+        };
         let Some(turn) = turn else { return run.go().await.map(|()| run.retained) };
         if let Some(end) = run.begin(turn).await? {
             return Ok(Retained { end, ..run.retained });
         }
         let outcome = run.go().await;
         if run.is_lost {
+            let error = outcome.err();
+            tracing::warn!(?error, "another process has taken over the retention of tags");
             return Ok(Retained { end: RetentionEnd::LeftToAnother, ..run.retained });
         }
-        let ended_at = match &outcome {
-            Ok(()) => Some(self.0.meta.fetch_time().await?),
-            Err(_) => None,
+        // A run that has ended early leaves the next attempt to all.
+        let ended_at = match run.is_whole {
+            true => self.0.meta.fetch_time().await.ok(),
+            false => None,
         };
-        // Whoever has failed leaves the next attempt to all.
-        let given_back =
-            self.0.meta.write(Change::HoldRetention { holder: turn.holder, seconds: 0, ended_at }).await;
-        outcome.and(given_back)?;
-        Ok(Retained { last_run: ended_at, ..run.retained })
+        let hold = Change::HoldRetention { holder: turn.holder, seconds: 0, ended_at };
+        let held = self.0.meta.write(hold).await;
+        outcome?;
+        match held? {
+            0 => Ok(Retained { end: RetentionEnd::LeftToAnother, ..run.retained }),
+            _ => Ok(Retained { last_run: ended_at, ..run.retained }),
+        }
     }
 
     /// Deletes the tags that go, and tells of all. Returns what it did, and the first error.
@@ -216,6 +239,7 @@ impl<B: BlobBackend, M: MetaBackend> Run<'_, B, M> {
                 break;
             }
         }
+        self.is_whole = true;
         match first {
             Some(error) => Err(self.counted(error).with_context("failed repositories", failures)),
             None => Ok(()),
@@ -259,6 +283,7 @@ impl<B: BlobBackend, M: MetaBackend> Run<'_, B, M> {
     /// Counts the newest tags. Returns whether the repository exists.
     async fn count(&mut self, repository: &RepositoryName, judge: &mut Judge<'_>) -> Result<bool> {
         judge.forget();
+        self.looked = None;
         let mut after: Option<String> = None;
         loop {
             let Some(page) = self.page(repository, after, true).await? else { return Ok(false) };
@@ -287,13 +312,11 @@ impl<B: BlobBackend, M: MetaBackend> Run<'_, B, M> {
         let after = page.items.last().filter(|_| page.more).map(|record| record.tag.to_string());
         let mut tags: Vec<(TagRecord, bool)> = page.items.into_iter().map(|record| (record, false)).collect();
         if finds_images {
-            let belongs = |(_, (record, _)): &(usize, &(TagRecord, bool))| image_of(&record.tag).is_some();
+            let belongs = |(_, (record, _)): &(usize, &(TagRecord, bool))| image_of(record).is_some();
             let places: Vec<usize> =
                 tags.iter().enumerate().filter(belongs).map(|(place, _)| place).collect();
-            let images = places
-                .iter()
-                .filter_map(|place| image_of(&tags[*place].0.tag))
-                .map(ManifestReference::Digest);
+            let images =
+                places.iter().filter_map(|place| image_of(&tags[*place].0)).map(ManifestReference::Digest);
             let are_there = self.are_there(repository, &images.collect::<Vec<_>>()).await?;
             places.iter().zip(are_there).for_each(|(place, is_there)| tags[*place].1 = is_there);
         }
@@ -301,12 +324,13 @@ impl<B: BlobBackend, M: MetaBackend> Run<'_, B, M> {
     }
 
     async fn are_there(
-        &self,
+        &mut self,
         repository: &RepositoryName,
         references: &[ManifestReference],
     ) -> Result<Vec<bool>> {
         let mut are_there = Vec::with_capacity(references.len());
         for references in references.chunks(PAGE) {
+            self.keep().await?;
             are_there.extend(self.store.0.meta.has_manifests(repository, references).await?);
         }
         Ok(are_there)
@@ -328,9 +352,14 @@ impl<B: BlobBackend, M: MetaBackend> Run<'_, B, M> {
             if self.options.dry_run {
                 return Ok(Some(decisions));
             }
+            let (is_many, began) = (judge.counted() > PAGE, Instant::now());
+            if is_many && self.looked.is_some_and(|(at, took)| at.elapsed() < took * LOOKING) {
+                return Ok(Some(decisions));
+            }
             if let Some(places) = judge.places(&decisions)
                 && self.are_there(repository, &places).await?.into_iter().all(|is_there| is_there)
             {
+                self.looked = Some((Instant::now(), began.elapsed()));
                 return Ok(Some(decisions));
             }
             if !self.count(repository, judge).await? {

@@ -11,11 +11,16 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// The image that a tag belongs to by its name: `sha256-HEX` lists what refers to the image where a registry does not, and
-/// `sha256-HEX.sig`, `.att` and `.sbom` are its signatures, statements and lists of parts.
-pub(in crate::store) fn image_of(tag: &Tag) -> Option<Digest> {
-    let rest = tag.as_str().strip_prefix("sha256-")?;
-    let hex = rest.split_once('.').map_or(rest, |(hex, _)| hex);
-    Digest::parse(&format!("sha256:{hex}")).ok()
+/// `sha256-HEX.sig`, `.att` and `.sbom` are its signatures, statements and lists of parts. A tag that names the image itself
+/// does not belong to it.
+pub(in crate::store) fn image_of(record: &TagRecord) -> Option<Digest> {
+    let rest = record.tag.as_str().strip_prefix("sha256-")?;
+    let hex = match rest.split_once('.') {
+        Some((hex, "sig" | "att" | "sbom")) => hex,
+        Some(_) => return None,
+        None => rest,
+    };
+    Digest::parse(&format!("sha256:{hex}")).ok().filter(|image| *image != record.digest)
 }
 
 /// The tags with the latest times, as many as a rule keeps.
@@ -114,7 +119,7 @@ impl<'a> Judge<'a> {
         let reason = match found {
             None if is_internal(self.repository) => TagReason::Internal,
             None => TagReason::NoRule,
-            Some((_, rule, newest)) => match image_of(&record.tag).filter(|_| is_attached) {
+            Some((_, rule, newest)) => match image_of(&record).filter(|_| is_attached) {
                 Some(image) => self.by_name(rule, &record.tag).unwrap_or(TagReason::Attached(image)),
                 None => {
                     self.by_name(rule, &record.tag).unwrap_or_else(|| self.by_time(rule, newest, &record))
@@ -129,6 +134,11 @@ impl<'a> Judge<'a> {
     pub(in crate::store) fn kept_since(&self, decision: &TagDecision) -> Option<TagReason> {
         let place = self.first_rule(&decision.record.tag).filter(|_| decision.goes())?;
         self.by_name(self.rules[place].1, &decision.record.tag)
+    }
+
+    /// How many tags were counted as the newest.
+    pub(in crate::store) fn counted(&self) -> usize {
+        self.rules.iter().map(|(_, _, newest)| newest.0.len()).sum()
     }
 
     /// The tags that were counted as the newest by the rules that delete some of these. As long as they are there, a rule keeps
@@ -173,7 +183,7 @@ impl RetentionRules {
         now: i64,
     ) -> Vec<TagDecision> {
         let mut judge = Judge::new(self, repository, protection, now);
-        let is_attached = |record: &TagRecord| image_of(&record.tag).is_some();
+        let is_attached = |record: &TagRecord| image_of(record).is_some();
         tags.iter().for_each(|record| judge.count(record, is_attached(record)));
         tags.iter().map(|record| judge.decide(record.clone(), is_attached(record))).collect()
     }

@@ -86,14 +86,18 @@ fn protected_and_named_tags_stay_and_take_no_place() {
 fn a_tag_that_belongs_to_an_image_by_its_name_stays_and_takes_no_place() {
     let rules = RetentionRules::new(vec![rule("**", "*", Some(1), None, &[])]).unwrap();
     let hex = "a".repeat(64);
-    let belong = [format!("sha256-{hex}"), format!("sha256-{hex}.sig"), format!("sha256-{hex}.any.suffix")];
-    let others = ["sha256-".to_owned() + &hex[1..], format!("sha256-{hex}-sig"), format!("x-sha256-{hex}")];
+    let belong = [format!("sha256-{hex}"), format!("sha256-{hex}.sig"), format!("sha256-{hex}.sbom")];
+    let others =
+        ["sha256-".to_owned() + &hex[1..], format!("sha256-{hex}-sig"), format!("sha256-{hex}.build42")];
     for tag in &belong {
         let tags = [record("b", 1), record(tag, 2)];
         assert_eq!(going(&rules, &tags, 100), [""; 0], "{tag}");
         let plan = rules.plan(&name("a"), &[record(tag, 2)], None, 100);
         assert!(plan[0].to_string().contains(&format!("it belongs to sha256:{hex}")), "{}", plan[0]);
     }
+    // One that names the image itself keeps nothing.
+    let own = TagRecord { digest: Digest::parse(&format!("sha256:{hex}")).unwrap(), ..record(&belong[0], 2) };
+    assert_eq!(going(&rules, &[record("b", 1), own], 100), ["b"]);
     for tag in &others {
         assert_eq!(going(&rules, &[record("b", 1), record(tag, 2)], 100), ["b"], "{tag}");
     }

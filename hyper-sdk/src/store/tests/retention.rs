@@ -143,8 +143,16 @@ async fn a_tag_that_belongs_to_an_image_stays_with_it() {
         turn(HOUR);
         push(&*store, &app, "new", &["new"]).await;
         turn(HOUR);
+        // A tag that names an image by its own digest is one like any other.
+        let own = push(&*store, &name("team/own"), "own", &[]).await;
+        for text in ["own", "newer"] {
+            push(&*store, &name("team/own"), text, &[&signed(&own), "x"][usize::from(text == "newer")..])
+                .await;
+            turn(HOUR);
+        }
         let retained = store.retain(rules(Some(1), None)).await.unwrap();
-        assert_eq!(retained.removed, 2, "the tag of the old image, and the signature of none");
+        assert_eq!(tags(&*store, &name("team/own")).await, ["x"]);
+        assert_eq!(retained.removed, 3, "the tags of the old images, and the signature of none");
         let mut expected = vec!["new".to_owned(), of_old.clone()];
         expected.extend(of_new.clone());
         expected.sort();

@@ -331,6 +331,15 @@ async fn regular_runs_take_turns() {
         assert_eq!(run(one).await, (RetentionEnd::NotDue, 0));
         turn(-7 * 86400);
         assert_eq!(run(one).await.0, RetentionEnd::Complete, "the clock was set back");
+        // A server that has died, and then a clock that is set back.
+        push_each(&*store, &turn, &["d", "e"]).await;
+        turn(86400);
+        let options = RetainOptions { turn: Some(one), ..rules(Some(1), None) };
+        let died = at_question("d", 1, || panic!("the server dies"));
+        let dying = std::panic::AssertUnwindSafe(store.retain(RetainOptions { protection: died, ..options }));
+        assert!(futures::FutureExt::catch_unwind(dying).await.is_err());
+        turn(-7 * 86400);
+        assert_eq!(run(other).await.0, RetentionEnd::Complete);
     }
 }
 

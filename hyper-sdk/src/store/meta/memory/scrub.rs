@@ -8,6 +8,9 @@ use crate::store::blob::BlobKey;
 use crate::store::meta::{BlobRecord, ManifestAt, ScrubPlace};
 use std::ops::Bound;
 
+/// The longest time for which somebody takes the right, in seconds, unless another one asks for longer.
+const LONGEST: i64 = 60 * 60;
+
 /// Who scrubs or deletes old tags, until when, and how far this is.
 #[derive(Debug, Default)]
 pub(super) struct Scrub {
@@ -18,7 +21,9 @@ pub(super) struct Scrub {
 
 impl Scrub {
     pub(super) fn hold(&mut self, holder: u64, seconds: i64, place: Option<ScrubPlace>, now: i64) -> u64 {
-        if self.holder != holder && self.until > now {
+        // Nobody takes it for longer than an hour: the clock was set back since.
+        let is_believed = self.until > now && self.until <= now.saturating_add(seconds.max(LONGEST));
+        if self.holder != holder && is_believed {
             return 0;
         }
         // A right that was given back is free, also when the clock is set back then.

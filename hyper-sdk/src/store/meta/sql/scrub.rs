@@ -33,6 +33,8 @@ pub(super) async fn quarantine_blob(db: &mut Connection<'_>, digest: &Digest, ke
 pub(super) const SCRUB: i64 = 1;
 /// The row of the retention of tags. It has no place within a run.
 pub(super) const RETENTION: i64 = 2;
+/// The longest time for which somebody takes the right, in seconds, unless another one asks for longer.
+const LONGEST: i64 = 60 * 60;
 
 pub(super) async fn hold(
     db: &mut Connection<'_>,
@@ -46,12 +48,14 @@ pub(super) async fn hold(
     let held = query(
         "INSERT INTO scrub (id, holder, held_until) VALUES ($4, $1, $2) ON CONFLICT (id) DO UPDATE \
          SET holder = excluded.holder, held_until = excluded.held_until \
-         WHERE scrub.holder = excluded.holder OR scrub.held_until <= $3",
+         WHERE scrub.holder = excluded.holder OR scrub.held_until <= $3 OR scrub.held_until > $5",
     )
     .bind(holder.cast_signed())
     .bind(until)
     .bind(now)
     .bind(row)
+    // Nobody takes it for longer: the clock was set back since.
+    .bind(now.saturating_add(seconds.max(LONGEST)))
     .execute(db)
     .await?;
     if let Some(place) = place.filter(|_| held > 0) {
