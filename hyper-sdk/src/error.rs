@@ -5,7 +5,9 @@
 
 mod detail;
 
-pub use detail::{CommandFailure, ErrorDetail, FailedStep, MissingInput, RegistryFailure, TextProblem};
+pub use detail::{
+    CommandFailure, ErrorDetail, FailedStep, MissingInput, QuotaExcess, RegistryFailure, TextProblem,
+};
 
 use std::fmt;
 use std::path::Path;

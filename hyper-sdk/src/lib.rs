@@ -91,8 +91,8 @@ pub mod uses;
 
 pub use digest::Digest;
 pub use error::{
-    CommandFailure, Error, ErrorDetail, ErrorKind, FailedStep, MissingInput, RegistryFailure, Result,
-    ResultExt, TextProblem,
+    CommandFailure, Error, ErrorDetail, ErrorKind, FailedStep, MissingInput, QuotaExcess, RegistryFailure,
+    Result, ResultExt, TextProblem,
 };
 pub use reference::{Reference, RepositoryName, RepositoryPattern, Tag, TextPattern};
 #[cfg(any(feature = "client", feature = "store-postgres"))]

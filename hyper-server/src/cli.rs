@@ -20,6 +20,7 @@ use crate::metric_list;
 use crate::migrate_command::{self, MigrateArgs};
 use crate::open_store::{self, Opened};
 use crate::policy_command::{self, PolicyCommand};
+use crate::quota_command::QuotaCommand;
 use crate::reload::{ConfigFile, Reload};
 use crate::restore_command::{self, RestoreArgs};
 use crate::retention_command::RetentionCommand;
@@ -55,6 +56,9 @@ enum Command {
     /// Deletes old tags by the rules of a configuration file, and explains what becomes of a tag
     #[command(subcommand)]
     Retention(RetentionCommand),
+    /// Shows what namespaces use of their quotas, and checks that it is counted right
+    #[command(subcommand)]
+    Quota(QuotaCommand),
     /// Reads all blobs of a store, and reports those that are damaged; a server may use the store meanwhile
     ///
     /// A blob is damaged when its bytes are missing, do not match its digest, or have another size than the database says. The
@@ -213,6 +217,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Gc(args) => gc_command::run(args),
         Command::Retention(command) => command.run(),
+        Command::Quota(command) => return command.run(),
         Command::Check(args) => {
             let is_whole = check_command::run(args)?;
             return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });
@@ -331,6 +336,10 @@ async fn serve_until_signal(
     options.authorizer = policy.clone().map(|policy| Arc::new(policy) as Arc<dyn Authorizer>);
     let place = store.to_string();
     let registry = Registry::new(store, options)?;
+    if !config.read_only && !config.quota.is_empty() {
+        // Before the first push, which would wait for it.
+        registry.store().count_quotas().await?;
+    }
     let tls = config.tls.options().map(Tls::open).transpose()?;
     for warning in tls.iter().flat_map(Tls::warnings) {
         tracing::warn!("{warning}");
@@ -346,7 +355,7 @@ async fn serve_until_signal(
     let lines = addresses.iter().map(|address| format!("hyperregistry listens on {address}\n"));
     print(&lines.collect::<String>())?;
     tracing::info!(address = addresses.join(" "), store = %place, read_only = config.read_only, "started");
-    let reload = Arc::new(Reload { file, policy, has_users, tls });
+    let reload = Arc::new(Reload { file, registry: registry.clone(), policy, has_users, tls });
     let shutdown = async move {
         loop {
             tokio::select! {

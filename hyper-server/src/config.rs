@@ -12,6 +12,7 @@ use crate::database::DatabaseConfig;
 use crate::listen_on::{ListenOn, one_or_more};
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
+use crate::quota_config::{self, QuotaConfig};
 use crate::retention_config::RetentionConfig;
 use crate::throttle::{Allowance, Throttling, WrongPasswords};
 use crate::tls_config::TlsConfig;
@@ -72,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) gc: GcConfig,
     /// Deletion of old tags.
     pub(crate) retention: RetentionConfig,
+    /// How much namespaces may have.
+    pub(crate) quota: Vec<QuotaConfig>,
     /// Reading of blobs to find damage.
     pub(crate) scrub: ScrubConfig,
     /// The cache in memory.
@@ -245,6 +248,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             gc: GcConfig::default(),
             retention: RetentionConfig::default(),
+            quota: Vec::new(),
             scrub: ScrubConfig::default(),
             cache: CacheConfig::default(),
             cors: CorsConfig::default(),
@@ -347,6 +351,7 @@ impl Config {
         self.tls.check(&self.listen)?;
         self.cors.cors()?;
         self.retention.rules()?;
+        quota_config::rules(&self.quota)?;
         if let Some(url) = &self.public_url
             && !is_root(url)
         {
@@ -439,6 +444,7 @@ impl Config {
             upload_max_age: self.upload_max_age(),
             garbage_collection: Some(self.collection()).filter(|gc| !gc.every.is_zero()),
             retention: self.retention.options(),
+            quotas: quota_config::rules(&self.quota).unwrap_or_default(),
             scrub: Some(Scrub { every: self.scrub.every.0, rate: self.scrub.rate.0 })
                 .filter(|scrub| !scrub.every.is_zero()),
             verify_reads: self.scrub.verify_reads,

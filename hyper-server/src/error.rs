@@ -71,7 +71,8 @@ fn default_wait(status: StatusCode) -> Option<&'static str> {
 }
 
 /// The context keys that a response may contain: they describe what the client sent.
-const PUBLIC_CONTEXT: [&str; 7] = ["digest", "expected", "got", "size", "offset", "limit", "tag"];
+const PUBLIC_CONTEXT: [&str; 11] =
+    ["digest", "expected", "got", "size", "offset", "limit", "tag", "namespace", "resource", "used", "added"];
 
 impl ApiError {
     /// An error with this status and code.

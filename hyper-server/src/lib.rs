@@ -56,6 +56,9 @@ mod path_prefix;
 pub mod policy;
 mod policy_command;
 mod proxies;
+mod quota_command;
+mod quota_config;
+mod quota_gauges;
 mod readiness;
 mod registry;
 #[cfg(any(feature = "conformance", feature = "import-registry"))]

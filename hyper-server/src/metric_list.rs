@@ -6,7 +6,9 @@
 use crate::audit::AuditLog;
 use crate::connection::Connections;
 use crate::metrics::{self, Histogram, Metrics};
+use crate::quota_gauges;
 use crate::throttle::{self, Refusals};
+use hyper_sdk::store::QuotaUse;
 use hyper_sdk::store::wrap::CacheStatistics;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +20,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) connections: &'a Connections,
     pub(crate) refusals: &'a Refusals,
     pub(crate) audit: Option<&'a AuditLog>,
+    pub(crate) quotas: &'a [QuotaUse],
 }
 
 /// One metric.
@@ -66,6 +69,13 @@ const METHOD: Label = Label { name: "method", values: Values::Of(metrics::method
 const STATUS: Label = Label { name: "status", values: Values::Of(metrics::status_names) };
 const BY: Label = Label { name: "by", values: Values::Of(throttle::by_names) };
 const LIMIT: Label = Label { name: "limit", values: Values::Of(throttle::limit_names) };
+const NAMESPACE: Label = Label {
+    name: "namespace",
+    values: Values::OneOf(
+        "the namespaces of the configuration; `*` is the one that uses most of what `*` gives each",
+    ),
+};
+const RESOURCE: Label = Label { name: "resource", values: Values::OneOf("bytes, tags or manifests") };
 const VERSION: Label = Label { name: "version", values: Values::OneOf("the version of the program") };
 
 static METRICS: &[Metric] = &[
@@ -222,6 +232,27 @@ static METRICS: &[Metric] = &[
         labels: &[],
         meaning: "Tags deleted by retention",
         read: Read::Counter(|from| load(&from.metrics.expired_tags)),
+    },
+    Metric {
+        name: "quota_used",
+        unit: "bytes, tags or manifests",
+        labels: &[NAMESPACE, RESOURCE],
+        meaning: "What a namespace uses of what its quota limits",
+        read: Read::Gauges(|from, each| quota_gauges::used(from.quotas, each)),
+    },
+    Metric {
+        name: "quota_limit",
+        unit: "bytes, tags or manifests",
+        labels: &[NAMESPACE, RESOURCE],
+        meaning: "The limits of namespaces",
+        read: Read::Gauges(|from, each| quota_gauges::limits(from.quotas, each)),
+    },
+    Metric {
+        name: "quota_refusals_total",
+        unit: "requests",
+        labels: &[],
+        meaning: "Requests that a quota refused",
+        read: Read::Counter(|from| load(&from.metrics.quota_refusals)),
     },
     Metric {
         name: "audit_lines_total",
@@ -393,7 +424,14 @@ mod tests {
 
     fn rendered(metrics: &Metrics) -> String {
         let (cache, connections) = (CacheStatistics::default(), &Connections::default());
-        render(&Sources { metrics, cache, connections, refusals: &Refusals::default(), audit: None })
+        render(&Sources {
+            metrics,
+            cache,
+            connections,
+            refusals: &Refusals::default(),
+            audit: None,
+            quotas: &[],
+        })
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(crate) struct Metrics {
     /// When the last run of retention ended, of any server.
     pub(crate) last_retention: AtomicI64,
     pub(crate) expired_tags: AtomicU64,
+    pub(crate) quota_refusals: AtomicU64,
     pub(crate) scrubbed_blobs: AtomicU64,
     pub(crate) scrubbed_bytes: AtomicU64,
     pub(crate) damaged: AtomicU64,
@@ -114,6 +115,11 @@ impl Metrics {
     /// Counts a run of retention that failed.
     pub(crate) fn retention_failed(&self) {
         self.failed_retentions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request that a quota has refused.
+    pub(crate) fn quota_refused(&self) {
+        self.quota_refusals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a tag that retention deleted.

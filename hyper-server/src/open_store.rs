@@ -10,8 +10,9 @@
 
 use crate::blob_place::BlobPlace;
 use crate::config::Config;
+use crate::quota_config;
 use hyper_sdk::store::meta::SqlMeta;
-use hyper_sdk::store::{DiskStore, Portable, SharedStore};
+use hyper_sdk::store::{DiskStore, Portable, RegistryStore as _, SharedStore};
 use hyper_sdk::{Error, ErrorKind, Result, Secret};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ pub(crate) struct Opened {
     pub(crate) secret: Option<Secret>,
 }
 
-/// Opens the store, and removes uploads that were idle for `upload_max_age`; `None` keeps all.
+/// Opens the store, with the quotas of the configuration, and removes uploads that were idle for `upload_max_age`; `None` keeps all.
 ///
 /// # Errors
 /// Those of [`DiskStore::open`], of the database and of the bucket; [`hyper_sdk::ErrorKind::Invalid`] when the folder has its
@@ -37,6 +38,9 @@ pub(crate) struct Opened {
 pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> Result<Opened> {
     let opened = open_unfinished(config, upload_max_age).await?;
     refuse_unfinished(&opened.meta).await?;
+    if !config.read_only && opened.store.capabilities().write {
+        opened.store.set_quotas(quota_config::rules(&config.quota)?)?;
+    }
     Ok(opened)
 }
 
@@ -132,7 +136,6 @@ async fn in_bucket(
     upload_max_age: Option<Duration>,
 ) -> Result<Opened> {
     use hyper_sdk::store::Composed;
-    use hyper_sdk::store::RegistryStore as _;
     use hyper_sdk::store::blob::S3Blobs;
 
     let opened = {

@@ -11,8 +11,8 @@ use hyper_sdk::clock::{SharedClock, SystemClock};
 use hyper_sdk::store::meta::TokenStore;
 use hyper_sdk::store::wrap::CacheOptions;
 use hyper_sdk::store::{
-    CollectOptions, RetainOptions, RetentionObserver, RetentionRules, RetentionTurn, ScrubObserver,
-    ScrubOptions, ScrubTurn,
+    CollectOptions, QuotaRules, RetainOptions, RetentionObserver, RetentionRules, RetentionTurn,
+    ScrubObserver, ScrubOptions, ScrubTurn,
 };
 use hyper_sdk::{RepositoryName, Tag};
 use std::path::PathBuf;
@@ -177,6 +177,9 @@ pub struct RegistryOptions {
     pub garbage_collection: Option<GarbageCollection>,
     /// Deletes old tags, regularly; `None` keeps all.
     pub retention: Option<Retention>,
+    /// How much namespaces may have. They are set for the whole store, for everybody who uses it in this process, and other servers
+    /// of the store have rules of their own. A store that cannot enforce them is refused. A registry that is read-only needs none.
+    pub quotas: Arc<QuotaRules>,
     /// Reads all blobs again, regularly; `None` leaves that to others.
     pub scrub: Option<Scrub>,
     /// Checks each whole blob while it is sent: when it is damaged, the client does not get its end. Parts of a blob are not checked.
@@ -220,6 +223,7 @@ impl Default for RegistryOptions {
             upload_max_age: Some(Duration::from_secs(24 * 60 * 60)),
             garbage_collection: None,
             retention: None,
+            quotas: Arc::default(),
             scrub: None,
             verify_reads: false,
             limits: Limits::default(),

@@ -32,7 +32,8 @@ use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{Request, StatusCode, Version};
 use hyper_sdk::Result;
-use hyper_sdk::store::SharedStore;
+use hyper_sdk::store::errors::is_quota_exceeded;
+use hyper_sdk::store::{QuotaRules, SharedStore};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -63,11 +64,26 @@ impl Registry {
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Invalid`] or [`hyper_sdk::ErrorKind::Io`] when the htpasswd file cannot be used, and
-    /// [`hyper_sdk::ErrorKind::Invalid`] when the options name both such a file and an authenticator.
+    /// [`hyper_sdk::ErrorKind::Invalid`] when the options name both such a file and an authenticator;
+    /// [`hyper_sdk::ErrorKind::Unsupported`] when there are quotas, and the store cannot enforce them.
     pub fn new(store: SharedStore, options: RegistryOptions) -> Result<Self> {
         let state = Arc::new(State::new(store, options)?);
+        state.set_quotas(state.options.quotas.clone())?;
         maintenance::start(&state);
         Ok(Self(state))
+    }
+
+    /// Replaces the quotas of the options, while requests are answered.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Unsupported`] when the store cannot enforce quotas: those of before stay.
+    pub fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        self.0.set_quotas(rules)
+    }
+
+    /// The quotas of now.
+    pub fn quotas(&self) -> Arc<QuotaRules> {
+        self.0.quotas()
     }
 
     /// The store of the registry.
@@ -118,6 +134,9 @@ impl Registry {
                 answer(state, parsed, &parts, &mut body, &mut principal, &mut in_flight.turn, &audit).await
             }
         };
+        if outcome.as_ref().is_err_and(|e| e.cause.as_ref().is_some_and(is_quota_exceeded)) {
+            state.metrics.quota_refused();
+        }
         let is_limited = outcome.as_ref().is_err_and(|e| e.is_limit);
         if is_limited {
             in_flight.turn.end();

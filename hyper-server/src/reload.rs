@@ -1,4 +1,4 @@
-//! What SIGHUP makes a server read again: the level of the log, the policy, and the files of TLS.
+//! What SIGHUP makes a server read again: the level of the log, the quotas, the policy, and the files of TLS.
 //!
 //! Each is read for itself: what cannot be used stays as it was, and the log says why. A signal ends no server.
 
@@ -6,6 +6,8 @@ use crate::auth::PolicyFile;
 use crate::config::Config;
 use crate::log_level::LogLevel;
 use crate::policy_command;
+use crate::quota_config;
+use crate::registry::Registry;
 use crate::tls::Tls;
 use hyper_sdk::{Digest, Result};
 use std::fmt;
@@ -15,13 +17,14 @@ use std::path::PathBuf;
 #[derive(Debug)]
 pub(crate) struct Reload {
     pub(crate) file: Option<ConfigFile>,
+    pub(crate) registry: Registry,
     pub(crate) policy: Option<PolicyFile>,
     /// Whether anybody can log in, for the warnings about a policy.
     pub(crate) has_users: bool,
     pub(crate) tls: Option<Tls>,
 }
 
-/// The configuration file, of which the level of the log alone changes while the server runs.
+/// The configuration file, of which the level of the log and the quotas alone change while the server runs.
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
@@ -49,10 +52,10 @@ impl Reload {
             return;
         }
         if let Some(file) = &self.file
-            && let Err(error) = file.read_again()
+            && let Err(error) = file.read_again(&self.registry)
         {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log stays");
+            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log and the quotas stay");
         }
         if let Some(policy) = &self.policy {
             policy_command::reload(policy, self.has_users);
@@ -74,22 +77,33 @@ impl ConfigFile {
         Self { path, over: Over(Box::new(over)), level, began_with: fingerprint(began_with) }
     }
 
-    fn read_again(&self) -> Result<()> {
+    fn read_again(&self, registry: &Registry) -> Result<()> {
         let config = (self.over.0)(Config::load_again(&self.path)?)?;
         if fingerprint(&config) != self.began_with {
             tracing::warn!(
                 path = %self.path.display(),
-                "the configuration has changes that need a restart: only `level` in `[log]` is read again"
+                "the configuration has changes that need a restart: only `level` in `[log]` and `[[quota]]` are read again"
             );
+        }
+        let quotas = quota_config::rules(&config.quota)?;
+        if registry.quotas() != quotas {
+            registry.set_quotas(quotas)?;
+            tracing::info!("the quotas were read again");
+            // Before the first push, which would wait for it.
+            let counted = tokio::runtime::Handle::current().block_on(registry.store().count_quotas());
+            if let Err(error) = counted {
+                tracing::warn!(%error, "the first pushes count what namespaces use");
+            }
         }
         self.level.set(&config.log.level)
     }
 }
 
-/// All keys but the level of the log, to see whether one has changed. A database URL can have a password, so it is a hash.
+/// All keys but the level of the log and the quotas, to see whether one has changed. A database URL can have a password, so it is a hash.
 fn fingerprint(config: &Config) -> String {
     let mut config = config.clone();
     config.log.level.clear();
+    config.quota.clear();
     let database = config.database.url.as_ref().map(|url| url.expose());
     Digest::sha256(format!("{database:?} {config:?}")).to_string()
 }
@@ -99,12 +113,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_of_any_key_but_the_level_is_seen() {
+    fn a_change_of_any_key_but_the_level_and_the_quotas_is_seen() {
         let of = |text: &str| fingerprint(&Config::parse(text).unwrap());
         let database = |host: &str| format!("[database]\nurl = \"postgres://a:secret@{host}/b\"\n");
         assert_ne!(of(&database("one")), of(&database("two")));
         assert_ne!(of("data = \"a\""), of("data = \"b\""));
         assert_ne!(of(""), of("sparse = true"));
+        assert_eq!(of(""), of("[[quota]]\nnamespace = \"a\"\ntags = 1"));
         assert_eq!(of("[log]\nlevel = \"warn\""), of("[log]\nlevel = \"debug\""));
     }
 }

@@ -7,11 +7,11 @@ use crate::options::RegistryOptions;
 use crate::readiness::Readiness;
 use crate::request_id::RequestIds;
 use crate::throttle::Throttle;
-use hyper_sdk::store::SharedStore;
 use hyper_sdk::store::wrap::Cached;
+use hyper_sdk::store::{QuotaRules, SharedStore};
 use hyper_sdk::{Error, Result};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
 /// The store, the options and everything that lives as long as the registry.
@@ -31,6 +31,8 @@ pub(crate) struct State {
     pub(crate) suspects: Arc<Semaphore>,
     /// Whether the maintenance task was started.
     pub(crate) has_maintenance: AtomicBool,
+    /// The quotas that the store has of this registry.
+    quotas: Mutex<Arc<QuotaRules>>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     /// The issuer of tokens, when the registry uses its own authenticator.
@@ -38,6 +40,22 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Gives the store these quotas. What cannot be written needs none.
+    pub(crate) fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        let mut now = self.quotas.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_asked = !rules.is_empty() || !now.is_empty();
+        if is_asked && !self.options.read_only && self.store.capabilities().write {
+            self.store.set_quotas(rules.clone())?;
+        }
+        *now = rules;
+        Ok(())
+    }
+
+    /// The quotas of now.
+    pub(crate) fn quotas(&self) -> Arc<QuotaRules> {
+        self.quotas.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// The state of a registry on `store`. Opens the files that the options name.
     ///
     /// # Errors
@@ -92,6 +110,7 @@ impl State {
             throttle,
             suspects: Arc::new(Semaphore::new(1)),
             has_maintenance: AtomicBool::new(false),
+            quotas: Mutex::default(),
             cache,
             metrics: Metrics::default(),
             connections: Connections::default(),

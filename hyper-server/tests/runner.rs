@@ -29,6 +29,7 @@ mod suite {
     mod places;
     mod policy;
     mod program;
+    mod quotas;
     mod registry_conformance;
     mod registry_mutants;
     mod reload;

@@ -1,5 +1,6 @@
 //! The typed details of an error, for the decisions of programs and the hints of frontends.
 
+use std::fmt;
 use std::path::PathBuf;
 
 /// The typed detail of an [`Error`](super::Error), in addition to its kind and message.
@@ -45,6 +46,8 @@ pub enum ErrorDetail {
     UploadContentDiffers,
     /// Another writer has claimed the upload, or had claimed it meanwhile.
     UploadClaimed,
+    /// A namespace of a registry has reached its quota.
+    Quota(Box<QuotaExcess>),
 }
 
 /// The failure of a command of a build.
@@ -164,5 +167,62 @@ impl FailedStep {
     /// A step with its name and its position in the text.
     pub fn new(name: impl Into<String>, origin: Option<String>) -> Self {
         Self { name: name.into(), origin }
+    }
+}
+
+/// Why the quota of a registry has refused a change. `Display` says it to people, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuotaExcess {
+    /// The namespace that has too little left: `team`, or `**` for the whole registry.
+    pub namespace: String,
+    /// What there is too little of: `bytes`, `tags` or `manifests`.
+    pub resource: &'static str,
+    /// How much is used.
+    pub used: u64,
+    /// How much the change adds; 0 when that is not known, because an upload begins.
+    pub added: u64,
+    /// The limit.
+    pub limit: u64,
+}
+
+impl fmt::Display for QuotaExcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, used, added, limit, .. } = self;
+        match self.namespace.as_str() {
+            "**" => f.write_str("the quota of the registry is reached: ")?,
+            namespace => write!(f, "the quota of the namespace `{namespace}` is reached: ")?,
+        }
+        match *resource {
+            "bytes" => write!(f, "{} of {} are used", Bytes(*used), Bytes(*limit))?,
+            other => write!(f, "{used} of {limit} {other} are used")?,
+        }
+        match (*resource, *added) {
+            (_, 0) => {}
+            ("bytes", added) => write!(f, ", and this push adds {}", Bytes(added))?,
+            (_, added) => write!(f, ", and this push adds {added}")?,
+        }
+        match *resource {
+            "bytes" => f.write_str(
+                ": delete images, whose bytes are free after the next garbage collection, or ask for a higher limit",
+            ),
+            other => write!(f, ": delete {other} or ask for a higher limit"),
+        }
+    }
+}
+
+/// A number of bytes, for people: exact, and rounded when it is large.
+struct Bytes(u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u64, &str); 4] =
+            [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+        match UNITS.iter().find(|(size, _)| self.0 >= *size) {
+            Some((size, unit)) => {
+                let hundredths = u128::from(self.0) * 100 / u128::from(*size);
+                write!(f, "{}.{:02} {unit} ({} bytes)", hundredths / 100, hundredths % 100, self.0)
+            }
+            None => write!(f, "{} bytes", self.0),
+        }
     }
 }

@@ -46,19 +46,22 @@ pub struct StoreCapabilities {
     /// A push and a deletion ask a [`TagGuard`](super::TagGuard) in the transaction of the change. A store without this
     /// refuses guarded changes.
     pub tag_guards: bool,
+    /// Quotas are enforced, in the transaction of each change ([`RegistryStore::set_quotas`](super::RegistryStore::set_quotas)).
+    /// A store without this refuses to have any.
+    pub quotas: bool,
 }
 
 impl StoreCapabilities {
     /// Everything.
-    pub const ALL: Self = Self { write: true, delete: true, resume: true, durable: true, tag_guards: true };
+    pub const ALL: Self =
+        Self { write: true, delete: true, resume: true, durable: true, tag_guards: true, quotas: true };
     /// Everything but durability.
     pub const VOLATILE: Self = Self { durable: false, ..Self::ALL };
     /// Nothing, not even durability.
     pub const NONE: Self =
-        Self { write: false, delete: false, resume: false, durable: false, tag_guards: false };
+        Self { write: false, delete: false, resume: false, durable: false, tag_guards: false, quotas: false };
     /// Reading only.
-    pub const READ_ONLY: Self =
-        Self { write: false, delete: false, resume: false, durable: true, tag_guards: false };
+    pub const READ_ONLY: Self = Self { durable: true, ..Self::NONE };
 }
 
 impl StoreCapabilities {
@@ -68,5 +71,6 @@ impl StoreCapabilities {
         resume: with_resume, without_resume;
         durable: with_durable, without_durable;
         tag_guards: with_tag_guards, without_tag_guards;
+        quotas: with_quotas, without_quotas;
     }
 }

@@ -22,6 +22,7 @@ mod collect;
 mod edges;
 mod expiry;
 mod own_keys;
+mod quotas;
 mod retain;
 mod scrub;
 mod upload;
@@ -36,8 +37,8 @@ use super::errors::{
 use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, UploadRecord};
 use super::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed, StoreCapabilities, TagGuard, UploadId,
-    UploadOptions,
+    QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
+    StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::clock::SharedClock;
 use crate::digest::Algorithm;
@@ -310,6 +311,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
     fn capabilities(&self) -> StoreCapabilities {
         StoreCapabilities {
             durable: self.0.blobs.durable() && self.0.meta.durable(),
+            quotas: self.0.meta.writable() && self.0.meta.has_quotas(),
             ..if self.0.meta.writable() { StoreCapabilities::ALL } else { StoreCapabilities::READ_ONLY }
         }
     }
@@ -556,6 +558,25 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         self.retain_tags(&options).await
+    }
+
+    fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        if !rules.is_empty() {
+            self.writable()?;
+        }
+        self.0.meta.set_quotas(rules)
+    }
+
+    async fn count_quotas(&self) -> Result<()> {
+        self.count_namespaces().await
+    }
+
+    async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
+        self.0.meta.quota_use().await
+    }
+
+    async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
+        self.0.meta.check_quotas(repair).await
     }
 
     async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {

@@ -8,7 +8,7 @@ use super::edge::{Edge, EdgeKind};
 use super::local_name::shown;
 use crate::oci::Manifest;
 use crate::reference::{RepositoryName, Tag};
-use crate::{Digest, Error, ErrorDetail, ErrorKind, Result};
+use crate::{Digest, Error, ErrorDetail, ErrorKind, QuotaExcess, Result};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -252,6 +252,22 @@ pub fn tag_moved(tag: &Tag, now: Option<&Digest>) -> Error {
     Error::new(ErrorKind::Conflict, "the tag does not name the expected manifest")
         .with_context("tag", tag)
         .with_context("names", now.map_or("nothing", Digest::as_str))
+}
+
+/// [`ErrorKind::Denied`] with [`ErrorDetail::Quota`]: a namespace may not have as much as a change adds to it.
+pub fn quota_exceeded(excess: QuotaExcess) -> Error {
+    Error::new(ErrorKind::Denied, excess.to_string())
+        .with_context("namespace", &excess.namespace)
+        .with_context("resource", excess.resource)
+        .with_context("used", excess.used)
+        .with_context("limit", excess.limit)
+        .with_context("added", excess.added)
+        .with_detail(ErrorDetail::Quota(Box::new(excess)))
+}
+
+/// Whether this is the error of [`quota_exceeded`].
+pub fn is_quota_exceeded(error: &Error) -> bool {
+    error.details().any(|detail| matches!(detail, ErrorDetail::Quota(_)))
 }
 
 /// [`ErrorKind::Unsupported`]: the store is read-only; `what` is the rejected operation, such as `store a blob`.

@@ -31,6 +31,7 @@ mod local_name;
 pub mod meta;
 #[cfg(feature = "store-sql")]
 mod portable;
+mod quota;
 mod range;
 mod retention;
 mod scrub;
@@ -57,6 +58,9 @@ pub(crate) use local_name::{base_repository, is_of_bases, is_of_records};
 pub use local_name::{find_local, is_internal, local_reference, local_repository};
 #[cfg(feature = "store-sql")]
 pub use portable::Portable;
+pub use quota::{
+    QuotaCheck, QuotaCounts, QuotaLimits, QuotaNamespace, QuotaResource, QuotaRule, QuotaRules, QuotaUse,
+};
 pub use range::ByteRange;
 pub use retention::{
     RetainOptions, Retained, RetentionEnd, RetentionObserver, RetentionRule, RetentionRules, RetentionTurn,
@@ -402,6 +406,36 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         let _ = options;
         Err(crate::Error::unsupported("the store does not know when its tags were pushed"))
+    }
+
+    /// Refuses from now on, for whoever uses the store in this process, what would pass one of these quotas; rules of before end.
+    /// Other processes have rules of their own.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when there are rules, and the store is without [`StoreCapabilities::quotas`].
+    fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        match rules.is_empty() {
+            true => Ok(()),
+            false => Err(crate::Error::unsupported("the store cannot enforce quotas")),
+        }
+    }
+
+    /// Counts the namespaces of the quotas that were not counted yet. Without this the first push to each does it, and waits.
+    /// From then on, every process counts them with each change, whatever its rules are.
+    async fn count_quotas(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// What the namespaces use that have a quota or were counted, in the order of their names.
+    async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
+        Ok(Vec::new())
+    }
+
+    /// Counts all namespaces that were counted again, and compares; with `repair` it records what is there. Other processes may
+    /// use the store meanwhile; a repair lets their changes wait.
+    async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
+        let _ = repair;
+        Ok(Vec::new())
     }
 
     /// Reads every blob of the store again, and finds those that are damaged: whose bytes are missing, do not match the digest,

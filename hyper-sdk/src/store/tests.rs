@@ -4,6 +4,9 @@ use super::wrap::{CacheOptions, Cached, ReadOnly};
 use super::*;
 use std::path::PathBuf;
 
+#[cfg(feature = "store-sql")]
+mod quotas;
+
 mod memory {
     use super::*;
 

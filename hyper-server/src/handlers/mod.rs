@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use hyper_sdk::store::wrap::CachedContent;
-use hyper_sdk::store::{DeleteTarget, SharedStore};
+use hyper_sdk::store::{DeleteTarget, QuotaUse, SharedStore};
 use hyper_sdk::{Digest, Error, RepositoryName};
 
 type Outcome = Result<Response, ApiError>;
@@ -35,6 +35,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         Endpoint::Live => Ok(text("ok\n".to_owned())),
         Endpoint::Ready => ready(call).await,
         Endpoint::Metrics if call.options.metrics => Ok(text(metric_list::render(&metric_list::Sources {
+            quotas: &quotas(call).await,
             metrics: &call.metrics,
             cache: call.cache.statistics(),
             connections: &call.connections,
@@ -68,6 +69,17 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
             _ => Err(without_handler()),
         },
     }
+}
+
+/// What namespaces use of their quotas; nothing when the database does not answer.
+async fn quotas(call: &Call<'_>) -> Vec<QuotaUse> {
+    if call.state.quotas().is_empty() {
+        return Vec::new();
+    }
+    call.store.quota_use().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the use of quotas is not among the metrics");
+        Vec::new()
+    })
 }
 
 /// Deletes a tag, a manifest or a blob, as far as the rules for tags allow it.

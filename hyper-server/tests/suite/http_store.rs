@@ -90,7 +90,7 @@ impl fmt::Display for HttpStore {
 #[async_trait]
 impl RegistryStore for HttpStore {
     fn capabilities(&self) -> StoreCapabilities {
-        self.capabilities.without_tag_guards()
+        self.capabilities.without_tag_guards().without_quotas()
     }
 
     async fn stat_blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<u64> {

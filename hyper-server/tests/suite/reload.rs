@@ -149,3 +149,34 @@ async fn sighup_without_a_file_to_read_ends_no_server() {
     process.signal("-TERM");
     assert!(process.child.wait().unwrap().success());
 }
+
+#[tokio::test]
+async fn sighup_changes_quotas() {
+    let quota = |tags: u64| format!("[[quota]]\nnamespace = \"team\"\ntags = {tags}\n");
+    let server = Server::start(&quota(1), &[]);
+    let push = async |tag: &str| {
+        let path = format!("{}/v2/team/app/manifests/{tag}", server.process.url);
+        let index =
+            r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+        let put = reqwest::Client::new()
+            .put(path)
+            .header("content-type", "application/vnd.oci.image.index.v1+json");
+        put.body(index).send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((push("one").await, push("two").await), (201, 403));
+    server.hang_up(&quota(2));
+    server.logs("the quotas were read again");
+    assert_eq!((push("two").await, push("three").await), (201, 403));
+    server.hang_up(&quota(0));
+    server.logs("the quotas were read again");
+    assert_eq!(
+        (push("one").await, push("three").await, server.get("/v2/team/app/manifests/two").await),
+        (201, 403, 200)
+    );
+    server.hang_up("[[quota]]\nnamespace = \"team\"\n");
+    server.logs("has no limit");
+    assert_eq!(push("three").await, 403, "what cannot be read changes nothing");
+    server.hang_up("");
+    server.logs("the quotas were read again");
+    assert_eq!(push("three").await, 201);
+}

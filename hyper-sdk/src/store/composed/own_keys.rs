@@ -60,8 +60,8 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
                 return linked;
             }
             Err(ErrorKind::UploadUnknown) => true,
-            // The space of the upload is needed.
-            Err(ErrorKind::StorageFull | ErrorKind::Conflict) => match upload.clone() {
+            // The space of the upload is needed, or a quota refuses the blob.
+            Err(ErrorKind::StorageFull | ErrorKind::Conflict | ErrorKind::Denied) => match upload.clone() {
                 Some(id) => self.0.meta.write(Change::EndUpload { id, writer }).await.is_ok(),
                 None => true,
             },

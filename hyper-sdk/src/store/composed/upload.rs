@@ -5,8 +5,8 @@ use super::{Backends, Composed, descriptor};
 use crate::oci::Descriptor;
 use crate::store::blob::{BlobBackend, BlobStaging, Verified};
 use crate::store::errors::{
-    digest_mismatch, interrupted, is_other_content, is_parts_missing, staging_lost, upload_moved,
-    upload_unknown,
+    digest_mismatch, interrupted, is_other_content, is_parts_missing, is_quota_exceeded, staging_lost,
+    upload_moved, upload_unknown,
 };
 use crate::store::meta::{Change, MetaBackend, UploadRecord};
 use crate::store::{BlobUpload, UploadId};
@@ -22,6 +22,8 @@ pub(super) struct Upload<B, M> {
     store: Composed<B, M>,
     record: UploadRecord,
     offset: u64,
+    /// How many bytes a quota allows it at most; read when the staging area is opened.
+    most: Option<u64>,
     staging: Option<Box<dyn BlobStaging>>,
     claim: Option<Claim>,
     /// Whether a request that failed may still write a part.
@@ -31,14 +33,25 @@ pub(super) struct Upload<B, M> {
 impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
     /// A handle on a session at the offset of its record.
     pub(super) fn new(store: Composed<B, M>, record: UploadRecord) -> Self {
-        Self { store, offset: record.state.offset, record, staging: None, claim: None, is_unsure: false }
+        Self {
+            store,
+            offset: record.state.offset,
+            record,
+            most: None,
+            staging: None,
+            claim: None,
+            is_unsure: false,
+        }
     }
 
     /// The staging area; opens it if this handle does not hold it yet.
     async fn staging(&mut self) -> Result<&mut Box<dyn BlobStaging>> {
         let staging = match self.staging.take() {
             Some(staging) => staging,
-            None => self.open().await?,
+            None => {
+                self.most = self.store.0.meta.largest_upload(&self.record.repository).await?;
+                self.open().await?
+            }
         };
         Ok(self.staging.insert(staging))
     }
@@ -164,10 +177,10 @@ impl<B: BlobBackend, M: MetaBackend> Upload<B, M> {
     }
 
     /// Returns an outcome, and removes the staged bytes when nobody can resume: another request has ended the session,
-    /// or the disk is full and its space is needed.
+    /// or the disk is full and its space is needed, or a quota refuses the blob.
     async fn unless_over<T>(&mut self, outcome: Result<T>) -> Result<T> {
         if let Err(e) = &outcome
-            && matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::UploadUnknown)
+            && (matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::UploadUnknown) || is_quota_exceeded(e))
             && !is_other_content(e)
             && let Some(staging) = self.staging.take()
         {
@@ -247,6 +260,11 @@ impl<B: BlobBackend, M: MetaBackend> BlobUpload for Upload<B, M> {
             self.save().await?;
         }
         let is_shared = self.staging().await?.needs_claim(length);
+        if let Some(most) = self.most {
+            let size = self.offset.saturating_add(length);
+            let checked = self.store.check_upload(&self.record.repository, most, size).await;
+            self.unless_over(checked).await?;
+        }
         if is_shared {
             let claimed = self.claim().await;
             self.unless_over(claimed).await?;

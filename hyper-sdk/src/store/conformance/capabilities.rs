@@ -36,6 +36,10 @@ pub async fn capabilities_excluded_operations_are_unsupported(store: SharedStore
         let target = DeleteTarget::Manifest(by_tag("t"));
         fails(store.delete_guarded(&name, target, guard).await, REFUSED);
     }
+    if !capabilities.quotas {
+        fails(store.set_quotas(quota("a", 0)), REFUSED);
+    }
+    store.set_quotas(Default::default()).unwrap();
     if !capabilities.resume {
         fails(store.resume_upload(&name, &UploadId::random().unwrap()).await, REFUSED);
     }

@@ -3,11 +3,15 @@
 use crate::media_type;
 use crate::oci::{Descriptor, ImageManifest, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::store::{ByteRange, PutManifest, RegistryStore, RegistryStoreExt as _, SharedStore};
+use crate::store::{
+    ByteRange, PutManifest, QuotaLimits, QuotaNamespace, QuotaRule, QuotaRules, RegistryStore,
+    RegistryStoreExt as _, SharedStore,
+};
 use crate::{Digest, ErrorKind, Result};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// Ends the case when the store lacks a capability.
 macro_rules! needs {
@@ -111,4 +115,17 @@ pub(super) async fn push_image(
 
 pub(super) async fn tags(store: &dyn RegistryStore, name: &RepositoryName) -> Vec<String> {
     store.all_tags(name).await.unwrap().iter().map(ToString::to_string).collect()
+}
+
+/// A quota of bytes for a namespace.
+pub(super) fn quota(namespace: &str, bytes: u64) -> Arc<QuotaRules> {
+    quotas(&[(namespace, QuotaLimits { bytes: Some(bytes), ..QuotaLimits::default() })])
+}
+
+pub(super) fn quotas(rules: &[(&str, QuotaLimits)]) -> Arc<QuotaRules> {
+    let rule = |(namespace, limits): &(&str, QuotaLimits)| {
+        let namespace = QuotaNamespace::parse(namespace).unwrap();
+        QuotaRule { namespace, limits: *limits }
+    };
+    Arc::new(QuotaRules::new(rules.iter().map(rule).collect()).unwrap())
 }

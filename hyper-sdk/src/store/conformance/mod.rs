@@ -27,6 +27,7 @@ mod kit;
 mod manifests;
 pub mod meta;
 mod opener;
+mod quotas;
 mod reopened;
 mod tags;
 pub mod tokens;
@@ -38,6 +39,7 @@ pub use concurrency::*;
 pub use guards::*;
 pub use manifests::*;
 pub use opener::{Opened, Opener};
+pub use quotas::*;
 pub use reopened::*;
 pub use tags::*;
 pub use uploads::*;
@@ -104,6 +106,11 @@ macro_rules! store_conformance {
 
             many_tasks_push_one_blob, many_tasks_push_many_blobs, concurrent_tag_moves_end_at_one_manifest,
             only_one_conditional_writer_wins, a_tag_can_be_read_while_it_moves,
+
+            a_blob_of_a_namespace_counts_once, a_quota_is_not_passed_by_one_byte, a_full_namespace_takes_what_adds_nothing,
+            a_quota_counts_tags_and_manifests, every_quota_of_a_repository_holds, a_lower_quota_deletes_nothing,
+            deleted_content_makes_room, each_first_component_has_its_own_quota, an_upload_without_room_is_refused_early,
+            many_tasks_do_not_pass_a_quota, the_counts_of_a_namespace_are_right,
 
             repositories_with_a_blob_are_found, the_version_changes_with_every_change,
 

@@ -1,13 +1,19 @@
 //! Metadata in memory: sorted maps under one lock, which makes every change atomic.
 
+mod blob;
 mod guards;
 mod holds;
 mod keepers;
+mod paging;
+mod quotas;
 mod scrub;
 mod sessions;
 mod tags;
 
+use self::blob::Blob;
 use self::holds::Holds;
+use self::paging::page;
+use self::quotas::Quotas;
 use self::scrub::Scrub;
 use self::sessions::Sessions;
 use self::tags::Tagged;
@@ -23,7 +29,7 @@ use crate::store::errors::{
     being_removed, blob_unknown, bytes_damaged, manifest_blob_unknown, manifest_unknown, other_media_type,
     tag_moved, upload_unknown,
 };
-use crate::store::{Listing, UploadId};
+use crate::store::{Listing, QuotaCheck, QuotaRules, QuotaUse, UploadId};
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -54,28 +60,7 @@ struct State {
     scrub: Scrub,
     retention: Scrub,
     holds: Holds,
-}
-
-#[derive(Debug)]
-struct Blob {
-    size: u64,
-    key: BlobKey,
-    condemned: Option<u64>,
-    quarantined: bool,
-    /// The repositories that have the blob.
-    repositories: BTreeSet<String>,
-}
-
-impl Blob {
-    fn record(&self, digest: &Digest) -> BlobRecord {
-        BlobRecord {
-            digest: digest.clone(),
-            size: self.size,
-            key: self.key.clone(),
-            condemned: self.condemned,
-            quarantined: self.quarantined,
-        }
-    }
+    quotas: Quotas,
 }
 
 #[derive(Debug, Default)]
@@ -168,12 +153,13 @@ impl State {
         (size, key): (u64, BlobKey),
         leased_until: i64,
     ) -> Result<u64> {
-        let repositories = match self.blobs.get_mut(&digest) {
+        match self.blobs.get(&digest) {
             Some(blob) if blob.condemned.is_some() && blob.key == key => return Err(being_removed(&digest)),
             Some(blob) if blob.quarantined && blob.key == key => return Err(bytes_damaged(&digest)),
-            Some(blob) => std::mem::take(&mut blob.repositories),
-            None => BTreeSet::new(),
-        };
+            _ => self.check_link(repository, &digest, size)?,
+        }
+        let repositories = self.blobs.get_mut(&digest).map(|blob| std::mem::take(&mut blob.repositories));
+        let repositories = repositories.unwrap_or_default();
         let blob = Blob { size, key, condemned: None, quarantined: false, repositories };
         self.blobs.insert(digest.clone(), blob);
         self.link(repository, digest, leased_until);
@@ -211,6 +197,7 @@ impl State {
                 return Err(tag_moved(tag, now));
             }
         }
+        self.check_put(&change)?;
         let repository = self.repository(&change.repository);
         let digest = change.manifest.digest().clone();
         if let Some(subject) = change.manifest.subject() {
@@ -271,22 +258,6 @@ impl State {
     }
 }
 
-/// A page of the keys of a sorted map.
-fn page<V, T>(
-    map: &BTreeMap<String, V>,
-    after: Option<&str>,
-    limit: usize,
-    listed: impl Fn(&V) -> bool,
-    parse: impl Fn(&str) -> Result<T>,
-) -> Result<Listing<T>> {
-    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
-    let range = map.range::<str, _>((start, Bound::Unbounded));
-    let mut keys = range.filter(|(_, value)| listed(value)).map(|(key, _)| key);
-    let items = keys.by_ref().take(limit).map(|key| parse(key)).collect::<Result<Vec<_>>>()?;
-    let more = !items.is_empty() && keys.next().is_some();
-    Ok(Listing { items, more })
-}
-
 #[async_trait]
 impl MetaBackend for MemoryMeta {
     fn durable(&self) -> bool {
@@ -303,6 +274,27 @@ impl MetaBackend for MemoryMeta {
 
     fn clock(&self) -> SharedClock {
         Arc::clone(&self.0.clock)
+    }
+
+    fn has_quotas(&self) -> bool {
+        true
+    }
+
+    fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        self.replace_quotas(rules);
+        Ok(())
+    }
+
+    async fn largest_upload(&self, repository: &RepositoryName) -> Result<Option<u64>> {
+        Ok(self.largest(repository))
+    }
+
+    async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
+        Ok(self.uses())
+    }
+
+    async fn check_quotas(&self, _repair: bool) -> Result<Vec<QuotaCheck>> {
+        Ok(self.checks())
     }
 
     async fn write(&self, change: Change) -> Result<u64> {
@@ -323,6 +315,7 @@ impl MetaBackend for MemoryMeta {
             Change::MountBlob { repository, digest, from, leased_until } => {
                 let size = state.linked(&from, &digest).map(|blob| blob.size);
                 let size = size.ok_or_else(|| blob_unknown(&from, &digest))?;
+                state.check_link(&repository, &digest, size)?;
                 state.link(&repository, digest, leased_until);
                 Ok(size)
             }
@@ -340,16 +333,7 @@ impl MetaBackend for MemoryMeta {
                 let goes = found.is_some_and(|r| state.is_unreferenced(r, &digest, now));
                 Ok(u64::from(goes && state.unlink(&repository, &digest)))
             }
-            Change::CondemnBlob { digest, mark } => {
-                let are_held = state.holds.are_held(time);
-                match state.blobs.get_mut(&digest) {
-                    Some(blob) if blob.repositories.is_empty() && (blob.condemned.is_some() || !are_held) => {
-                        blob.condemned = Some(mark);
-                        Ok(1)
-                    }
-                    _ => Ok(0),
-                }
-            }
+            Change::CondemnBlob { digest, mark } => Ok(state.condemn_blob(&digest, mark, time)),
             Change::RemoveBlob { digest, mark } => {
                 let goes = state.blobs.get(&digest).is_some_and(|blob| blob.condemned == Some(mark));
                 Ok(u64::from(goes && state.blobs.remove(&digest).is_some()))
@@ -390,7 +374,11 @@ impl MetaBackend for MemoryMeta {
             Change::ExpireTag { repository, record, judged_at } => {
                 state.expire_tag(&repository, &record, (judged_at, time))
             }
-            Change::StartUpload(record) => state.sessions.start(record, time),
+            Change::CountNamespace(namespace) => Ok(state.count_namespace(namespace)),
+            Change::StartUpload(record) => {
+                state.check_start(&record.repository)?;
+                state.sessions.start(record, time)
+            }
             Change::SaveUpload { id, from, state: saved, writer, keeps_claim } => {
                 state.sessions.save(&id, from, saved, (writer.as_deref(), keeps_claim), time)
             }

@@ -4,6 +4,7 @@
 //! backend can put the writes of many callers into one transaction, and a test backend can fail the k-th write.
 
 mod memory;
+mod records;
 #[cfg(feature = "store-sql")]
 mod row;
 #[cfg(feature = "store-sql")]
@@ -12,6 +13,7 @@ mod tokens;
 
 pub use super::edge::{Edge, EdgeKind};
 pub use memory::MemoryMeta;
+pub use records::{BlobLink, BlobRecord, ManifestAt, ScrubPlace, TagRecord, UploadRecord};
 #[cfg(feature = "store-sql")]
 pub use row::{
     Ancestor, BlobRow, DamagedRow, LinkRow, ManifestRow, RepositoryRow, Row, RowCounts, RowKind, TagRow,
@@ -27,81 +29,14 @@ pub use tokens::{MemoryTokens, TokenRecord, TokenStore};
 
 use super::blob::{BlobKey, StagedState};
 use super::errors::{manifest_blob_unknown, size_differs};
-use super::{DeleteTarget, Listing, TagGuard, UploadId};
+use super::{DeleteTarget, Listing, QuotaCheck, QuotaNamespace, QuotaRules, QuotaUse, TagGuard, UploadId};
 use crate::clock::{SharedClock, SystemClock};
-use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::fmt::{Debug, Display};
 use std::sync::Arc;
-
-/// The row of a blob, which all its repositories share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BlobRecord {
-    /// The blob.
-    pub digest: Digest,
-    /// Its size in bytes.
-    pub size: u64,
-    /// The key of its bytes in the blob backend.
-    pub key: BlobKey,
-    /// The mark of the garbage collector that is removing the blob ([`Change::CondemnBlob`]).
-    pub condemned: Option<u64>,
-    /// Whether the bytes are damaged and kept aside ([`Change::QuarantineBlob`]).
-    pub quarantined: bool,
-}
-
-/// A link: the repository has the blob.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BlobLink {
-    /// The repository.
-    pub repository: RepositoryName,
-    /// The blob.
-    pub digest: Digest,
-}
-
-/// A manifest in a repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ManifestAt {
-    /// The repository.
-    pub repository: RepositoryName,
-    /// The manifest.
-    pub digest: Digest,
-}
-
-/// A tag of a repository.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TagRecord {
-    /// The tag.
-    pub tag: Tag,
-    /// The manifest that it names.
-    pub digest: Digest,
-    /// When it was last pushed, to this manifest or again to it, in seconds since 1970 by the clock of the backend.
-    pub pushed_at: i64,
-}
-
-/// How far a scrub is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ScrubPlace {
-    /// The last blob that the round has read; `None` between rounds.
-    pub after: Option<Digest>,
-    /// When the last round ended, in seconds since 1970.
-    pub ended_at: Option<i64>,
-}
-
-/// A row of the table of upload sessions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UploadRecord {
-    /// The id of the session.
-    pub id: UploadId,
-    /// The target repository, which need not exist yet.
-    pub repository: RepositoryName,
-    /// The algorithm of the running hash.
-    pub algorithm: Algorithm,
-    /// The saved state of the staging area.
-    pub state: StagedState,
-}
 
 impl Edge {
     /// Checks the edge against the size in the row of a blob.
@@ -326,6 +261,9 @@ pub enum Change {
         /// The rule for the tags.
         guard: TagGuard,
     },
+    /// Counts what a namespace uses from now on, unless it is counted. Returns 1 if it was not. Not for
+    /// [`QuotaNamespace::Each`].
+    CountNamespace(QuotaNamespace),
     /// Opens an upload session.
     StartUpload(UploadRecord),
     /// Saves the state of a session. Rejected with [`crate::ErrorKind::UploadUnknown`] when it does not exist, and with
@@ -457,6 +395,38 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     /// Those of the database.
     async fn fetch_time(&self) -> Result<i64> {
         Ok(self.clock().now())
+    }
+
+    /// Whether quotas can be enforced.
+    fn has_quotas(&self) -> bool {
+        false
+    }
+
+    /// See [`RegistryStore::set_quotas`](super::RegistryStore::set_quotas). Changes that add to a namespace are then rejected
+    /// with [`quota_exceeded`](super::errors::quota_exceeded) before they pass its limits, and so are new upload sessions when
+    /// no byte is left.
+    fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        match rules.is_empty() {
+            true => Ok(()),
+            false => Err(crate::Error::unsupported("the store cannot enforce quotas")),
+        }
+    }
+
+    /// An upload with more bytes than this cannot become a blob of the repository because of its quotas, whatever it has.
+    async fn largest_upload(&self, repository: &RepositoryName) -> Result<Option<u64>> {
+        let _ = repository;
+        Ok(None)
+    }
+
+    /// See [`RegistryStore::quota_use`](super::RegistryStore::quota_use).
+    async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
+        Ok(Vec::new())
+    }
+
+    /// See [`RegistryStore::check_quotas`](super::RegistryStore::check_quotas).
+    async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
+        let _ = repair;
+        Ok(Vec::new())
     }
 
     /// Applies a change atomically, even when the future is dropped. Returns the size of the linked blob, the number

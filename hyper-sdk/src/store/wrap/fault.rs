@@ -15,7 +15,7 @@ use crate::store::blob::{
 use crate::store::meta::{
     BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
 };
-use crate::store::{ByteStream, Listing, UploadId};
+use crate::store::{ByteStream, Listing, QuotaCheck, QuotaRules, QuotaUse, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -282,6 +282,26 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         references: &[ManifestReference],
     ) -> Result<Vec<bool>> {
         self.1.run(self.0.has_manifests(repository, references)).await
+    }
+
+    fn has_quotas(&self) -> bool {
+        self.0.has_quotas()
+    }
+
+    fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        self.0.set_quotas(rules)
+    }
+
+    async fn largest_upload(&self, repository: &RepositoryName) -> Result<Option<u64>> {
+        self.1.run(self.0.largest_upload(repository)).await
+    }
+
+    async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
+        self.1.run(self.0.quota_use()).await
+    }
+
+    async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
+        self.1.run(self.0.check_quotas(repair)).await
     }
 
     async fn write(&self, change: Change) -> Result<u64> {

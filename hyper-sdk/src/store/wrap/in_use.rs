@@ -4,8 +4,8 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard,
-    UploadId, UploadOptions, is_of_records,
+    QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
+    SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions, is_of_records,
 };
 use crate::{Digest, ErrorKind, Result};
 use async_trait::async_trait;
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use std::collections::HashSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Renews the lease of each blob of these repositories when the work first asks for it, so that a clean-up sees that it was
@@ -215,6 +215,22 @@ impl RegistryStore for InUse {
 
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         self.store.retain(options).await
+    }
+
+    fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        self.store.set_quotas(rules)
+    }
+
+    async fn count_quotas(&self) -> Result<()> {
+        self.store.count_quotas().await
+    }
+
+    async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
+        self.store.quota_use().await
+    }
+
+    async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
+        self.store.check_quotas(repair).await
     }
 
     async fn scrub(&self, options: ScrubOptions) -> Result<Scrubbed> {

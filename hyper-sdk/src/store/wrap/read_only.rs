@@ -5,14 +5,15 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::read_only;
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed, SharedStore, StoreCapabilities, TagGuard,
-    UploadId, UploadOptions,
+    QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
+    SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Forwards reads and rejects every write with [`crate::ErrorKind::Unsupported`].
@@ -177,6 +178,28 @@ impl RegistryStore for ReadOnly {
         match options.dry_run {
             true => self.0.retain(options).await,
             false => rejected("delete tags"),
+        }
+    }
+
+    fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        match rules.is_empty() {
+            true => Ok(()),
+            false => rejected("enforce quotas"),
+        }
+    }
+
+    async fn count_quotas(&self) -> Result<()> {
+        rejected("count what namespaces use")
+    }
+
+    async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
+        self.0.quota_use().await
+    }
+
+    async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
+        match repair {
+            true => rejected("repair counts"),
+            false => self.0.check_quotas(false).await,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Blobs and their links: the changes, and the queries of a garbage collector.
 
 use super::query::{Connection, query};
+use super::quotas::{LinkPlan, Quotas, unlinked};
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
 use super::{SqlMeta, holds, unsigned};
 use crate::reference::RepositoryName;
@@ -50,6 +51,7 @@ pub(super) fn record(digest: Digest, (size, own_key, condemned, quarantined): Bl
 
 async fn link(
     db: &mut Connection<'_>,
+    plan: LinkPlan,
     repository: &RepositoryName,
     blob: i64,
     leased_until: i64,
@@ -65,7 +67,7 @@ async fn link(
     .bind(leased_until)
     .execute(db)
     .await?;
-    Ok(())
+    plan.count(db, blob).await
 }
 
 /// The row of a blob: its id or digest, its size, its own key, its mark, and since when it is damaged.
@@ -73,9 +75,9 @@ pub(super) type KeyedBlobRow<K> = (K, i64, Option<String>, Option<i64>, Option<i
 
 pub(super) async fn link_blob(
     db: &mut Connection<'_>,
+    quotas: &Quotas,
     (repository, digest): (&RepositoryName, &Digest),
-    size: u64,
-    key: &BlobKey,
+    (size, key): (u64, &BlobKey),
     leased_until: i64,
 ) -> Outcome<u64> {
     let found: Option<KeyedBlobRow<i64>> =
@@ -83,7 +85,8 @@ pub(super) async fn link_blob(
             .bind(digest.as_str())
             .fetch_optional(db)
             .await?;
-    let blob = match found {
+    let known = found.as_ref().map(|(id, size, ..)| (*id, *size));
+    let (blob, plan) = match found {
         Some((_, _, found, Some(_), _)) if found.as_deref() == own_key(key) => {
             return Err(Stop::Refused(being_removed(digest)));
         }
@@ -93,10 +96,11 @@ pub(super) async fn link_blob(
         Some((id, found_size, found, None, None))
             if found_size == signed(size) && found.as_deref() == own_key(key) =>
         {
-            id
+            (id, quotas.plan_link(db, repository, known, signed(size)).await?)
         }
         _ => {
-            query(
+            let plan = quotas.plan_link(db, repository, known, signed(size)).await?;
+            let id = query(
                 "INSERT INTO blobs (digest, size, own_key, created_at) VALUES ($1, $2, $3, $4) \
                  ON CONFLICT (digest) DO UPDATE \
                  SET size = excluded.size, own_key = excluded.own_key, condemned = NULL, quarantined = NULL \
@@ -107,15 +111,17 @@ pub(super) async fn link_blob(
             .bind(own_key(key))
             .bind(db.now())
             .fetch_one(db)
-            .await?
+            .await?;
+            (id, plan)
         }
     };
-    link(db, repository, blob, leased_until).await?;
+    link(db, plan, repository, blob, leased_until).await?;
     Ok(size)
 }
 
 pub(super) async fn mount_blob(
     db: &mut Connection<'_>,
+    quotas: &Quotas,
     (repository, digest): (&RepositoryName, &Digest),
     from: &RepositoryName,
     leased_until: i64,
@@ -125,15 +131,18 @@ pub(super) async fn mount_blob(
         None => None,
     };
     let (blob, size) = found.ok_or_else(|| Stop::Refused(blob_unknown(from, digest)))?;
-    link(db, repository, blob, leased_until).await?;
+    let plan = quotas.plan_link(db, repository, Some((blob, size)), size).await?;
+    link(db, plan, repository, blob, leased_until).await?;
     Ok(unsigned(size))
 }
 
 pub(super) async fn unlink_blob(
     db: &mut Connection<'_>,
+    quotas: &Quotas,
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Outcome<u64> {
+    let covering = quotas.covering(db, repository).await?;
     let gone = query(
         "DELETE FROM blob_links WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) \
          AND blob_id = (SELECT id FROM blobs WHERE digest = $2)",
@@ -142,7 +151,15 @@ pub(super) async fn unlink_blob(
     .bind(digest.as_str())
     .execute(db)
     .await?;
-    if gone == 0 { Err(Stop::Refused(blob_unknown(repository, digest))) } else { Ok(0) }
+    if gone == 0 {
+        return Err(Stop::Refused(blob_unknown(repository, digest)));
+    }
+    if !covering.is_empty() {
+        let blob =
+            query("SELECT id FROM blobs WHERE digest = $1").bind(digest.as_str()).fetch_one(db).await?;
+        unlinked(db, &covering, blob).await?;
+    }
+    Ok(0)
 }
 
 pub(super) async fn lease_blob(
@@ -170,11 +187,12 @@ pub(super) async fn lease_blob(
 
 pub(super) async fn collect_link(
     db: &mut Connection<'_>,
-    repository: &RepositoryName,
+    quotas: &Quotas,
+    name: &RepositoryName,
     digest: &Digest,
     now: i64,
 ) -> Outcome<u64> {
-    let Some(repository) = find_repository(db, repository).await? else { return Ok(0) };
+    let Some(repository) = find_repository(db, name).await? else { return Ok(0) };
     let found: Option<i64> = query(concat!(
         "SELECT b.id FROM blobs b JOIN blob_links l ON l.blob_id = b.id \
          WHERE b.digest = $2 AND l.repository_id = $3 AND ",
@@ -186,11 +204,15 @@ pub(super) async fn collect_link(
     .fetch_scalar(db)
     .await?;
     let Some(blob) = found else { return Ok(0) };
+    let covering = quotas.covering(db, name).await?;
     let gone = query("DELETE FROM blob_links WHERE repository_id = $1 AND blob_id = $2")
         .bind(repository)
         .bind(blob)
         .execute(db)
         .await?;
+    if gone > 0 {
+        unlinked(db, &covering, blob).await?;
+    }
     Ok(gone)
 }
 

@@ -1,8 +1,9 @@
 //! The SQL statements of each change. Every check comes before the first statement that writes.
 
 use super::query::{Connection, query};
+use super::quotas::Quotas;
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{blobs, guards, holds, keepers, scrub, sessions, tags};
+use super::{blobs, guards, holds, keepers, quotas as counts, scrub, sessions, tags};
 use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{
@@ -11,27 +12,28 @@ use crate::store::errors::{
 use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, ScrubPlace};
 use crate::store::{DeleteTarget, TagGuard};
 
-pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u64> {
+pub(super) async fn apply(db: &mut Connection<'_>, quotas: &Quotas, change: &Change) -> Outcome<u64> {
     match change {
         Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
             if let Some(id) = upload {
                 sessions::find(db, id).await?.ok_or_else(|| Stop::Refused(upload_unknown(id)))?;
             }
-            let size = blobs::link_blob(db, (repository, digest), *size, key, *leased_until).await?;
+            let size =
+                blobs::link_blob(db, quotas, (repository, digest), (*size, key), *leased_until).await?;
             if let Some(id) = upload {
                 sessions::end(db, id).await?;
             }
             Ok(size)
         }
         Change::MountBlob { repository, digest, from, leased_until } => {
-            blobs::mount_blob(db, (repository, digest), from, *leased_until).await
+            blobs::mount_blob(db, quotas, (repository, digest), from, *leased_until).await
         }
-        Change::UnlinkBlob { repository, digest } => blobs::unlink_blob(db, repository, digest).await,
+        Change::UnlinkBlob { repository, digest } => blobs::unlink_blob(db, quotas, repository, digest).await,
         Change::LeaseBlob { repository, digest, until } => {
             blobs::lease_blob(db, repository, digest, *until).await
         }
         Change::CollectLink { repository, digest, now } => {
-            blobs::collect_link(db, repository, digest, *now).await
+            blobs::collect_link(db, quotas, repository, digest, *now).await
         }
         Change::CondemnBlob { digest, mark } => blobs::condemn_blob(db, digest, *mark).await,
         Change::RemoveBlob { digest, mark } => blobs::remove_blob(db, digest, *mark).await,
@@ -48,18 +50,24 @@ pub(super) async fn apply(db: &mut Connection<'_>, change: &Change) -> Outcome<u
             holds::hold_bytes(db, *holder, *seconds, *renews).await
         }
         Change::CollectManifest { repository, digest, before } => {
-            collect_manifest(db, repository, digest, *before).await
+            collect_manifest(db, quotas, (repository, digest), *before).await
         }
-        Change::PutManifest(change) => put_manifest(db, change).await,
-        Change::DeleteManifest { repository, digest } => delete_manifest(db, repository, digest).await,
-        Change::DeleteTag { repository, tag } => delete_tag(db, repository, tag).await,
+        Change::PutManifest(change) => put_manifest(db, quotas, change).await,
+        Change::DeleteManifest { repository, digest } => {
+            delete_manifest(db, quotas, repository, digest).await
+        }
+        Change::DeleteTag { repository, tag } => delete_tag(db, quotas, repository, tag).await,
         Change::ExpireTag { repository, record, judged_at } => {
-            tags::expire(db, repository, record, *judged_at).await
+            tags::expire(db, quotas, repository, record, *judged_at).await
         }
         Change::DeleteGuarded { repository, target, guard } => {
-            delete_guarded(db, repository, target, guard).await
+            delete_guarded(db, quotas, (repository, target), guard).await
         }
-        Change::StartUpload(record) => sessions::start(db, record).await,
+        Change::CountNamespace(namespace) => Ok(u64::from(counts::count_namespace(db, namespace).await?)),
+        Change::StartUpload(record) => {
+            quotas.check_start(db, &record.repository).await?;
+            sessions::start(db, record).await
+        }
         Change::SaveUpload { id, from, state, writer, keeps_claim } => {
             sessions::save(db, id, *from, state, (writer.as_deref(), *keeps_claim)).await
         }
@@ -160,9 +168,10 @@ async fn check(db: &mut Connection<'_>, repository: Option<i64>, change: &Manife
     Ok(())
 }
 
-async fn put_manifest(db: &mut Connection<'_>, change: &ManifestChange) -> Outcome<u64> {
+async fn put_manifest(db: &mut Connection<'_>, quotas: &Quotas, change: &ManifestChange) -> Outcome<u64> {
     let repository = find_repository(db, &change.repository).await?;
     check(db, repository, change).await?;
+    let plan = quotas.plan_put(db, repository, change).await?;
     let repository = make_repository(db, &change.repository).await?;
     let now = db.now();
     let id = match find_manifest(db, repository, change.manifest.digest()).await? {
@@ -201,6 +210,7 @@ async fn put_manifest(db: &mut Connection<'_>, change: &ManifestChange) -> Outco
         .execute(db)
         .await?;
     }
+    plan.count(db, change).await?;
     Ok(0)
 }
 
@@ -245,53 +255,59 @@ async fn insert_manifest(
 
 async fn delete_guarded(
     db: &mut Connection<'_>,
-    repository: &RepositoryName,
-    target: &DeleteTarget,
+    quotas: &Quotas,
+    (repository, target): (&RepositoryName, &DeleteTarget),
     guard: &TagGuard,
 ) -> Outcome<u64> {
     guards::ask(db, repository, target, guard).await?;
     match target {
-        DeleteTarget::Manifest(ManifestReference::Tag(tag)) => delete_tag(db, repository, tag).await,
+        DeleteTarget::Manifest(ManifestReference::Tag(tag)) => delete_tag(db, quotas, repository, tag).await,
         DeleteTarget::Manifest(ManifestReference::Digest(digest)) => {
-            delete_manifest(db, repository, digest).await
+            delete_manifest(db, quotas, repository, digest).await
         }
-        DeleteTarget::Blob(digest) => blobs::unlink_blob(db, repository, digest).await,
+        DeleteTarget::Blob(digest) => blobs::unlink_blob(db, quotas, repository, digest).await,
     }
 }
 
 async fn delete_manifest(
     db: &mut Connection<'_>,
-    repository: &RepositoryName,
+    quotas: &Quotas,
+    name: &RepositoryName,
     digest: &Digest,
 ) -> Outcome<u64> {
-    let unknown = || Stop::Refused(manifest_unknown(repository, digest));
-    let repository = find_repository(db, repository).await?.ok_or_else(unknown)?;
+    let unknown = || Stop::Refused(manifest_unknown(name, digest));
+    let repository = find_repository(db, name).await?.ok_or_else(unknown)?;
     let id = find_manifest(db, repository, digest).await?.ok_or_else(unknown)?;
-    remove_manifest(db, repository, id).await?;
+    remove_manifest(db, quotas, (name, digest), (repository, id)).await?;
     Ok(0)
 }
 
 async fn collect_manifest(
     db: &mut Connection<'_>,
-    repository: &RepositoryName,
-    digest: &Digest,
+    quotas: &Quotas,
+    (name, digest): (&RepositoryName, &Digest),
     before: i64,
 ) -> Outcome<u64> {
-    let Some(repository) = find_repository(db, repository).await? else { return Ok(0) };
+    let Some(repository) = find_repository(db, name).await? else { return Ok(0) };
     let Some(id) = find_manifest(db, repository, digest).await? else { return Ok(0) };
     if keepers::is_kept(db, id, before).await? {
         return Ok(0);
     }
-    remove_manifest(db, repository, id).await?;
+    remove_manifest(db, quotas, (name, digest), (repository, id)).await?;
     Ok(1)
 }
 
-async fn remove_manifest(db: &mut Connection<'_>, repository: i64, id: i64) -> sqlx::Result<()> {
-    for text in [
-        "DELETE FROM tags WHERE manifest_id = $1",
-        "DELETE FROM manifest_refs WHERE manifest_id = $1",
-        "DELETE FROM manifests WHERE id = $1",
-    ] {
+async fn remove_manifest(
+    db: &mut Connection<'_>,
+    quotas: &Quotas,
+    (name, digest): (&RepositoryName, &Digest),
+    (repository, id): (i64, i64),
+) -> sqlx::Result<()> {
+    let covering = quotas.covering(db, name).await?;
+    let tags = query("DELETE FROM tags WHERE manifest_id = $1").bind(id).execute(db).await?;
+    counts::untagged(db, &covering, tags).await?;
+    counts::unmade(db, &covering, digest).await?;
+    for text in ["DELETE FROM manifest_refs WHERE manifest_id = $1", "DELETE FROM manifests WHERE id = $1"] {
         query(text).bind(id).execute(db).await?;
     }
     query(
@@ -304,7 +320,13 @@ async fn remove_manifest(db: &mut Connection<'_>, repository: i64, id: i64) -> s
     Ok(())
 }
 
-async fn delete_tag(db: &mut Connection<'_>, repository: &RepositoryName, tag: &Tag) -> Outcome<u64> {
+async fn delete_tag(
+    db: &mut Connection<'_>,
+    quotas: &Quotas,
+    repository: &RepositoryName,
+    tag: &Tag,
+) -> Outcome<u64> {
+    let covering = quotas.covering(db, repository).await?;
     let gone = query(
         "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2",
     )
@@ -312,5 +334,9 @@ async fn delete_tag(db: &mut Connection<'_>, repository: &RepositoryName, tag: &
     .bind(tag.as_str())
     .execute(db)
     .await?;
-    if gone == 0 { Err(Stop::Refused(manifest_unknown(repository, tag))) } else { Ok(0) }
+    if gone == 0 {
+        return Err(Stop::Refused(manifest_unknown(repository, tag)));
+    }
+    counts::untagged(db, &covering, gone).await?;
+    Ok(0)
 }

@@ -23,6 +23,8 @@ mod keepers;
 mod postgres;
 mod query;
 mod queue;
+mod quota_use;
+mod quotas;
 mod restore;
 mod rows;
 mod schema;
@@ -43,7 +45,7 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 #[cfg(feature = "store-postgres")]
 use crate::secret::Secret;
 use crate::store::blob::{BlobKey, StagedState};
-use crate::store::{Listing, UploadId};
+use crate::store::{Listing, QuotaCheck, QuotaRules, QuotaUse, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use std::fmt;
@@ -210,6 +212,10 @@ impl SqlMeta {
         on!(self, database => database.statement_writer().await)
     }
 
+    fn quota_rules(&self) -> Arc<QuotaRules> {
+        on!(self, database => database.rules().now())
+    }
+
     fn failed(&self, e: sqlx::Error) -> Error {
         on!(self, database => database.failed(e))
     }
@@ -297,6 +303,27 @@ impl MetaBackend for SqlMeta {
         references: &[ManifestReference],
     ) -> Result<Vec<bool>> {
         self.find_existing(repository, references).await
+    }
+
+    fn has_quotas(&self) -> bool {
+        true
+    }
+
+    fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        on!(self, database => database.rules().replace(rules));
+        Ok(())
+    }
+
+    async fn largest_upload(&self, repository: &RepositoryName) -> Result<Option<u64>> {
+        self.find_largest(repository).await
+    }
+
+    async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
+        self.find_quota_use().await
+    }
+
+    async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
+        self.compare_quotas(repair).await
     }
 
     async fn write(&self, change: Change) -> Result<u64> {

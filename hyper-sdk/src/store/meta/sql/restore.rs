@@ -10,7 +10,7 @@
 
 use super::query::{Connection, Reader, query};
 use super::rows::signed;
-use super::{Database, SqlMeta, blobs};
+use super::{Database, SqlMeta, blobs, quotas};
 use crate::clock::{Clock as _, SystemClock};
 use crate::store::blob::BlobKey;
 use crate::store::errors::being_removed;
@@ -24,7 +24,7 @@ use std::collections::HashSet;
 use tokio::sync::mpsc::Receiver;
 
 /// Why a change was not made.
-enum Stop {
+pub(super) enum Stop {
     Database(sqlx::Error),
     Refused(Error),
 }
@@ -41,7 +41,7 @@ impl From<Error> for Stop {
     }
 }
 
-type Outcome<T> = std::result::Result<T, Stop>;
+pub(super) type Outcome<T> = std::result::Result<T, Stop>;
 
 /// Runs a function in a transaction with the right to write, which it commits unless the function fails.
 macro_rules! in_transaction {
@@ -73,8 +73,10 @@ macro_rules! in_transaction {
                 // The right to write, and a version that no cache has.
                 let version = super::postgres::random_version().map_err(|e| meta.failed(e))?;
                 let mut db = Connection::Postgres(&mut transaction, SystemClock.now());
-                let right =
-                    query("UPDATE registry_state SET version = $1").bind(version).execute(&mut db).await;
+                let right = query("UPDATE registry_state SET content_version = $1")
+                    .bind(version)
+                    .execute(&mut db)
+                    .await;
                 right.map_err(|e| meta.failed(e))?;
                 let $db = &mut db;
                 match $work.await {
@@ -92,6 +94,8 @@ macro_rules! in_transaction {
         })
     }};
 }
+
+pub(super) use in_transaction;
 
 impl SqlMeta {
     /// The name by which backups know the registry: random text, which its first backup chooses.
@@ -339,6 +343,8 @@ async fn finish(
     if ancestors.is_some() {
         query("INSERT INTO registry_name (id, name) VALUES (2, $1)").bind(ancestors).execute(db).await?;
     }
+    // A server may have counted the empty store.
+    quotas::recount_all(db).await?;
     #[cfg(feature = "store-postgres")]
     if let Connection::Postgres(..) = db {
         for text in [

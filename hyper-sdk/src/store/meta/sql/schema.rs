@@ -7,7 +7,7 @@ use crate::{Error, ErrorKind, Result};
 use sqlx::{Connection as _, SqliteConnection};
 
 /// The migrations, version 1 first.
-pub(super) const MIGRATIONS: [&str; 8] = [
+pub(super) const MIGRATIONS: [&str; 9] = [
     include_str!("migrations/0001_registry.sql"),
     include_str!("migrations/0002_listed.sql"),
     include_str!("migrations/0003_collection.sql"),
@@ -16,7 +16,14 @@ pub(super) const MIGRATIONS: [&str; 8] = [
     include_str!("migrations/0006_scrub.sql"),
     include_str!("migrations/0007_tokens.sql"),
     include_str!("migrations/0008_backup.sql"),
+    include_str!("migrations/0009_quotas.sql"),
 ];
+
+/// What a migration does besides on PostgreSQL: a new name keeps servers of earlier versions, which do not count what
+/// namespaces use, from writing.
+#[cfg(feature = "store-postgres")]
+pub(super) const ON_POSTGRES: (i64, &str) =
+    (9, "ALTER TABLE registry_state RENAME COLUMN version TO content_version");
 
 /// The table of applied migrations.
 pub(super) const TABLE: &str =

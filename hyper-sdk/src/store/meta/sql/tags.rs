@@ -2,6 +2,7 @@
 
 use super::SqlMeta;
 use super::query::{Connection, query};
+use super::quotas::{Quotas, untagged};
 use super::rows::{Outcome, Stop};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::Listing;
@@ -80,12 +81,14 @@ impl SqlMeta {
 
 pub(super) async fn expire(
     db: &mut Connection<'_>,
+    quotas: &Quotas,
     repository: &RepositoryName,
     record: &TagRecord,
     judged_at: i64,
 ) -> Outcome<u64> {
     let now = db.now();
     check_judged_at(judged_at, now).map_err(Stop::Refused)?;
+    let covering = quotas.covering(db, repository).await?;
     let gone = query(
         "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2 \
          AND updated_at = $3 AND manifest_id IN (SELECT m.id FROM manifests m WHERE m.digest = $4 \
@@ -97,6 +100,7 @@ pub(super) async fn expire(
     .bind(record.digest.as_str())
     .execute(db)
     .await?;
+    untagged(db, &covering, gone).await?;
     if gone > 0 {
         query(
             "UPDATE manifests SET created_at = $1 WHERE digest = $2 AND created_at < $1 \

@@ -7,10 +7,11 @@ use crate::store::blob::BlobKey;
 use crate::store::meta::{
     BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
 };
-use crate::store::{DeleteTarget, Listing, UploadId};
+use crate::store::{DeleteTarget, Listing, QuotaCheck, QuotaRules, QuotaUse, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,6 +268,26 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
             return Ok(vec![true; references.len()]);
         }
         self.inner.has_manifests(repository, references).await
+    }
+
+    fn has_quotas(&self) -> bool {
+        self.inner.has_quotas()
+    }
+
+    fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
+        self.inner.set_quotas(rules)
+    }
+
+    async fn largest_upload(&self, repository: &RepositoryName) -> Result<Option<u64>> {
+        self.inner.largest_upload(repository).await
+    }
+
+    async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
+        self.inner.quota_use().await
+    }
+
+    async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
+        self.inner.check_quotas(repair).await
     }
 
     async fn write(&self, change: Change) -> Result<u64> {

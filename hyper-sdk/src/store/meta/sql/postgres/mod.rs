@@ -25,6 +25,7 @@ use self::session::Session;
 use self::version::Versions;
 use super::query::Reader;
 use super::queue::Queue;
+use super::quotas::SharedRules;
 use super::schema;
 use crate::clock::SharedClock;
 use crate::secret::Secret;
@@ -49,6 +50,7 @@ pub(super) struct Database {
     place: Arc<str>,
     readers: PgPool,
     writer: Queue,
+    rules: SharedRules,
     versions: Versions,
     clock: Arc<DatabaseClock>,
     id: String,
@@ -124,7 +126,9 @@ impl Database {
             })
             .connect_lazy_with(connect.clone());
         let versions = Versions::start(connect.clone(), Arc::clone(&place));
+        let rules = SharedRules::default();
         let session = Session {
+            rules: rules.clone(),
             open: Some(connection),
             options: connect,
             place: Arc::clone(&place),
@@ -135,6 +139,7 @@ impl Database {
             place,
             readers,
             writer: Queue::start(session),
+            rules,
             versions,
             clock,
             id,
@@ -146,6 +151,10 @@ impl Database {
 
     pub(super) fn place(&self) -> &str {
         &self.place
+    }
+
+    pub(super) fn rules(&self) -> &SharedRules {
+        &self.rules
     }
 
     pub(super) fn durable(&self) -> bool {
@@ -278,6 +287,9 @@ async fn migrate(connection: &mut PgConnection) -> sqlx::Result<i64> {
     for (version, migration) in schema::missing(found) {
         // The migrations are constants.
         sqlx::raw_sql(AssertSqlSafe(schema::for_postgres(migration))).execute(&mut *transaction).await?;
+        if version == schema::ON_POSTGRES.0 {
+            sqlx::raw_sql(schema::ON_POSTGRES.1).execute(&mut *transaction).await?;
+        }
         sqlx::query(
             "INSERT INTO schema_version (version, applied_at) \
              VALUES ($1, CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT))",

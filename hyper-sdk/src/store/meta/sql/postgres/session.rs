@@ -20,6 +20,7 @@ use crate::store::meta::Change;
 use crate::store::meta::sql::changes::apply;
 use crate::store::meta::sql::query::Connection;
 use crate::store::meta::sql::queue::{self, are_leases};
+use crate::store::meta::sql::quotas::{IS_COUNTING, Quotas, SharedRules};
 use crate::store::meta::sql::rows::Stop;
 use crate::{Error, ErrorKind, Result};
 use sqlx::postgres::PgConnectOptions;
@@ -42,6 +43,7 @@ pub(super) struct Session {
     /// Without a connection one is opened for the next change.
     pub(super) open: Option<PgConnection>,
     pub(super) options: PgConnectOptions,
+    pub(super) rules: SharedRules,
     pub(super) place: Arc<str>,
     pub(super) clock: Arc<DatabaseClock>,
     pub(super) presence: Presence,
@@ -88,7 +90,7 @@ impl Session {
             None => self.connect().await.map_err(Failure::Lost)?,
         };
         let clock = Arc::clone(&self.clock);
-        let applied = timeout(TRANSACTION, transact(&mut connection, &clock, changes)).await;
+        let applied = timeout(TRANSACTION, transact(&mut connection, &clock, &self.rules, changes)).await;
         let outcomes = match applied.unwrap_or_else(|_| Err(too_slow().into())) {
             Ok(outcomes) => outcomes,
             Err(Failure::Statement(e)) => {
@@ -179,21 +181,25 @@ impl queue::Session for Session {
 async fn transact(
     connection: &mut PgConnection,
     clock: &DatabaseClock,
+    rules: &SharedRules,
     changes: &[Change],
 ) -> std::result::Result<Vec<Result<u64>>, Failure> {
-    let version = if changes.iter().any(is_visible) { random()?.to_string() } else { "version".to_owned() };
+    let version =
+        if changes.iter().any(is_visible) { random()?.to_string() } else { "content_version".to_owned() };
     let durability = if are_leases(changes) { "SET LOCAL synchronous_commit = off; " } else { "" };
     let begin = format!(
-        "BEGIN; {durability}UPDATE registry_state SET version = {version} \
-         RETURNING CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+        "BEGIN; {durability}UPDATE registry_state SET content_version = {version} \
+         RETURNING CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT); {IS_COUNTING}"
     );
     // The text has a number that was made here, and nothing else from outside.
     let rows = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(&mut *connection).await?;
-    clock.set(rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?);
+    let [time, is_counting] = &rows[..] else { return Err(sqlx::Error::RowNotFound.into()) };
+    clock.set(time.try_get(0)?);
+    let quotas = Quotas::new(rules.now(), is_counting.try_get(0)?, changes);
     let mut outcomes = Vec::with_capacity(changes.len());
     let mut db = Connection::Postgres(connection, clock.now());
     for change in changes {
-        match apply(&mut db, change).await {
+        match apply(&mut db, &quotas, change).await {
             Ok(size) => outcomes.push(Ok(size)),
             Err(Stop::Refused(e)) => outcomes.push(Err(e)),
             Err(Stop::Failed(e)) => return Err(e.into()),
@@ -207,6 +213,7 @@ fn is_visible(change: &Change) -> bool {
     !matches!(
         change,
         Change::LeaseBlob { .. }
+            | Change::CountNamespace(_)
             | Change::StartUpload(_)
             | Change::SaveUpload { .. }
             | Change::ClaimUpload { .. }

@@ -17,6 +17,7 @@ use self::readers::Readers;
 use self::session::Session;
 use super::query::Reader;
 use super::queue::Queue;
+use super::quotas::SharedRules;
 use super::schema;
 use crate::clock::{SharedClock, SystemClock};
 use crate::private_folder::TemporaryFolder;
@@ -49,6 +50,7 @@ pub(super) struct Database {
     version: version::Version,
     /// `None` when this process only reads.
     in_use: Option<InUse>,
+    rules: SharedRules,
     /// Where the readers read, when it is not `path`. It is removed with the value.
     _copy: Option<TemporaryFolder>,
 }
@@ -94,10 +96,12 @@ impl Database {
                 }
                 Err(e) => return Err(e),
             };
-            let writer =
-                Some(Queue::start(Session::new(connection, options, path.clone(), Arc::clone(&clock))));
+            let rules = SharedRules::default();
+            let session =
+                Session::new(connection, options, path.clone(), (Arc::clone(&clock), rules.clone()));
+            let writer = Some(Queue::start(session));
             let version = version::Version::changing(&path);
-            Ok(Self { path, readers, writer, statements, clock, version, in_use, _copy: None })
+            Ok(Self { path, readers, writer, statements, clock, version, in_use, rules, _copy: None })
         })
     }
 
@@ -156,8 +160,9 @@ impl Database {
         checked?;
         let version = version::Version::read_only(&path);
         let readers = Readers::unchanging(options);
-        let clock = Arc::new(SystemClock);
-        Ok(Self { path, readers, writer: None, statements: None, clock, version, in_use: None, _copy: copy })
+        let (clock, rules) = (Arc::new(SystemClock), SharedRules::default());
+        let (writer, statements, in_use) = (None, None, None);
+        Ok(Self { path, readers, writer, statements, clock, version, in_use, rules, _copy: copy })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -174,6 +179,10 @@ impl Database {
         if let Some(in_use) = &self.in_use {
             in_use.share();
         }
+    }
+
+    pub(super) fn rules(&self) -> &SharedRules {
+        &self.rules
     }
 
     pub(super) fn writable(&self) -> bool {

@@ -15,7 +15,9 @@ use crate::clock::{Clock, SharedClock};
 use crate::store::meta::Change;
 use crate::store::meta::sql::changes::apply;
 use crate::store::meta::sql::query::Connection;
+use crate::store::meta::sql::query::query;
 use crate::store::meta::sql::queue::{self, are_leases};
+use crate::store::meta::sql::quotas::{IS_COUNTING, Quotas, SharedRules};
 use crate::store::meta::sql::rows::Stop;
 use crate::{Error, Result};
 use sqlx::sqlite::SqliteConnectOptions;
@@ -30,6 +32,7 @@ pub(super) struct Session {
     options: SqliteConnectOptions,
     path: PathBuf,
     clock: SharedClock,
+    rules: SharedRules,
     /// Whether commits are synced, as they are on a new connection.
     is_synced: bool,
 }
@@ -39,9 +42,9 @@ impl Session {
         open: Option<SqliteConnection>,
         options: SqliteConnectOptions,
         path: PathBuf,
-        clock: SharedClock,
+        (clock, rules): (SharedClock, SharedRules),
     ) -> Self {
-        Self { open, options, path, clock, is_synced: true }
+        Self { open, options, path, clock, rules, is_synced: true }
     }
 
     /// The connection, whose next commit is synced or not.
@@ -116,9 +119,9 @@ impl queue::Session for Session {
 }
 
 async fn write_together(session: &mut Session, changes: &[Change]) -> sqlx::Result<Vec<Result<u64>>> {
-    let clock = Arc::clone(&session.clock);
+    let (clock, rules) = (Arc::clone(&session.clock), session.rules.clone());
     let connection = session.connection(!are_leases(changes)).await?;
-    let outcome = transact(connection, &*clock, changes).await;
+    let outcome = transact(connection, &*clock, &rules, changes).await;
     if outcome.is_err() {
         session.recover().await;
     }
@@ -128,13 +131,16 @@ async fn write_together(session: &mut Session, changes: &[Change]) -> sqlx::Resu
 async fn transact(
     connection: &mut SqliteConnection,
     clock: &dyn Clock,
+    rules: &SharedRules,
     changes: &[Change],
 ) -> sqlx::Result<Vec<Result<u64>>> {
     run(connection, "BEGIN IMMEDIATE").await?;
     let now = clock.now();
+    let is_counting = query(IS_COUNTING).fetch_one(&mut Connection::Sqlite(connection, now)).await?;
+    let quotas = Quotas::new(rules.now(), is_counting, changes);
     let mut outcomes = Vec::with_capacity(changes.len());
     for change in changes {
-        match apply(&mut Connection::Sqlite(connection, now), change).await {
+        match apply(&mut Connection::Sqlite(connection, now), &quotas, change).await {
             Ok(size) => outcomes.push(Ok(size)),
             Err(Stop::Refused(e)) => outcomes.push(Err(e)),
             Err(Stop::Failed(e)) => return Err(e),
@@ -162,7 +168,8 @@ mod tests {
         // It makes the tables.
         let _meta = SqlMeta::open(path.clone()).await.unwrap();
         let options = SqliteConnectOptions::new().filename(&path).synchronous(SqliteSynchronous::Full);
-        let mut session = Session::new(None, options, path, Arc::new(SystemClock));
+        let others: (SharedClock, SharedRules) = (Arc::new(SystemClock), SharedRules::default());
+        let mut session = Session::new(None, options, path, others);
         let (repository, digest) = (RepositoryName::parse("a").unwrap(), Digest::sha256("x"));
         let lease = || Change::LeaseBlob { repository: repository.clone(), digest: digest.clone(), until: 5 };
         let other = || Change::UnlinkBlob { repository: repository.clone(), digest: digest.clone() };

@@ -1,0 +1,66 @@
+//! Quotas on the metadata backend.
+
+use super::Composed;
+use crate::QuotaExcess;
+use crate::Result;
+use crate::reference::RepositoryName;
+use crate::store::QuotaNamespace;
+use crate::store::blob::BlobBackend;
+use crate::store::errors::quota_exceeded;
+use crate::store::meta::{Change, MetaBackend};
+use std::collections::BTreeSet;
+
+/// How many repositories are read together.
+const PAGE: usize = 1000;
+
+impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
+    /// See [`crate::store::RegistryStore::count_quotas`].
+    pub(super) async fn count_namespaces(&self) -> Result<()> {
+        let uses = self.0.meta.quota_use().await?;
+        let (mut missing, mut counted) = (BTreeSet::new(), BTreeSet::new());
+        for one in &uses {
+            let set = if one.used.is_some() { &mut counted } else { &mut missing };
+            set.insert(one.namespace.clone());
+        }
+        if missing.remove(&QuotaNamespace::Each) {
+            let mut after: Option<String> = None;
+            loop {
+                let page = self.0.meta.repositories(after.as_deref(), PAGE).await?;
+                let firsts = page.items.iter().filter_map(|name| QuotaNamespace::of_repository(name).nth(1));
+                missing.extend(firsts.filter(|namespace| !counted.contains(namespace)));
+                after = page.items.last().map(ToString::to_string);
+                if !page.more || after.is_none() {
+                    break;
+                }
+            }
+        }
+        if !missing.is_empty() {
+            self.writable()?;
+        }
+        // One by one, so that pushes come between.
+        for namespace in missing {
+            self.0.meta.write(Change::CountNamespace(namespace)).await?;
+        }
+        Ok(())
+    }
+
+    /// Fails when an upload has more bytes than its repository can get because of a quota.
+    pub(super) async fn check_upload(&self, repository: &RepositoryName, most: u64, size: u64) -> Result<()> {
+        if size <= most {
+            return Ok(());
+        }
+        // It may have become more since.
+        let Some(now) = self.0.meta.largest_upload(repository).await?.filter(|now| size > *now) else {
+            return Ok(());
+        };
+        let uses = self.0.meta.quota_use().await?;
+        let namespace = uses.into_iter().filter(|one| one.namespace.has(repository));
+        let tightest =
+            namespace.filter_map(|one| Some((one.limits.bytes?, one))).min_by_key(|(limit, _)| *limit);
+        let (limit, used, name) = match &tightest {
+            Some((limit, one)) => (*limit, one.used.unwrap_or_default().bytes, one.namespace.to_string()),
+            None => (now, 0, repository.to_string()),
+        };
+        Err(quota_exceeded(QuotaExcess { namespace: name, resource: "bytes", used, added: size, limit }))
+    }
+}

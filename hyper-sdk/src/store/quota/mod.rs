@@ -1,0 +1,23 @@
+//! Quotas: how much a namespace may have.
+//!
+//! ```text
+//!   push, mount ──▶ transaction: which namespaces have the repository? ── adds too much to one of them: refused
+//!                                  └─ the rows and the counts of all of them change together
+//! ```
+//!
+//! # Invariants
+//! - What a namespace uses is the bytes of each blob that one of its repositories has, counted once, the bytes of each of its
+//!   manifests, counted once, and the numbers of its tags and manifests.
+//! - No change that adds to one of these passes its limit, and none that adds nothing is refused.
+//! - Nothing is deleted because of a quota.
+
+mod resource;
+mod rules;
+mod usage;
+
+pub use resource::{QuotaCounts, QuotaResource};
+pub use rules::{QuotaLimits, QuotaNamespace, QuotaRule, QuotaRules};
+pub use usage::{QuotaCheck, QuotaUse};
+
+#[cfg(test)]
+mod tests;
