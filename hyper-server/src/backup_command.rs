@@ -80,7 +80,7 @@ pub(crate) struct RemoveArgs {
     /// Snapshots to remove
     #[arg(value_name = "ID", required_unless_present = "keep")]
     ids: Vec<String>,
-    /// Remove all but the newest so many snapshots of each registry; one that was restored or moved, and the former one, are one
+    /// Remove all but the newest so many snapshots of each registry; one that was restored or moved is another one
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
     /// Form of the output

@@ -3,11 +3,10 @@
 use super::fitting::part;
 use super::folder::{BLOBS, BackupFolder, names};
 use super::inspect::{list, no_snapshots, read_whole};
-use super::lineage::lines;
 use crate::digest::Algorithm;
 use crate::{Digest, Error, ErrorKind, Result};
 use rustix::fs::AtFlags;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What was removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,8 +20,7 @@ pub struct Removed {
 }
 
 /// Removes these snapshots, and with `keep` all but the newest so many of each registry; then the blobs that no snapshot needs,
-/// among them those of a backup that was killed. A registry that was restored or moved, and the former one that has made no
-/// snapshot since, count as one. Blocks.
+/// among them those of a backup that was killed. A registry that was restored or moved counts as another one. Blocks.
 ///
 /// Killed, it leaves the other snapshots whole; the next one goes on with the blobs.
 ///
@@ -71,7 +69,7 @@ pub fn remove(folder: &BackupFolder, ids: &[String], keep: Option<usize>) -> Res
     Ok(removed)
 }
 
-/// The snapshots of each line of registries, but the newest `keep` of those that stay.
+/// The snapshots of each registry, but the newest `keep` of those that stay.
 fn old_ones(folder: &BackupFolder, goes: &BTreeSet<String>, keep: usize) -> Result<Vec<String>> {
     let mut infos = Vec::new();
     for (id, info) in list(folder)? {
@@ -80,9 +78,15 @@ fn old_ones(folder: &BackupFolder, goes: &BTreeSet<String>, keep: usize) -> Resu
         }
         infos.push(info.map_err(|e| e.with_context("snapshot", &id))?);
     }
-    let old = lines(infos).into_iter().flat_map(|mut snapshots| {
+    // Not by lines: a copy that was restored for a trial must not push out what the registry itself has.
+    let mut of_registry: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for info in infos {
+        of_registry.entry(info.header.registry).or_default().push(info.id);
+    }
+    let old = of_registry.into_values().flat_map(|mut snapshots| {
+        snapshots.sort();
         snapshots.truncate(snapshots.len().saturating_sub(keep));
-        snapshots.into_iter().map(|info| info.id)
+        snapshots
     });
     Ok(old.collect())
 }

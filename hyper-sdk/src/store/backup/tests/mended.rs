@@ -126,8 +126,8 @@ async fn the_newest_snapshot_of_one_line_of_registries_is_restored() {
     let target = place.store("d").await;
     let got = restore(&folder, None, &target, &RestoreOptions::default()).await.unwrap();
     assert_eq!(got.snapshot.id, newest.id);
-    // It is one line for the removal of old ones, too.
-    let removed = remove(&folder, &[], Some(3)).unwrap();
+    // Each registry keeps its own when old ones are removed: the restored one may be a copy for a trial.
+    let removed = remove(&folder, &[], Some(1)).unwrap();
     assert_eq!(removed.snapshots, [first.id]);
     // The former one goes on: now there are two.
     push(&store, "a", "v5", "five").await;

@@ -27,7 +27,7 @@ impl InUse {
         let mut path = database.as_os_str().to_owned();
         path.push(".use");
         let path = PathBuf::from(path);
-        let file = match File::options().create(true).truncate(false).write(true).open(&path) {
+        let file = match File::options().create(true).truncate(false).read(true).write(true).open(&path) {
             Ok(file) => file,
             Err(error) => {
                 tracing::debug!(%error, path = %path.display(), "a restore does not notice that the store is open");
