@@ -17,8 +17,9 @@ use std::time::SystemTime;
 
 /// Of so many blobs at least not all are damaged: their place is away.
 const MANY: u64 = 8;
-/// How many blobs that the folder has are looked for in the store, when none was copied.
-const TRIED: usize = 16;
+/// How many blobs that the folder has are looked for in the store, when none was copied. They come from everywhere among the
+/// digests, as what is lost may be one place.
+const TRIED: usize = 256;
 
 /// What happens during a backup, a restore or a move.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,8 +227,9 @@ async fn can_be_read(store: &dyn Portable, blobs: &[BlobRow]) -> Result<()> {
     }
     Err(Error::new(
         ErrorKind::Unavailable,
-        "no blob of the store can be read, so nothing was backed up: is the volume of its blobs there?",
+        "the blobs of the store cannot be read, so nothing was backed up: is the volume of its blobs there?",
     )
+    .with_context("tried", blobs.len())
     .with_context("store", store))
 }
 
@@ -257,11 +259,19 @@ async fn copy_all(
         .buffer_unordered(options.jobs.max(1));
     let mut blobs = std::pin::pin!(blobs);
     let (mut copied, mut bytes, mut damaged, mut touched) = (0, 0, Vec::new(), BTreeSet::new());
-    let (mut all, mut some) = (0, Vec::new());
+    let (mut all, mut some, mut step) = (0, Vec::new(), 1);
     while let Some((blob, is_new, fault)) = blobs.try_next().await? {
         all += 1;
-        if !is_new && some.len() < TRIED {
+        if !is_new && all % step == 0 {
             some.push(blob.clone());
+        }
+        if some.len() > TRIED {
+            let mut at = 0;
+            some.retain(|_| {
+                at += 1;
+                at % 2 == 1
+            });
+            step *= 2;
         }
         let event = match fault {
             Some(row) => {

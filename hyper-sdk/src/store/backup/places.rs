@@ -5,7 +5,7 @@ use crate::store::blob::BACKUP_MARKER as MARKER;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
-/// The files by which the folder of a store is known: its metadata, or the names of those that are elsewhere.
+/// The regular files by which the folder of a store is known: its metadata, or the names of those that are elsewhere.
 const OF_STORES: [&str; 3] = ["hyper.db", "registry-id", "bucket.id"];
 
 /// What a store and its server make in their folder. Names that begin with one of these and a dot belong to them too.
@@ -28,8 +28,9 @@ fn above(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(whole.ancestors().chain(real.ancestors()).map(Path::to_owned).collect())
 }
 
+/// Whether a folder has a regular file of this name: one of folders and links may have any name.
 fn has(folder: &Path, name: &str) -> bool {
-    folder.join(name).symlink_metadata().is_ok()
+    folder.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file())
 }
 
 impl BackupFolder {
@@ -61,7 +62,8 @@ impl BackupFolder {
         }
     }
 
-    /// Fails when a folder has something else than a store: a restore would mix it with one.
+    /// Fails when a folder has something else than a store: a restore would mix it with one. What begins with a dot does not
+    /// matter, as in the home of a user.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`], and those of the system.
@@ -90,7 +92,7 @@ impl BackupFolder {
                 text.strip_prefix(*known)
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with('.') || rest.starts_with('-'))
             };
-            if !IN_STORES.iter().any(is_of_store) {
+            if !text.starts_with('.') && !IN_STORES.iter().any(is_of_store) {
                 return Err(Error::invalid(
                     "the folder has something else than a store: name an empty folder, or one that does not exist",
                 )

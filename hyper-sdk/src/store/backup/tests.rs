@@ -313,8 +313,11 @@ async fn a_backup_with_lost_blobs_is_restored_only_when_that_is_asked_for() {
     assert_eq!(restored.damaged.len(), 2);
     assert_eq!(other.meta().unfinished_restore().await.unwrap(), None);
     assert_eq!(other.stat_tag(&name("a"), "v1").await, store.stat_tag(&name("a"), "v1").await);
+    // The first restore may have brought the other one here, before it was lost.
+    assert_eq!(kind(other.stat_blob(&name("a"), &flipped).await), ErrorKind::BlobUnknown);
+    assert_eq!(restore(&folder, None, &third, &options).await.unwrap().damaged.len(), 2);
     for digest in [&lost, &flipped] {
-        assert_eq!(kind(other.stat_blob(&name("a"), digest).await), ErrorKind::BlobUnknown);
+        assert_eq!(kind(third.stat_blob(&name("a"), digest).await), ErrorKind::BlobUnknown);
     }
     // The next backup brings back what is missing, and what has another size.
     assert_eq!(back_up(&store, &folder).await.copied, 1);
@@ -378,6 +381,16 @@ async fn a_folder_that_lost_its_snapshots_keeps_its_blobs() {
     let checked = check(&folder, Some(&created.id), true, |_| ()).unwrap();
     assert!(checked.faults.is_empty() && checked.blobs == 2);
     // Something else is not taken for a folder of backups.
+    // One that has the name of the file by which such a folder is known is none for what is beside it.
+    let named = place.path("all/hyperregistry-backup");
+    BackupFolder::create(&named).unwrap();
+    std::fs::create_dir(place.path("all/hyper.db")).unwrap();
+    BackupFolder::refuse_within(&place.path("all/restored")).unwrap();
+    assert!(BackupFolder::refuse_within(&named.join("restored")).is_err());
+    BackupFolder::create(&place.path("all/others")).unwrap();
+    std::fs::create_dir(place.path("home")).unwrap();
+    std::fs::write(place.path("home/.bash_history"), "ls").unwrap();
+    BackupFolder::refuse_foreign(&place.path("home")).unwrap();
     for (file, text) in [("photo", "x"), ("hyperregistry-backup", "x")] {
         let at = place.path(&format!("other {file}"));
         std::fs::create_dir(&at).unwrap();

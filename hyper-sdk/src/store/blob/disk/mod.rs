@@ -81,7 +81,7 @@ impl DiskBlobs {
     pub async fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
         blocking(move || {
-            if root.join(BACKUP_MARKER).symlink_metadata().is_ok() {
+            if root.join(BACKUP_MARKER).symlink_metadata().is_ok_and(|meta| meta.is_file()) {
                 return Err(Error::invalid(
                     "the folder has backups, which the store would remove as blobs that nothing names: name another folder",
                 )

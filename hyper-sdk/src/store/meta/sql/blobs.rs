@@ -142,7 +142,7 @@ pub(super) async fn unlink_blob(
     repository: &RepositoryName,
     digest: &Digest,
 ) -> Outcome<u64> {
-    let covering = quotas.covering(db, repository).await?;
+    let covering = quotas.counted(db, repository).await?;
     let gone = query(
         "DELETE FROM blob_links WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) \
          AND blob_id = (SELECT id FROM blobs WHERE digest = $2)",
@@ -204,7 +204,7 @@ pub(super) async fn collect_link(
     .fetch_scalar(db)
     .await?;
     let Some(blob) = found else { return Ok(0) };
-    let covering = quotas.covering(db, name).await?;
+    let covering = quotas.counted(db, name).await?;
     let gone = query("DELETE FROM blob_links WHERE repository_id = $1 AND blob_id = $2")
         .bind(repository)
         .bind(blob)

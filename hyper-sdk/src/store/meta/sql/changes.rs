@@ -303,7 +303,7 @@ async fn remove_manifest(
     (name, digest): (&RepositoryName, &Digest),
     (repository, id): (i64, i64),
 ) -> sqlx::Result<()> {
-    let covering = quotas.covering(db, name).await?;
+    let covering = quotas.counted(db, name).await?;
     let tags = query("DELETE FROM tags WHERE manifest_id = $1").bind(id).execute(db).await?;
     counts::untagged(db, &covering, tags).await?;
     counts::unmade(db, &covering, digest).await?;
@@ -326,7 +326,7 @@ async fn delete_tag(
     repository: &RepositoryName,
     tag: &Tag,
 ) -> Outcome<u64> {
-    let covering = quotas.covering(db, repository).await?;
+    let covering = quotas.counted(db, repository).await?;
     let gone = query(
         "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2",
     )

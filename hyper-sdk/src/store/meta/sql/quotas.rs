@@ -9,8 +9,8 @@
 //! # Invariants
 //! - A namespace that has a row in `quotas` is counted by every change of every process. A transaction that cannot see such a
 //!   row pays one question for all of its changes.
-//! - A namespace of a rule gets its row, with what is there, in the transaction of the first change that it concerns, before
-//!   that change is looked at. So no server has to wait for another one.
+//! - A namespace of a rule gets its row, with what is there, in the transaction of the first change that adds something to it,
+//!   before that change is looked at. So no server has to wait for another one, and a deletion never counts.
 //! - A transaction has the right to write of the whole database, so counts need no further locks, whatever their order.
 //! - Limits are checked before the first statement of a change that writes.
 
@@ -81,8 +81,9 @@ impl Quotas {
         Self { is_on: is_counting || begins || !rules.is_empty(), rules }
     }
 
-    /// The namespaces that count a repository. To be asked before the change writes.
-    pub(super) async fn covering(
+    /// The namespaces that count a repository now: all that a deletion needs, as what is counted later is counted without what it
+    /// removes. To be asked before the change writes.
+    pub(super) async fn counted(
         &self,
         db: &mut Connection<'_>,
         repository: &RepositoryName,
@@ -91,7 +92,19 @@ impl Quotas {
             return Ok(Vec::new());
         }
         let names: Vec<QuotaNamespace> = QuotaNamespace::of_repository(repository).collect();
-        let mut covering = find(db, &names).await?;
+        find(db, &names).await
+    }
+
+    /// The namespaces that count a repository, those of the rules among them. To be asked before the change writes.
+    pub(super) async fn covering(
+        &self,
+        db: &mut Connection<'_>,
+        repository: &RepositoryName,
+    ) -> sqlx::Result<Vec<Counted>> {
+        if !self.is_on {
+            return Ok(Vec::new());
+        }
+        let mut covering = self.counted(db, repository).await?;
         for (namespace, _) in self.rules.covering(repository) {
             if covering.iter().all(|counted| counted.namespace != namespace) {
                 count_namespace(db, &namespace).await?;
@@ -117,10 +130,12 @@ impl Quotas {
         if self.rules.covering(repository).all(|(_, limits)| limits.bytes.is_none()) {
             return Ok(());
         }
-        for counted in self.covering(db, repository).await? {
-            if let Some(limits) = self.rules.limits(&counted.namespace) {
-                limits.check_room(&counted.namespace, counted.used).map_err(Stop::Refused)?;
-            }
+        let counted = self.counted(db, repository).await?;
+        for (namespace, limits) in self.rules.covering(repository) {
+            // What is not counted yet is counted when a blob comes, and refused then.
+            let used = counted.iter().find(|counted| counted.namespace == namespace);
+            let used = used.map(|counted| counted.used).unwrap_or_default();
+            limits.check_room(&namespace, used).map_err(Stop::Refused)?;
         }
         Ok(())
     }

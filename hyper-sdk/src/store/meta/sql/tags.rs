@@ -88,7 +88,7 @@ pub(super) async fn expire(
 ) -> Outcome<u64> {
     let now = db.now();
     check_judged_at(judged_at, now).map_err(Stop::Refused)?;
-    let covering = quotas.covering(db, repository).await?;
+    let covering = quotas.counted(db, repository).await?;
     let gone = query(
         "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2 \
          AND updated_at = $3 AND manifest_id IN (SELECT m.id FROM manifests m WHERE m.digest = $4 \

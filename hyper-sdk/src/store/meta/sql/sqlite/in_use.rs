@@ -10,6 +10,13 @@ use crate::{Error, ErrorKind, Result, ResultExt as _};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
+/// Whether a lock failed because the file system, such as one of a network, does not do it.
+fn has_no_locks(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let known = [Errno::BADF, Errno::NOLCK, Errno::NOTSUP, Errno::NOSYS, Errno::INVAL];
+    known.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// The lock of this process.
 #[derive(Debug)]
 pub(super) struct InUse {
@@ -41,6 +48,14 @@ impl InUse {
                 "another process fills the store: it can be opened when that has ended",
             )
             .with_context("path", database.display())),
+            Err(TryLockError::Error(error)) if has_no_locks(&error) => {
+                tracing::warn!(
+                    %error,
+                    path = %path.display(),
+                    "this file system has no such locks: a restore does not notice that the store is open"
+                );
+                Ok(Self { file: None, path })
+            }
             Err(TryLockError::Error(e)) => Err(e).at("cannot lock the database", &path),
         }
     }
