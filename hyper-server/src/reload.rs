@@ -51,17 +51,18 @@ impl Reload {
             tracing::info!("SIGHUP: there is no file to read again");
             return;
         }
-        if let Some(file) = &self.file
-            && let Err(error) = file.read_again(&self.registry)
-        {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log and the quotas stay");
-        }
+        // First, as counting for a new quota may take long, and a right that was taken away must not stay as long.
         if let Some(policy) = &self.policy {
             policy_command::reload(policy, self.has_users);
         }
         if let Some(tls) = &self.tls {
             tls.reload_and_log();
+        }
+        if let Some(file) = &self.file
+            && let Err(error) = file.read_again(&self.registry)
+        {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log and the quotas stay");
         }
     }
 }
@@ -86,6 +87,7 @@ impl ConfigFile {
             );
         }
         let quotas = quota_config::rules(&config.quota)?;
+        self.level.set(&config.log.level)?;
         if registry.quotas() != quotas {
             registry.set_quotas(quotas)?;
             tracing::info!("the quotas were read again");
@@ -95,7 +97,7 @@ impl ConfigFile {
                 tracing::warn!(%error, "the first pushes count what namespaces use");
             }
         }
-        self.level.set(&config.log.level)
+        Ok(())
     }
 }
 

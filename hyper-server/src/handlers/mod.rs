@@ -71,15 +71,21 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
     }
 }
 
+/// How long metrics wait for the use of quotas.
+const QUOTA_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// What namespaces use of their quotas; nothing when the database does not answer.
 async fn quotas(call: &Call<'_>) -> Vec<QuotaUse> {
     if call.state.quotas().is_empty() {
         return Vec::new();
     }
-    call.store.quota_use().await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "the use of quotas is not among the metrics");
-        Vec::new()
-    })
+    // All other metrics are there when the database is not, and who asks for them does not wait for long.
+    match tokio::time::timeout(QUOTA_TIME, call.store.quota_use()).await {
+        Ok(Ok(uses)) => return uses,
+        Ok(Err(error)) => tracing::warn!(%error, "the use of quotas is not among the metrics"),
+        Err(_) => tracing::warn!("the use of quotas is not among the metrics: the database is slow"),
+    }
+    Vec::new()
 }
 
 /// Deletes a tag, a manifest or a blob, as far as the rules for tags allow it.

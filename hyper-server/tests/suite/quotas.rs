@@ -110,6 +110,26 @@ async fn an_upload_in_chunks_ends_at_the_quota() {
     api.request("PUT", &end, &[], Body::from("7 bytes")).await.expect(201);
 }
 
+/// The limits of `*` are not those of a namespace with a rule of its own, and the smallest limit is the one that is named.
+#[tokio::test]
+async fn an_upload_that_grows_too_large_names_its_namespace() {
+    let rule = |namespace: &str, most| QuotaRule {
+        namespace: QuotaNamespace::parse(namespace).unwrap(),
+        limits: bytes(most),
+    };
+    let quotas = QuotaRules::new(vec![rule("*", 10), rule("team", 20), rule("**", 1000)]).unwrap();
+    let api = Api::with(RegistryOptions { quotas: Arc::new(quotas), ..RegistryOptions::default() });
+    api.blob("team/a", b"five!").await;
+    for (repository, allowed, said) in [("team/a", 20, "`team`"), ("new/a", 10, "`new`")] {
+        let location = api.post(&format!("/v2/{repository}/blobs/uploads/")).await.expect(202);
+        let path = location.header("location").to_owned();
+        api.request("PATCH", &path, &[], "x".repeat(allowed)).await.expect(202);
+        let refusal = api.request("PATCH", &path, &[], "x").await;
+        assert!(refusal.text().contains(said), "{}", refusal.text());
+        refusal.refused(403, "DENIED");
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_cannot_enforce_quotas_is_refused() {
     let options = || RegistryOptions { quotas: quotas("a", bytes(1)), ..RegistryOptions::default() };

@@ -4,10 +4,10 @@ use super::Composed;
 use crate::QuotaExcess;
 use crate::Result;
 use crate::reference::RepositoryName;
-use crate::store::QuotaNamespace;
 use crate::store::blob::BlobBackend;
 use crate::store::errors::quota_exceeded;
 use crate::store::meta::{Change, MetaBackend};
+use crate::store::{QuotaNamespace, QuotaUse};
 use std::collections::BTreeSet;
 
 /// How many repositories are read together.
@@ -53,14 +53,21 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         let Some(now) = self.0.meta.largest_upload(repository).await?.filter(|now| size > *now) else {
             return Ok(());
         };
-        let uses = self.0.meta.quota_use().await?;
-        let namespace = uses.into_iter().filter(|one| one.namespace.has(repository));
-        let tightest =
-            namespace.filter_map(|one| Some((one.limits.bytes?, one))).min_by_key(|(limit, _)| *limit);
-        let (limit, used, name) = match &tightest {
-            Some((limit, one)) => (*limit, one.used.unwrap_or_default().bytes, one.namespace.to_string()),
-            None => (now, 0, repository.to_string()),
-        };
-        Err(quota_exceeded(QuotaExcess { namespace: name, resource: "bytes", used, added: size, limit }))
+        let mut uses = self.0.meta.quota_use().await?;
+        // The limits of `*` are those of the first component, which has none of its own and may not be counted yet.
+        if let Some(first) = QuotaNamespace::of_repository(repository).nth(1) {
+            let is_there = uses.iter().any(|one| one.namespace == first);
+            for one in uses.iter_mut().filter(|one| one.namespace == QuotaNamespace::Each && !is_there) {
+                one.namespace = first.clone();
+            }
+        }
+        let covers = |one: &QuotaUse| one.namespace != QuotaNamespace::Each && one.namespace.has(repository);
+        let limited = uses.into_iter().filter(covers).filter_map(|one| {
+            let used = one.used.unwrap_or_default().bytes;
+            Some((one.limits.bytes?, used, one.namespace.to_string()))
+        });
+        let tightest = limited.min_by_key(|(limit, used, _)| *limit.max(used));
+        let (limit, used, namespace) = tightest.unwrap_or_else(|| (now, 0, repository.to_string()));
+        Err(quota_exceeded(QuotaExcess { namespace, resource: "bytes", used, added: size, limit }))
     }
 }

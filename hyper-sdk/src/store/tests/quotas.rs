@@ -423,6 +423,42 @@ async fn wrong_counts_are_found_and_repaired() {
     }
 }
 
+/// A namespace that takes long to count keeps nobody from making room, and names that do not exist leave nothing behind.
+#[tokio::test]
+async fn deletions_count_no_namespace() {
+    let folder = tempfile::tempdir().unwrap();
+    let [meta, _] = sqlite(folder.path()).await;
+    let tags = vec![0, 1, 2];
+    for first in [
+        Step::Link { to: "team/a", blob: 3 },
+        Step::Link { to: "team/a", blob: 4 },
+        Step::Put { to: "team/a", manifest: 1, tags },
+    ] {
+        make(&*meta, &first).await.unwrap();
+    }
+    let limits = QuotaLimits { bytes: Some(1000), tags: None, manifests: None };
+    let rule = |text| QuotaRule { namespace: QuotaNamespace::parse(text).unwrap(), limits };
+    meta.set_quotas(Arc::new(QuotaRules::new(vec![rule("team"), rule("*")]).unwrap())).unwrap();
+    for from in ["team/a", "other"] {
+        for deletion in [
+            Step::DeleteTag { from, tag: 0 },
+            Step::ExpireTag { from, tag: 1 },
+            Step::Unlink { from, blob: 3 },
+            Step::CollectLink { from, blob: 3 },
+            Step::Delete { from, manifest: 1 },
+            Step::CollectManifest { from, manifest: 1 },
+        ] {
+            make(&*meta, &deletion).await.unwrap();
+        }
+    }
+    assert_eq!(meta.check_quotas(false).await.unwrap(), []);
+    make(&*meta, &Step::Link { to: "team/a", blob: 5 }).await.unwrap();
+    let counted = meta.check_quotas(false).await.unwrap();
+    assert_eq!(counted.len(), 1);
+    assert_eq!(counted[0].found, QuotaCounts { bytes: 4 * 7 + 5 * 7, tags: 0, manifests: 0 });
+    are_right(&*meta).await;
+}
+
 /// A refused change does not fail those that share its transaction.
 #[tokio::test]
 async fn a_refusal_leaves_its_neighbours_alone() {
