@@ -71,7 +71,7 @@ pub(crate) fn kind(state: &State, endpoint: Option<&Endpoint>, method: &Method) 
 /// Whether the request needs no authentication. The token endpoint checks credentials itself.
 fn is_public(state: &State, endpoint: &Endpoint) -> bool {
     match endpoint {
-        Endpoint::Live | Endpoint::Ready | Endpoint::Token(_) => true,
+        Endpoint::Live | Endpoint::Ready | Endpoint::Token(_) | Endpoint::TokenKeys => true,
         Endpoint::Metrics => !state.options.metrics_for_users,
         Endpoint::Base
         | Endpoint::Catalog(_)
@@ -101,7 +101,8 @@ pub(crate) fn resource(endpoint: &Endpoint) -> Resource<'_> {
         | Endpoint::Extensions(None)
         | Endpoint::Live
         | Endpoint::Ready
-        | Endpoint::Token(_) => Resource::Registry,
+        | Endpoint::Token(_)
+        | Endpoint::TokenKeys => Resource::Registry,
     }
 }
 
@@ -115,7 +116,8 @@ fn action(endpoint: &Endpoint, method: &Method) -> Action {
         | Endpoint::Metrics
         | Endpoint::Live
         | Endpoint::Ready
-        | Endpoint::Token(_) => Action::Probe,
+        | Endpoint::Token(_)
+        | Endpoint::TokenKeys => Action::Probe,
         Endpoint::StartUpload { .. } | Endpoint::Upload { .. } => Action::Push,
         Endpoint::Blob { .. }
         | Endpoint::Manifest { .. }

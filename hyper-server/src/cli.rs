@@ -13,6 +13,7 @@ use crate::config_command::ConfigCommand;
 use crate::environment;
 use crate::gc_command::{self, GcArgs};
 use crate::import_command::{self, ImportCommand};
+use crate::key_command::KeyCommand;
 use crate::listen_on::ListenOn;
 use crate::log::LineWriter;
 use crate::log_level;
@@ -98,6 +99,9 @@ enum Command {
     /// Makes, lists and removes API tokens, with which machines log in
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Makes keys with which a registry signs its tokens, and shows their public part
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Prints an htpasswd entry for a user, whose password is read from standard input
     Htpasswd(HtpasswdArgs),
     /// Prints a script that completes commands and options in a shell
@@ -238,6 +242,7 @@ fn run(command: Command) -> Result<ExitCode> {
             return Ok(if answer.is_yes { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Token(command) => command.run(),
+        Command::Key(command) => command.run(),
         Command::Htpasswd(args) => htpasswd(&args),
         Command::Completions(args) => print(&command_docs::completions(Cli::command(), args.shell)),
         Command::Reference => print(&reference()),
@@ -329,6 +334,8 @@ async fn serve_until_signal(
     options.cors = config.cors.cors()?;
     options.token_key = Some(config.data.join("token.key"));
     options.token_secret = secret;
+    let token_keys = config.auth.token.keys()?;
+    options.token_keys = token_keys.clone();
     options.audit = audit;
     if options.htpasswd.is_some() {
         options.api_tokens = Some(Arc::new(meta));
@@ -355,7 +362,7 @@ async fn serve_until_signal(
     let lines = addresses.iter().map(|address| format!("hyperregistry listens on {address}\n"));
     print(&lines.collect::<String>())?;
     tracing::info!(address = addresses.join(" "), store = %place, read_only = config.read_only, "started");
-    let reload = Arc::new(Reload { file, registry: registry.clone(), policy, has_users, tls });
+    let reload = Arc::new(Reload { file, registry: registry.clone(), policy, has_users, token_keys, tls });
     let shutdown = async move {
         loop {
             tokio::select! {

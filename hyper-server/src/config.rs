@@ -16,6 +16,7 @@ use crate::quota_config::{self, QuotaConfig};
 use crate::retention_config::RetentionConfig;
 use crate::throttle::{Allowance, Throttling, WrongPasswords};
 use crate::tls_config::TlsConfig;
+use crate::token_config::TokenConfig;
 use crate::units::{Size, SocketMode, TimeSpan, optional_text, text};
 use crate::{CacheOptions, GarbageCollection, Limits, RegistryOptions, Scrub, ServerOptions};
 use hyper_sdk::clock::SystemClock;
@@ -101,6 +102,8 @@ pub(crate) struct AuthConfig {
     pub(crate) anonymous: Option<AnonymousAccess>,
     /// The realm that clients show when they ask for a password.
     pub(crate) realm: String,
+    /// Tokens that the registry issues.
+    pub(crate) token: TokenConfig,
 }
 
 /// Limits.
@@ -260,7 +263,8 @@ impl Default for Config {
 
 impl Default for AuthConfig {
     fn default() -> Self {
-        Self { htpasswd: None, policy: None, anonymous: None, realm: RegistryOptions::default().realm }
+        let realm = RegistryOptions::default().realm;
+        Self { htpasswd: None, policy: None, anonymous: None, realm, token: TokenConfig::default() }
     }
 }
 
@@ -408,6 +412,9 @@ impl Config {
                     .to_owned(),
             );
         }
+        if !self.auth.token.keys.is_empty() && self.auth.htpasswd.is_none() {
+            warnings.push("`auth.token.keys` has no effect: without users there are no tokens".to_owned());
+        }
         warnings.extend(self.retention.warnings(self.gc.untagged_after.is_some()));
         warnings
     }
@@ -437,6 +444,8 @@ impl Config {
             realm: self.auth.realm.clone(),
             token_key: None,
             token_secret: None,
+            token_keys: None,
+            refresh_tokens: self.auth.token.refresh(),
             public_url: self.public_url.clone(),
             path_prefix: self.path_prefix.clone(),
             cors: None,

@@ -46,6 +46,7 @@ fn check(args: &CheckArgs) -> Result<()> {
     if let Some(path) = &config.auth.htpasswd {
         crate::auth::check_htpasswd(path)?;
     }
+    config.auth.token.keys()?;
     if let Some(path) = &config.log.audit {
         AuditLog::check(path)?;
     }

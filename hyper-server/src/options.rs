@@ -1,7 +1,7 @@
 //! The options of a registry.
 
 use crate::audit::AuditLog;
-use crate::auth::{AnonymousAccess, Authenticator, Authorizer};
+use crate::auth::{AnonymousAccess, Authenticator, Authorizer, TokenKeys};
 use crate::cors::Cors;
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
@@ -158,6 +158,11 @@ pub struct RegistryOptions {
     pub token_key: Option<PathBuf>,
     /// The key of tokens itself, instead of `token_key`: the same for all servers of a registry that share no folder.
     pub token_secret: Option<Secret>,
+    /// Keys whose public part others may have, instead of both: other registries can then accept the tokens.
+    pub token_keys: Option<TokenKeys>,
+    /// How long a refresh token is valid without use: a client that logs in with a password and asks for one stores it in place of
+    /// the password. They are in the store of `api_tokens`; `None`, or no such store, gives none.
+    pub refresh_tokens: Option<Duration>,
     /// The URL at which clients reach the server; `None` takes it from each request.
     pub public_url: Option<String>,
     /// The path under which the registry answers; `None` is the root of the host, where clients look for a registry. A proxy
@@ -216,6 +221,8 @@ impl Default for RegistryOptions {
             realm: "hyperregistry".to_owned(),
             token_key: None,
             token_secret: None,
+            token_keys: None,
+            refresh_tokens: Some(Duration::from_secs(30 * 24 * 60 * 60)),
             public_url: None,
             path_prefix: None,
             cors: None,

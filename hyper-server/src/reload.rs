@@ -1,8 +1,8 @@
-//! What SIGHUP makes a server read again: the level of the log, the quotas, the policy, and the files of TLS.
+//! What SIGHUP makes a server read again: the level of the log, the quotas, the policy, the keys of tokens, and the files of TLS.
 //!
 //! Each is read for itself: what cannot be used stays as it was, and the log says why. A signal ends no server.
 
-use crate::auth::PolicyFile;
+use crate::auth::{PolicyFile, TokenKeys};
 use crate::config::Config;
 use crate::log_level::LogLevel;
 use crate::policy_command;
@@ -21,6 +21,7 @@ pub(crate) struct Reload {
     pub(crate) policy: Option<PolicyFile>,
     /// Whether anybody can log in, for the warnings about a policy.
     pub(crate) has_users: bool,
+    pub(crate) token_keys: Option<TokenKeys>,
     pub(crate) tls: Option<Tls>,
 }
 
@@ -47,7 +48,8 @@ impl fmt::Debug for Over {
 impl Reload {
     /// Reads the files again, and writes the outcome to the log. Blocks for as long as the files take.
     pub(crate) fn run(&self) {
-        if self.file.is_none() && self.policy.is_none() && self.tls.is_none() {
+        let others = self.policy.is_some() || self.token_keys.is_some() || self.tls.is_some();
+        if self.file.is_none() && !others {
             tracing::info!("SIGHUP: there is no file to read again");
             return;
         }
@@ -58,12 +60,27 @@ impl Reload {
         if let Some(tls) = &self.tls {
             tls.reload_and_log();
         }
-        if let Some(file) = &self.file
-            && let Err(error) = file.read_again(&self.registry)
-        {
+        // The list of the keys is in the file.
+        let (Some(file), keys) = (&self.file, self.token_keys.as_ref()) else {
+            if let Some(keys) = &self.token_keys {
+                log_keys(keys, keys.reload());
+            }
+            return;
+        };
+        if let Err(error) = file.read_again(&self.registry, keys) {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log and the quotas stay");
+            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log, the quotas and the keys of tokens stay");
         }
+    }
+}
+
+/// Says which keys sign and verify tokens from now on.
+fn log_keys(keys: &TokenKeys, outcome: Result<()>) {
+    match outcome {
+        Ok(()) => {
+            tracing::info!(keys = keys.ids().join(" "), "the keys of tokens were read again: the first signs")
+        }
+        Err(error) => tracing::error!(%error, "the keys of tokens cannot be used: the former ones stay"),
     }
 }
 
@@ -78,15 +95,18 @@ impl ConfigFile {
         Self { path, over: Over(Box::new(over)), level, began_with: fingerprint(began_with) }
     }
 
-    fn read_again(&self, registry: &Registry) -> Result<()> {
+    fn read_again(&self, registry: &Registry, keys: Option<&TokenKeys>) -> Result<()> {
         let config = (self.over.0)(Config::load_again(&self.path)?)?;
         if fingerprint(&config) != self.began_with {
             tracing::warn!(
                 path = %self.path.display(),
-                "the configuration has changes that need a restart: only `level` in `[log]` and `[[quota]]` are read again"
+                "the configuration has changes that need a restart: only `level` in `[log]`, `keys` in `[auth.token]` and `[[quota]]` are read again"
             );
         }
         let quotas = quota_config::rules(&config.quota)?;
+        if let Some(keys) = keys.filter(|_| !config.auth.token.keys.is_empty()) {
+            log_keys(keys, keys.replace(&config.auth.token.keys));
+        }
         self.level.set(&config.log.level)?;
         if registry.quotas() != quotas {
             registry.set_quotas(quotas)?;
@@ -101,11 +121,13 @@ impl ConfigFile {
     }
 }
 
-/// All keys but the level of the log and the quotas, to see whether one has changed. A database URL can have a password, so it is a hash.
+/// All keys but the level of the log, the quotas and which keys sign tokens, to see whether one has changed. A database URL can have a password, so it is a hash.
 fn fingerprint(config: &Config) -> String {
     let mut config = config.clone();
     config.log.level.clear();
     config.quota.clear();
+    config.auth.token.keys.truncate(1);
+    config.auth.token.keys.iter_mut().for_each(|path| path.clear());
     let database = config.database.url.as_ref().map(|url| url.expose());
     Digest::sha256(format!("{database:?} {config:?}")).to_string()
 }
@@ -115,12 +137,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_of_any_key_but_the_level_and_the_quotas_is_seen() {
+    fn a_change_of_any_key_but_those_that_are_read_again_is_seen() {
         let of = |text: &str| fingerprint(&Config::parse(text).unwrap());
         let database = |host: &str| format!("[database]\nurl = \"postgres://a:secret@{host}/b\"\n");
         assert_ne!(of(&database("one")), of(&database("two")));
         assert_ne!(of("data = \"a\""), of("data = \"b\""));
         assert_ne!(of(""), of("sparse = true"));
+        let keys = |list: &str| of(&format!("[auth.token]\nkeys = [{list}]"));
+        assert_eq!(keys("\"a\""), keys("\"b\", \"a\""));
+        assert_ne!(keys("\"a\""), keys(""));
         assert_eq!(of(""), of("[[quota]]\nnamespace = \"a\"\ntags = 1"));
         assert_eq!(of("[log]\nlevel = \"warn\""), of("[log]\nlevel = \"debug\""));
     }

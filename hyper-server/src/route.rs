@@ -88,14 +88,27 @@ pub(crate) enum Endpoint {
         /// The last digest of the page before.
         after: Option<Digest>,
     },
-    /// The token endpoint, with the requested scopes.
-    Token(Vec<String>),
+    /// The token endpoint, with what the query asks for.
+    Token(TokenQuery),
+    /// The public keys of tokens.
+    TokenKeys,
     /// The liveness probe.
     Live,
     /// The readiness probe.
     Ready,
     /// The metrics.
     Metrics,
+}
+
+/// The query parameters of a request for a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TokenQuery {
+    /// The scopes.
+    pub(crate) scopes: Vec<String>,
+    /// Whether the client wants a refresh token.
+    pub(crate) offline: bool,
+    /// The name of the client program.
+    pub(crate) client: String,
 }
 
 /// The query parameters of the request that starts an upload.
@@ -130,7 +143,7 @@ impl From<Error> for Rejection {
 
 impl Endpoint {
     /// The names of the kinds of endpoints in logs and metrics, by [`Endpoint::index`].
-    pub(crate) const NAMES: [&'static str; 13] = [
+    pub(crate) const NAMES: [&'static str; 14] = [
         "base",
         "catalog",
         "extensions",
@@ -144,6 +157,7 @@ impl Endpoint {
         "ready",
         "metrics",
         "token",
+        "token_keys",
     ];
 
     /// The position of the kind of this endpoint in [`Endpoint::NAMES`].
@@ -162,6 +176,7 @@ impl Endpoint {
             Self::Ready => 10,
             Self::Metrics => 11,
             Self::Token(_) => 12,
+            Self::TokenKeys => 13,
         }
     }
 
@@ -180,6 +195,7 @@ impl Endpoint {
             | Self::Referrers { .. }
             | Self::Live
             | Self::Ready
+            | Self::TokenKeys
             | Self::Metrics => "GET, HEAD",
         }
     }
@@ -208,7 +224,8 @@ fn resource(path: &str, query: &str) -> Result<Endpoint, Rejection> {
     let words: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
     let query = Query::parse(query)?;
     match words.as_slice() {
-        ["token"] => Ok(Endpoint::Token(scopes(query.all("scope")))),
+        ["token"] => Ok(Endpoint::Token(query.token())),
+        ["token", "keys"] => Ok(Endpoint::TokenKeys),
         ["_catalog"] => Ok(Endpoint::Catalog(query.page()?)),
         ["_oci", "ext", "discover"] => Ok(Endpoint::Extensions(None)),
         [name @ .., "_oci", "ext", "discover"] => Ok(Endpoint::Extensions(Some(repository(name)?))),
@@ -247,13 +264,14 @@ fn scopes<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
     values.flat_map(str::split_whitespace).map(str::to_owned).collect()
 }
 
-/// The form in the body of a POST to the token endpoint (RFC 6749, section 4.3.2).
-#[derive(Debug, Default)]
+/// The form in the body of a POST to the token endpoint (RFC 6749, sections 4.3.2 and 6).
+#[derive(Default)]
 pub(crate) struct TokenForm {
     pub(crate) grant_type: String,
     pub(crate) username: String,
     pub(crate) password: String,
-    pub(crate) scopes: Vec<String>,
+    pub(crate) refresh_token: String,
+    pub(crate) query: TokenQuery,
 }
 
 impl TokenForm {
@@ -268,7 +286,8 @@ impl TokenForm {
             grant_type: text("grant_type"),
             username: text("username"),
             password: text("password"),
-            scopes: scopes(query.all("scope")),
+            refresh_token: text("refresh_token"),
+            query: query.token(),
         })
     }
 }
@@ -335,6 +354,17 @@ impl<'a> Query<'a> {
             }
         };
         Ok(Page { limit, after: self.first("last").filter(|l| !l.is_empty()).map(str::to_owned) })
+    }
+
+    /// What a query or a form asks for at the token endpoint: in a query `offline_token=true` is docker's word, in a form
+    /// `access_type=offline`.
+    fn token(&self) -> TokenQuery {
+        TokenQuery {
+            scopes: scopes(self.all("scope")),
+            offline: self.first("offline_token") == Some("true")
+                || self.first("access_type") == Some("offline"),
+            client: self.first("client_id").unwrap_or_default().to_owned(),
+        }
     }
 
     fn start_upload(&self) -> Result<StartUpload, Rejection> {

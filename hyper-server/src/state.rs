@@ -79,6 +79,8 @@ impl State {
                 realm: &options.realm,
                 token_key: options.token_key.as_deref(),
                 token_secret: options.token_secret.as_ref(),
+                token_keys: options.token_keys.as_ref(),
+                refresh: options.refresh_tokens,
                 api_tokens: options.api_tokens.clone().map(|tokens| (tokens, !options.read_only)),
                 public_url: options.public_url.as_deref(),
                 path_prefix: options.path_prefix.as_ref(),

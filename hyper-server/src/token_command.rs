@@ -25,7 +25,7 @@ pub(crate) enum TokenCommand {
     /// The token is the password of its user for `docker login` and its like, and a bearer token. It allows what the user may do
     /// and its scopes have.
     Add(AddArgs),
-    /// Lists the tokens, without their secrets
+    /// Lists the tokens, without their secrets; also the refresh tokens that clients got for a password
     Ls(ListArgs),
     /// Removes tokens; servers refuse them within two seconds
     Rm(RemoveArgs),
@@ -184,6 +184,11 @@ impl RemoveArgs {
     }
 }
 
+/// Whether it is a token for machines, or the login of a client with a password.
+fn kind(token: &TokenRecord) -> &'static str {
+    if token.bound_to.is_some() { "refresh" } else { "api" }
+}
+
 fn as_json(token: &TokenRecord) -> Value {
     json!({
         "id": token.id,
@@ -193,19 +198,25 @@ fn as_json(token: &TokenRecord) -> Value {
         "created": rfc3339(token.created),
         "expires": token.expires.map(rfc3339),
         "used": token.used.map(rfc3339),
+        "kind": kind(token),
     })
 }
 
 /// The tokens for people, one a line.
 fn table(tokens: &[TokenRecord], now: i64) -> String {
     let time = |at: Option<i64>| at.map_or("never".to_owned(), rfc3339);
-    let head = ["ID", "USER", "NAME", "EXPIRES", "USED", "SCOPES"].map(str::to_owned);
+    let head = ["ID", "KIND", "USER", "NAME", "EXPIRES", "USED", "SCOPES"].map(str::to_owned);
     let rows = tokens.iter().map(|token| {
         let is_over = token.expires.is_some_and(|at| at <= now);
-        let expires = if is_over { "expired".to_owned() } else { time(token.expires) };
+        let expires = match token.bound_to {
+            Some(_) => "when unused".to_owned(),
+            None if is_over => "expired".to_owned(),
+            None => time(token.expires),
+        };
         let name = if token.name.is_empty() { "-" } else { &token.name };
         [
             token.id.clone(),
+            kind(token).to_owned(),
             token.user.clone(),
             name.to_owned(),
             expires,
@@ -213,15 +224,15 @@ fn table(tokens: &[TokenRecord], now: i64) -> String {
             token.scopes.join(" "),
         ]
     });
-    let rows: Vec<[String; 6]> = std::iter::once(head).chain(rows).collect();
+    let rows: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();
     let widths: Vec<usize> =
-        (0..5).map(|n| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0)).collect();
+        (0..6).map(|n| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0)).collect();
     let mut text = String::new();
     for row in &rows {
         for (cell, width) in row.iter().zip(&widths) {
             let _ = write!(text, "{cell:width$}  ");
         }
-        let _ = writeln!(text, "{}", row[5]);
+        let _ = writeln!(text, "{}", row[6]);
     }
     text
 }

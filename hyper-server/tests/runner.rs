@@ -30,6 +30,7 @@ mod suite {
     mod policy;
     mod program;
     mod quotas;
+    mod refresh_tokens;
     mod registry_conformance;
     mod registry_mutants;
     mod reload;
@@ -39,6 +40,7 @@ mod suite {
     mod storage;
     mod support;
     mod tls;
+    mod token_keys;
     mod tokens;
     mod unread;
     mod uploads;

@@ -100,6 +100,7 @@ mod sql_tokens {
             created: 1,
             expires: None,
             used: None,
+            bound_to: None,
         };
         open().await.add_token(&token).await.unwrap();
         assert_eq!(server.token("a").await.unwrap(), Some(token));

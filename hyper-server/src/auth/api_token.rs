@@ -16,6 +16,8 @@ use sha2::{Digest as _, Sha256};
 use std::fmt;
 
 const PREFIX: &str = "hyr_";
+/// Of a refresh token, which has the same form. As long as the other.
+const REFRESH: &str = "hyf_";
 /// The bytes of the id and of the secret, each a multiple of 5.
 const ID: usize = 10;
 const SECRET: usize = 25;
@@ -46,9 +48,18 @@ impl fmt::Debug for ApiToken {
 impl ApiToken {
     /// A new token.
     pub(crate) fn random() -> Result<Self> {
+        Self::with_prefix(PREFIX)
+    }
+
+    /// A new refresh token.
+    pub(super) fn random_refresh() -> Result<Self> {
+        Self::with_prefix(REFRESH)
+    }
+
+    fn with_prefix(prefix: &str) -> Result<Self> {
         let mut bytes = [0; ID + SECRET];
         super::fill_random(&mut bytes)?;
-        let mut text = PREFIX.to_owned();
+        let mut text = prefix.to_owned();
         encode(&bytes, &mut text);
         let sum = checksum(&text);
         text.push_str(&sum);
@@ -57,14 +68,26 @@ impl ApiToken {
 
     /// Whether a text has the form of a token, whatever its checksum. Nobody has such a password by chance.
     pub(crate) fn is_like(text: &str) -> bool {
-        text.len() == LENGTH
-            && text.strip_prefix(PREFIX).is_some_and(|rest| rest.bytes().all(|b| ALPHABET.contains(&b)))
+        begins_with(PREFIX, text)
     }
 
     /// Reads a token; `None` when it has another form or a wrong checksum.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let is_whole = Self::is_like(text) && checksum(&text[..SUM_START]) == text[SUM_START..];
-        is_whole.then(|| Self(text.into()))
+        Self::is_like(text).then(|| Self::whole(text))?
+    }
+
+    /// Reads a refresh token; `None` when it has another form or a wrong checksum.
+    pub(super) fn parse_refresh(text: &str) -> Option<Self> {
+        begins_with(REFRESH, text).then(|| Self::whole(text))?
+    }
+
+    fn whole(text: &str) -> Option<Self> {
+        (checksum(&text[..SUM_START]) == text[SUM_START..]).then(|| Self(text.into()))
+    }
+
+    /// The text, to show it once.
+    pub(super) fn into_text(self) -> Secret {
+        self.0
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -127,8 +150,15 @@ pub fn api_token(
         created,
         expires,
         used: None,
+        bound_to: None,
     };
     Ok((token.0, record))
+}
+
+/// Whether a text has the form of a token with this prefix.
+fn begins_with(prefix: &str, text: &str) -> bool {
+    text.len() == LENGTH
+        && text.strip_prefix(prefix).is_some_and(|rest| rest.bytes().all(|b| ALPHABET.contains(&b)))
 }
 
 fn checksum(text: &str) -> String {
@@ -168,6 +198,16 @@ mod tests {
             assert!(!ApiToken::is_like(bad) && ApiToken::parse(bad).is_none(), "{bad}");
         }
         assert!(!format!("{one:?}").contains(&text[ID_END..SUM_START]));
+    }
+
+    #[test]
+    fn a_refresh_token_is_no_api_token() {
+        let (api, refresh) = (ApiToken::random().unwrap(), ApiToken::random_refresh().unwrap());
+        let (api, refresh) = (api.0.expose(), refresh.0.expose());
+        assert!(ApiToken::parse_refresh(refresh).is_some() && ApiToken::parse_refresh(api).is_none());
+        assert!(ApiToken::parse(refresh).is_none() && !ApiToken::is_like(refresh));
+        let swapped = refresh.replacen(REFRESH, PREFIX, 1);
+        assert!(ApiToken::parse(&swapped).is_none(), "the checksum is also of the prefix");
     }
 
     #[test]

@@ -1,15 +1,16 @@
-//! Checks API tokens against the store that keeps them.
+//! Checks API tokens and refresh tokens against the store that keeps them.
 //!
 //! # Invariants
 //! - A token that was removed is refused [`CACHE_TIME`] later at the latest, and one that has expired at once.
 //! - A token is looked up by its id, once for each check that the cache does not answer: a wrong secret costs nothing
 //!   more.
+//! - A refresh token ends when it was not used for a while, and is no API token; an API token is no refresh token.
 
 use super::Scope;
 use super::api_token::ApiToken;
 use hyper_sdk::clock::SharedClock;
-use hyper_sdk::store::meta::TokenStore;
-use hyper_sdk::{Digest, Result};
+use hyper_sdk::store::meta::{TokenRecord, TokenStore};
+use hyper_sdk::{Digest, Result, Secret};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,10 @@ const CACHED: usize = 4096;
 const TURNS: usize = 2;
 /// How exactly the last use is recorded, in seconds.
 const COARSE: i64 = 3600;
+/// The most refresh tokens of one user: a further login ends the one that was not used for the longest time.
+const MOST_REFRESH: usize = 100;
+/// The longest name of a client that is kept, in bytes.
+const MAX_CLIENT: usize = 64;
 
 /// What a token allows.
 #[derive(Debug)]
@@ -31,9 +36,24 @@ pub(super) struct Grant {
     pub(super) id: String,
     pub(super) user: String,
     pub(super) scopes: Vec<Scope>,
+    /// Of a refresh token: what it ends with.
+    pub(super) bound_to: Option<Digest>,
     hash: Digest,
+    created: i64,
     expires: Option<i64>,
     used: AtomicI64,
+}
+
+impl Grant {
+    fn is_over(&self, now: i64, refresh: Option<Duration>) -> bool {
+        if self.expires.is_some_and(|expires| now >= expires) {
+            return true;
+        }
+        let Some(lifetime) = refresh else { return self.bound_to.is_some() };
+        let last = self.created.max(self.used.load(Ordering::Relaxed));
+        let rests = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
+        self.bound_to.is_some() && now.saturating_sub(last) >= rests
+    }
 }
 
 /// The API tokens of a registry.
@@ -42,6 +62,8 @@ pub(super) struct ApiTokens {
     store: Arc<dyn TokenStore>,
     /// Whether the last use of a token is recorded.
     records_use: bool,
+    /// How long a refresh token is valid without use; `None` is not at all.
+    refresh: Option<Duration>,
     clock: SharedClock,
     known: Mutex<HashMap<String, (Instant, Arc<Grant>)>>,
     /// Who may ask the store.
@@ -49,8 +71,55 @@ pub(super) struct ApiTokens {
 }
 
 impl ApiTokens {
-    pub(super) fn new(store: Arc<dyn TokenStore>, records_use: bool, clock: SharedClock) -> Self {
-        Self { store, records_use, clock, known: Mutex::default(), turns: Semaphore::new(TURNS) }
+    pub(super) fn new(
+        store: Arc<dyn TokenStore>,
+        records_use: bool,
+        refresh: Option<Duration>,
+        clock: SharedClock,
+    ) -> Self {
+        Self { store, records_use, refresh, clock, known: Mutex::default(), turns: Semaphore::new(TURNS) }
+    }
+
+    /// Makes a refresh token of a user for a client; `None` where there are none. It ends with what it is bound to.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn add_refresh(
+        &self,
+        user: &str,
+        client: &str,
+        bound_to: Digest,
+    ) -> Result<Option<Secret>> {
+        let Some(lifetime) = self.refresh.filter(|_| self.records_use) else { return Ok(None) };
+        let (token, now) = (ApiToken::random_refresh()?, self.clock.now());
+        let record = TokenRecord {
+            id: token.id().to_owned(),
+            hash: token.hash(),
+            user: user.to_owned(),
+            name: client_name(client),
+            scopes: Vec::new(),
+            created: now,
+            expires: None,
+            used: None,
+            bound_to: Some(bound_to),
+        };
+        self.store.add_token(&record).await?;
+        let unused = now.saturating_sub(i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX));
+        // A login that has its token does not fail for the sake of old ones.
+        if let Err(error) = self.store.trim_refresh_tokens(user, MOST_REFRESH, unused).await {
+            tracing::warn!(%error, "old refresh tokens cannot be removed");
+        }
+        Ok(Some(token.into_text()))
+    }
+
+    /// What a refresh token stands for; `None` when it is not valid. The caller checks what it is bound to.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn verify_refresh(&self, text: &str) -> Result<Option<Arc<Grant>>> {
+        let Some(token) = ApiToken::parse_refresh(text) else { return Ok(None) };
+        let grant = self.grant(token.id()).await?;
+        Ok(grant.filter(|grant| grant.bound_to.is_some() && grant.hash == token.hash()))
     }
 
     /// What a token allows; `None` when it is not valid.
@@ -60,7 +129,8 @@ impl ApiTokens {
     pub(super) async fn verify(&self, text: &str) -> Result<Option<Arc<Grant>>> {
         let Some(token) = ApiToken::parse(text) else { return Ok(None) };
         // The time of the comparison tells nothing: nobody can choose the hash of a guess.
-        let grant = self.grant(token.id()).await?.filter(|grant| grant.hash == token.hash());
+        let grant = self.grant(token.id()).await?;
+        let grant = grant.filter(|grant| grant.bound_to.is_none() && grant.hash == token.hash());
         Ok(grant.inspect(|grant| self.record_use(grant)))
     }
 
@@ -81,7 +151,7 @@ impl ApiTokens {
                 }
             }
         };
-        Ok(grant.filter(|grant| grant.expires.is_none_or(|expires| self.clock.now() < expires)))
+        Ok(grant.filter(|grant| !grant.is_over(self.clock.now(), self.refresh)))
     }
 
     /// What is known of a token and is not old.
@@ -102,6 +172,8 @@ impl ApiTokens {
             user: record.user,
             scopes,
             hash: record.hash,
+            bound_to: record.bound_to,
+            created: record.created,
             expires: record.expires,
             used: AtomicI64::new(record.used.unwrap_or(i64::MIN)),
         });
@@ -121,7 +193,7 @@ impl ApiTokens {
     }
 
     /// Records the use, once an hour. The request does not wait for it, and succeeds without.
-    fn record_use(&self, grant: &Grant) {
+    pub(super) fn record_use(&self, grant: &Grant) {
         let hour = self.clock.now().div_euclid(COARSE) * COARSE;
         if !self.records_use || grant.used.fetch_max(hour, Ordering::Relaxed) >= hour {
             return;
@@ -133,4 +205,13 @@ impl ApiTokens {
             }
         });
     }
+}
+
+/// The name of a client, as people may read it.
+fn client_name(text: &str) -> String {
+    let mut name: String = text.chars().filter(|c| !c.is_control()).take(MAX_CLIENT).collect();
+    while name.len() > MAX_CLIENT {
+        name.pop();
+    }
+    name
 }

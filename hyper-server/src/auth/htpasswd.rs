@@ -210,6 +210,15 @@ impl Htpasswd {
         place
     }
 
+    /// What changes with the password of a user; `None` without one.
+    pub(crate) fn stamp(&self, user: &str) -> Option<Digest> {
+        let users = self.users();
+        let mut hasher = Hasher::sha256();
+        hasher.update_field(user);
+        hasher.update_field(users.find(user)?.text());
+        Some(hasher.finish())
+    }
+
     /// Whether the file has this user.
     pub(crate) fn knows(&self, user: &str) -> bool {
         self.users().find(user).is_some()

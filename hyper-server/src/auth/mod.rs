@@ -23,6 +23,9 @@ mod api_tokens;
 mod certificates;
 mod challenge;
 mod htpasswd;
+#[cfg_attr(not(test), allow(dead_code, unused_imports, reason = "keys of other issuers"))]
+#[cfg_attr(test, allow(dead_code, unused_imports, reason = "keys of other issuers"))]
+mod jose;
 mod password_hash;
 mod passwords;
 mod policy_file;
@@ -31,18 +34,20 @@ mod public_url;
 mod request;
 mod scope;
 mod token;
+mod token_keys;
 
 pub use api_token::api_token;
 pub(crate) use certificates::ClientCertificates;
 pub use challenge::Challenge;
 pub(crate) use htpasswd::has_user;
 pub use htpasswd::{check as check_htpasswd, entry as htpasswd_entry};
-pub(crate) use passwords::{PasswordOptions, Passwords};
+pub(crate) use passwords::{PasswordOptions, Passwords, Proof, TokenRequest};
 pub use policy_file::PolicyFile;
 pub use principal::Principal;
 pub use request::{AuthRequest, Resource};
 pub use scope::Scope;
 pub(crate) use token::MAX_SCOPES;
+pub use token_keys::{TokenAlgorithm, TokenKeys, new_token_key};
 
 use async_trait::async_trait;
 use hyper_sdk::store::TagGuard;

@@ -1,4 +1,5 @@
-//! The authenticator of a registry with an htpasswd file: it accepts passwords, API tokens and the tokens that it issues.
+//! The authenticator of a registry with an htpasswd file: it accepts passwords, API tokens, refresh tokens and the tokens that it
+//! issues.
 //!
 //! If anonymous callers may do nothing, the challenge has the Basic scheme, which all clients support. Otherwise it has
 //! the Bearer scheme, because docker sends a password only then. Passwords and tokens are accepted in both cases.
@@ -7,6 +8,7 @@ use super::api_token::ApiToken;
 use super::api_tokens::{ApiTokens, Grant};
 use super::htpasswd::Htpasswd;
 use super::token::{Issued, Issuer};
+use super::token_keys::TokenKeys;
 use super::{
     Action, AuthError, AuthRequest, Authenticator, Authorizer, Challenge, Denial, Principal, Resource, Scope,
     public_url,
@@ -16,11 +18,13 @@ use crate::proxies::TrustedProxy;
 use crate::throttle::Guesses;
 use async_trait::async_trait;
 use hyper_sdk::clock::SharedClock;
+use hyper_sdk::digest::Hasher;
 use hyper_sdk::store::meta::TokenStore;
-use hyper_sdk::{RepositoryName, Result, Secret};
+use hyper_sdk::{Digest, RepositoryName, Result, Secret};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The settings of [`Passwords`].
 #[derive(Debug)]
@@ -33,6 +37,10 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) token_key: Option<&'a Path>,
     /// The key itself, instead of a file.
     pub(crate) token_secret: Option<&'a Secret>,
+    /// Keys whose public part others have, instead of both.
+    pub(crate) token_keys: Option<&'a TokenKeys>,
+    /// How long a refresh token is valid without use.
+    pub(crate) refresh: Option<Duration>,
     /// The URL at which clients reach the server.
     pub(crate) public_url: Option<&'a str>,
     /// The path under which the registry answers.
@@ -52,8 +60,55 @@ pub(crate) struct PasswordOptions<'a> {
 /// Who has logged in.
 struct Login {
     principal: Principal,
-    /// The id of the API token that stood for the password.
+    /// The id of the API token or the refresh token that stood for the password.
     api_token: Option<String>,
+    /// Whether it was the password of a user.
+    by_password: bool,
+}
+
+impl Login {
+    fn anonymous() -> Self {
+        Self { principal: Principal::anonymous(), api_token: None, by_password: false }
+    }
+}
+
+/// What a request for a token asks for, besides scopes.
+#[derive(Debug)]
+pub(crate) struct TokenRequest<'a> {
+    /// Who asks.
+    pub(crate) proof: Proof<'a>,
+    /// Whether the client wants a refresh token too.
+    pub(crate) offline: bool,
+    /// The name of the client program.
+    pub(crate) client: &'a str,
+}
+
+/// How the sender of a request for a token says who it is.
+pub(crate) enum Proof<'a> {
+    /// By the header `Authorization`, or not at all.
+    Header,
+    /// By a user name and a password.
+    Password(&'a str, &'a str),
+    /// By a refresh token.
+    Refresh(&'a str),
+}
+
+impl std::fmt::Debug for Proof<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Header => "Header",
+            Self::Password(..) => "Password(…)",
+            Self::Refresh(_) => "Refresh(…)",
+        })
+    }
+}
+
+/// What the sender of a request for a token gets.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) issued: Issued,
+    pub(crate) scopes: Vec<Scope>,
+    pub(crate) refresh: Option<Secret>,
 }
 
 /// Checks the passwords of an htpasswd file, API tokens of its users and the tokens that were issued to its users.
@@ -62,6 +117,7 @@ pub(crate) struct Passwords {
     users: Htpasswd,
     api_tokens: Option<ApiTokens>,
     issuer: Issuer,
+    guesses: Arc<Guesses>,
     service: String,
     public_url: Option<String>,
     /// The path of the token endpoint.
@@ -133,11 +189,13 @@ impl Passwords {
             api_tokens: options
                 .api_tokens
                 .clone()
-                .map(|(store, records_use)| ApiTokens::new(store, records_use, options.clock.clone())),
-            issuer: match options.token_secret {
-                Some(secret) => Issuer::with_key(&service, secret.expose().as_bytes())?,
-                None => Issuer::new(&service, options.token_key)?,
+                .map(|(store, writes)| ApiTokens::new(store, writes, options.refresh, options.clock.clone())),
+            issuer: match (options.token_keys, options.token_secret) {
+                (Some(keys), _) => Issuer::with_keys(&service, keys.clone()),
+                (None, Some(secret)) => Issuer::with_key(&service, secret.expose().as_bytes())?,
+                (None, None) => Issuer::new(&service, options.token_key)?,
             },
+            guesses: options.guesses.clone(),
             service,
             public_url: options.public_url.map(str::to_owned),
             endpoint: format!(
@@ -174,10 +232,11 @@ impl Passwords {
             user if self.users.knows(user) => Principal::user(user),
             _ => return Ok(None),
         };
-        // A token for an API token ends with it.
+        // A token for an API token or a refresh token ends with it.
         if let Some(id) = &claims.api_token {
             let Some(tokens) = &self.api_tokens else { return Ok(None) };
-            if tokens.grant(id).await?.is_none_or(|grant| grant.user != claims.sub) {
+            let grant = tokens.grant(id).await?;
+            if grant.is_none_or(|grant| grant.user != claims.sub || !self.is_bound(&grant)) {
                 return Ok(None);
             }
         }
@@ -187,64 +246,111 @@ impl Passwords {
     /// Who a user name and a password belong to; `None` when they are wrong. Clients without credentials may send an empty
     /// name and password.
     async fn verify(&self, user: &str, password: &str, client: Option<IpAddr>) -> Result<Option<Login>> {
-        let login = |principal| Login { principal, api_token: None };
         if user.is_empty() && password.is_empty() {
-            return Ok(Some(login(Principal::anonymous())));
+            return Ok(Some(Login::anonymous()));
         }
         if let Some(tokens) = self.api_tokens_for(password) {
             let Some(grant) = tokens.verify(password).await?.filter(|grant| grant.user == user) else {
                 return Ok(None);
             };
             let principal = self.principal(&grant);
-            return Ok(principal.map(|principal| Login { principal, api_token: Some(grant.id.clone()) }));
+            let api_token = Some(grant.id.clone());
+            return Ok(principal.map(|principal| Login { principal, api_token, by_password: false }));
         }
-        Ok(self.users.verify(user, password, client).await?.then(|| login(Principal::user(user))))
+        let is_right = self.users.verify(user, password, client).await?;
+        let principal = Principal::user(user);
+        Ok(is_right.then_some(Login { principal, api_token: None, by_password: true }))
     }
 
-    /// Issues a token to the sender of a request, with those of the requested scopes that `allows` accepts. `form` has
-    /// the user name and the password of a POST.
+    /// Who a refresh token stands for; `None` when it is wrong. Wrong ones count as wrong passwords do.
+    async fn refresh(&self, token: &str, client: Option<IpAddr>) -> Result<Option<Login>> {
+        let Some(tokens) = &self.api_tokens else { return Ok(None) };
+        let guess = self.guesses.begin_token(client, Instant::now())?;
+        let grant = tokens.verify_refresh(token).await?.filter(|grant| self.is_bound(grant));
+        let Some(grant) = grant else {
+            guess.wrong();
+            return Ok(None);
+        };
+        guess.right(Instant::now());
+        tokens.record_use(&grant);
+        let principal = Principal::user(&grant.user);
+        Ok(Some(Login { principal, api_token: Some(grant.id.clone()), by_password: false }))
+    }
+
+    /// What a refresh token of a user is bound to: this registry, and the password. `None` for who is not in the file.
+    fn binding(&self, user: &str) -> Option<Digest> {
+        let mut hasher = Hasher::sha256();
+        hasher.update_field(&self.service);
+        hasher.update_field(self.users.stamp(user)?.as_str());
+        Some(hasher.finish())
+    }
+
+    /// Whether what a refresh token is bound to is still so. An API token is bound to nothing.
+    fn is_bound(&self, grant: &Grant) -> bool {
+        grant.bound_to.is_none() || grant.bound_to == self.binding(&grant.user)
+    }
+
+    /// Issues a token to the sender of a request, with those of the requested scopes that `allows` accepts.
     pub(crate) async fn token(
         &self,
         request: &AuthRequest<'_>,
-        form: Option<(&str, &str)>,
+        asked: &TokenRequest<'_>,
         wanted: impl IntoIterator<Item = Scope>,
         allows: impl Fn(&Principal, Option<&RepositoryName>, Action) -> bool,
-    ) -> Result<(Issued, Vec<Scope>), AuthError> {
-        let basic = || Challenge::basic(&self.service);
-        let basic_credentials = request.basic();
-        let credentials = match (form, &basic_credentials) {
-            (Some(form), _) => Some(form),
-            (None, Some((user, password))) => Some((user.as_str(), password.as_str())),
-            (None, None) if request.has_authorization() => return Err(basic().because(WRONG).into()),
-            (None, None) => None,
-        };
-        let Login { principal, api_token } = match credentials {
-            Some((user, password)) => {
-                self.verify(user, password, request.client()).await?.ok_or_else(|| basic().because(WRONG))?
-            }
-            None => Login { principal: Principal::anonymous(), api_token: None },
-        };
+    ) -> Result<Given, AuthError> {
+        let login = self.grantee(request, &asked.proof).await?;
+        let principal = &login.principal;
         if principal.is_anonymous() && !self.is_open() {
-            return Err(basic().into());
+            return Err(Challenge::basic(&self.service).into());
         }
-        let granted: Vec<Scope> = wanted
+        let scopes: Vec<Scope> = wanted
             .into_iter()
             .filter_map(|scope| {
                 let Some(repository) = scope.repository() else {
-                    let may_list = principal.may_list() && allows(&principal, None, Action::Probe);
+                    let may_list = principal.may_list() && allows(principal, None, Action::Probe);
                     return may_list.then_some(scope);
                 };
                 let allowed = scope.actions().iter().copied();
                 let allowed = allowed.filter(|action| {
-                    principal.is_in_scope(repository, *action)
-                        && allows(&principal, Some(repository), *action)
+                    principal.is_in_scope(repository, *action) && allows(principal, Some(repository), *action)
                 });
                 Some(Scope::new(repository.clone(), allowed))
             })
             .collect();
         let user = principal.name().unwrap_or_default();
-        let issued = self.issuer.issue((user, api_token.as_deref()), &granted, self.clock.now())?;
-        Ok((issued, granted))
+        let refresh = match (&self.api_tokens, self.binding(user)) {
+            (Some(tokens), Some(bound_to)) if asked.offline && login.by_password => {
+                tokens.add_refresh(user, asked.client, bound_to).await?
+            }
+            _ => None,
+        };
+        let issued = self.issuer.issue((user, login.api_token.as_deref()), &scopes, self.clock.now())?;
+        Ok(Given { issued, scopes, refresh })
+    }
+
+    /// Who asks for a token.
+    async fn grantee(&self, request: &AuthRequest<'_>, proof: &Proof<'_>) -> Result<Login, AuthError> {
+        let refusal = |why: &str| AuthError::from(Challenge::basic(&self.service).because(why));
+        let client = request.client();
+        let found = match proof {
+            Proof::Refresh(token) => {
+                let found = self.refresh(token, client).await?;
+                return found
+                    .ok_or_else(|| refusal("the refresh token is invalid or has expired: log in again"));
+            }
+            Proof::Password(user, password) => self.verify(user, password, client).await?,
+            Proof::Header => match request.basic() {
+                Some((user, password)) => self.verify(&user, &password, client).await?,
+                None if request.has_authorization() => None,
+                None => Some(Login::anonymous()),
+            },
+        };
+        found.ok_or_else(|| refusal(WRONG))
+    }
+
+    /// The public keys of the tokens, for others who verify them; `None` when they are signed with a secret.
+    pub(crate) fn public_keys(&self) -> Option<String> {
+        self.issuer.keys().map(TokenKeys::public_keys)
     }
 
     fn login(&self, request: &AuthRequest<'_>) -> Challenge {

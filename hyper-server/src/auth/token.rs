@@ -7,12 +7,12 @@
 //! GET /v2/…  Bearer TOKEN        200
 //! ```
 //!
-//! A token is a JSON Web Token (RFC 7519) signed with HMAC-SHA-256. It has the user name, which is empty for anonymous
-//! callers, and the granted scopes.
+//! A token is a JSON Web Token (RFC 7519). It has the user name, which is empty for anonymous callers, and the granted scopes.
+//! It is signed with HMAC-SHA-256 and a key that the server makes, or with [`TokenKeys`].
 //!
 //! # Invariants
-//! - Only tokens with HMAC-SHA-256 are accepted: the header `alg` is compared, and never selects an algorithm.
-//! - The server makes the key and stores it in a file that only its owner can read, so a token stays valid after a
+//! - A server accepts tokens of one way of signing: the header `alg` is compared, and never selects an algorithm.
+//! - The server stores the key that it makes in a file that only its owner can read, so a token stays valid after a
 //!   restart and on every server of the same folder. Servers with a database of their own take the key from there. Without
 //!   either, the key is lost when the process ends.
 
@@ -31,6 +31,7 @@ use std::path::Path;
 
 use super::Scope;
 use super::scope::Access;
+use super::token_keys::TokenKeys;
 
 /// How long a token is valid, in seconds. It is checked only at the beginning of a request, so an upload may take
 /// longer.
@@ -58,7 +59,12 @@ pub(crate) struct Claims {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_token: Option<String>,
     iat: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nbf: Option<i64>,
     exp: i64,
+    /// Tells tokens apart, for others who verify them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
     access: Vec<Access>,
 }
 
@@ -79,8 +85,16 @@ pub(crate) struct Issued {
 
 /// Issues and verifies tokens.
 pub(crate) struct Issuer {
-    mac: Hmac<Sha256>,
+    signer: Signer,
     service: String,
+}
+
+/// How tokens are signed.
+enum Signer {
+    /// With a secret of the servers of this registry.
+    Secret(Hmac<Sha256>),
+    /// With keys whose public part others have.
+    Keys(TokenKeys),
 }
 
 impl fmt::Debug for Issuer {
@@ -103,7 +117,20 @@ impl Issuer {
     pub(crate) fn with_key(service: &str, key: &[u8]) -> Result<Self> {
         let mac = Hmac::new_from_slice(key)
             .map_err(|e| Error::internal("the key of tokens has a wrong length").with_source(e))?;
-        Ok(Self { mac, service: service.to_owned() })
+        Ok(Self { signer: Signer::Secret(mac), service: service.to_owned() })
+    }
+
+    /// An issuer with keys whose public part others may have.
+    pub(crate) fn with_keys(service: &str, keys: TokenKeys) -> Self {
+        Self { signer: Signer::Keys(keys), service: service.to_owned() }
+    }
+
+    /// The keys whose public part others may have.
+    pub(crate) fn keys(&self) -> Option<&TokenKeys> {
+        match &self.signer {
+            Signer::Secret(_) => None,
+            Signer::Keys(keys) => Some(keys),
+        }
     }
 
     /// Issues a token to a user, whose name is empty for an anonymous caller; `api_token` is the id of the API token that it is
@@ -120,15 +147,24 @@ impl Issuer {
             aud: self.service.clone(),
             api_token: api_token.map(str::to_owned),
             iat: now,
+            nbf: Some(now),
             exp: now + LIFETIME,
+            jti: Some(random_id()?),
             access: scopes.iter().filter_map(Access::of).collect(),
         };
         let claims = serde_json::to_vec(&claims)
             .map_err(|e| Error::internal("a token cannot be written").with_source(e))?;
-        let mut token = format!("{}.{}", URL_SAFE_NO_PAD.encode(HEADER), URL_SAFE_NO_PAD.encode(claims));
-        let signature = self.mac.clone().chain_update(&token).finalize().into_bytes();
-        token.push('.');
-        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        let token = match &self.signer {
+            Signer::Keys(keys) => keys.sign(&claims)?,
+            Signer::Secret(mac) => {
+                let mut token =
+                    format!("{}.{}", URL_SAFE_NO_PAD.encode(HEADER), URL_SAFE_NO_PAD.encode(claims));
+                let signature = mac.clone().chain_update(&token).finalize().into_bytes();
+                token.push('.');
+                URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+                token
+            }
+        };
         Ok(Issued { token, expires_in: LIFETIME, issued_at: rfc3339(now) })
     }
 
@@ -137,17 +173,31 @@ impl Issuer {
         if token.len() > MAX_LENGTH {
             return None;
         }
-        let (signed, signature) = token.rsplit_once('.')?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
-        self.mac.clone().chain_update(signed).verify_slice(&signature).ok()?;
-        let (header, claims) = signed.split_once('.')?;
-        if URL_SAFE_NO_PAD.decode(header).ok()? != HEADER.as_bytes() {
-            return None;
-        }
-        let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
-        let holds = claims.iat - LEEWAY <= now && now < claims.exp;
-        (holds && claims.aud == self.service).then_some(claims)
+        let claims = match &self.signer {
+            Signer::Keys(keys) => keys.verify(token)?,
+            Signer::Secret(mac) => {
+                let (signed, signature) = token.rsplit_once('.')?;
+                let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
+                mac.clone().chain_update(signed).verify_slice(&signature).ok()?;
+                let (header, claims) = signed.split_once('.')?;
+                if URL_SAFE_NO_PAD.decode(header).ok()? != HEADER.as_bytes() {
+                    return None;
+                }
+                URL_SAFE_NO_PAD.decode(claims).ok()?
+            }
+        };
+        let claims: Claims = serde_json::from_slice(&claims).ok()?;
+        let begins = claims.nbf.unwrap_or(claims.iat).max(claims.iat);
+        let holds = begins.saturating_sub(LEEWAY) <= now && now < claims.exp;
+        (holds && claims.aud == self.service && claims.iss == self.service).then_some(claims)
     }
+}
+
+/// 128 random bits.
+fn random_id() -> Result<String> {
+    let mut bytes = [0; 16];
+    super::fill_random(&mut bytes)?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
 type Key = [u8; 32];
@@ -275,6 +325,26 @@ mod tests {
             assert!(issuer.verify(&bad, 1000).is_none(), "{bad}");
         }
         assert!(self::issuer().verify(&good, 1000).is_none(), "another key");
+    }
+
+    #[test]
+    fn a_token_of_one_way_of_signing_is_refused_by_the_other() {
+        use crate::auth::{TokenAlgorithm, new_token_key};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        fs::write(&path, new_token_key(TokenAlgorithm::Es256).unwrap().0.expose()).unwrap();
+        let (secret, keys) = (issuer(), Issuer::with_keys("s", TokenKeys::open(&[&path]).unwrap()));
+        let scopes: [Scope; 1] = ["repository:a/b:pull,push".parse().unwrap()];
+        let of_secret = secret.issue(("alice", None), &scopes, 1000).unwrap().token;
+        let of_keys = keys.issue(("alice", None), &scopes, 1000).unwrap().token;
+        assert!(secret.verify(&of_keys, 1000).is_none() && keys.verify(&of_secret, 1000).is_none());
+        let claims = keys.verify(&of_keys, 1000).unwrap();
+        assert_eq!(claims.scopes().collect::<Vec<_>>(), scopes);
+        assert!(keys.verify(&of_keys, 1000 + LIFETIME).is_none());
+        assert!(keys.verify(&of_keys, 1000 - LEEWAY - 1).is_none());
+        let other = Issuer::with_keys("other", TokenKeys::open(&[&path]).unwrap());
+        assert!(other.verify(&of_keys, 1000).is_none(), "a token of another registry");
+        assert!(keys.verify(&of_keys.repeat(100), 1000).is_none());
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
     let method = call.method().clone();
     match endpoint {
         Endpoint::Base => Ok(json(b"{}".to_vec())),
-        Endpoint::Token(scopes) => token::issue(call, scopes, body).await,
+        Endpoint::Token(query) => token::issue(call, query, body).await,
+        Endpoint::TokenKeys => token::keys(call),
         Endpoint::Live => Ok(text("ok\n".to_owned())),
         Endpoint::Ready => ready(call).await,
         Endpoint::Metrics if call.options.metrics => Ok(text(metric_list::render(&metric_list::Sources {

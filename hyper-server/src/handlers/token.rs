@@ -1,18 +1,21 @@
 //! The token endpoint, `/v2/token`: a user with a password gets a token for what the user may do, an anonymous caller
 //! gets one for what anonymous callers may do.
 //!
-//! GET is the docker token protocol, with Basic credentials; POST is the password grant of OAuth 2 (RFC 6749, section
-//! 4.3), which some clients try first. There are no refresh tokens: a client sends the password again.
+//! GET is the docker token protocol, with Basic credentials; POST is OAuth 2 (RFC 6749) with the grants `password` (section 4.3),
+//! which some clients try first, and `refresh_token` (section 6). A client that asks for it (`offline_token=true`, or
+//! `access_type=offline` in a POST) gets a refresh token for its password, and stores that one.
+//!
+//! GET of `/v2/token/keys` has the public keys of the tokens.
 
 use super::{Outcome, json};
-use crate::auth::{Action, AuthRequest, MAX_SCOPES, Resource};
+use crate::auth::{Action, AuthRequest, MAX_SCOPES, Proof, Resource, TokenRequest};
 use crate::body::Incoming;
 use crate::call::Call;
 use crate::error::ApiError;
-use crate::route::{Rejection, TokenForm};
+use crate::route::{Rejection, TokenForm, TokenQuery};
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
-use hyper_sdk::Error;
+use hyper_sdk::{Error, Secret};
 use serde::Serialize;
 
 /// The largest form that is read.
@@ -26,47 +29,68 @@ struct Answer<'a> {
     expires_in: i64,
     issued_at: &'a str,
     scope: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<&'a str>,
 }
 
-pub(super) async fn issue(call: &Call<'_>, mut scopes: Vec<String>, body: &mut Incoming) -> Outcome {
+pub(super) async fn issue(call: &Call<'_>, mut query: TokenQuery, body: &mut Incoming) -> Outcome {
     let Some(tokens) = &call.tokens else { return Err(ApiError::not_found()) };
     let form = match *call.method() {
         Method::POST => Some(form(body).await?),
         _ => None,
     };
+    let mut proof = Proof::Header;
     if let Some(form) = &form {
-        if form.grant_type != "password" {
-            return Err(ApiError::new(
-                StatusCode::BAD_REQUEST,
-                "UNSUPPORTED_GRANT_TYPE",
-                "the only `grant_type` that is supported is `password`",
-            ));
-        }
-        scopes.extend(form.scopes.iter().cloned());
+        proof = match form.grant_type.as_str() {
+            "password" => Proof::Password(&form.username, &form.password),
+            "refresh_token" => Proof::Refresh(&form.refresh_token),
+            _ => {
+                return Err(ApiError::new(
+                    StatusCode::BAD_REQUEST,
+                    "UNSUPPORTED_GRANT_TYPE",
+                    "each `grant_type` but `password` and `refresh_token` is not supported",
+                ));
+            }
+        };
+        query.scopes.extend(form.query.scopes.iter().cloned());
+        query.offline |= form.query.offline;
+        query.client.clone_from(&form.query.client);
     }
-    if scopes.len() > MAX_SCOPES {
+    if query.scopes.len() > MAX_SCOPES {
         return Err(Error::invalid(format!("one token is for at most {MAX_SCOPES} scopes")).into());
     }
-    let login = form.as_ref().map(|form| (form.username.as_str(), form.password.as_str()));
     let allows = |who: &_, repository: Option<&_>, action| call.authorizer.allows(who, repository, action);
     let request =
         AuthRequest::new(call.parts, Resource::Registry, Action::Probe).with_client(call.turn.client());
     // Scopes of other kinds, and scopes with invalid names, are not granted.
-    let wanted = scopes.iter().filter_map(|scope| scope.parse().ok());
-    let (issued, granted) = tokens.token(&request, login, wanted, allows).await?;
-    let scope: Vec<String> = granted.iter().map(ToString::to_string).collect();
+    let wanted = query.scopes.iter().filter_map(|scope| scope.parse().ok());
+    let asked = TokenRequest { proof, offline: query.offline, client: &query.client };
+    let given = tokens.token(&request, &asked, wanted, allows).await?;
+    let scope: Vec<String> = given.scopes.iter().map(ToString::to_string).collect();
     let answer = Answer {
-        token: &issued.token,
-        access_token: &issued.token,
+        token: &given.issued.token,
+        access_token: &given.issued.token,
         token_type: "Bearer",
-        expires_in: issued.expires_in,
-        issued_at: &issued.issued_at,
+        expires_in: given.issued.expires_in,
+        issued_at: &given.issued.issued_at,
         scope: &scope.join(" "),
+        refresh_token: given.refresh.as_ref().map(Secret::expose),
     };
     let bytes = serde_json::to_vec(&answer)
         .map_err(|e| Error::internal("a token cannot be written as JSON").with_source(e))?;
     let mut response = json(bytes);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// The public keys of the tokens (RFC 7517), for others who verify them.
+pub(super) fn keys(call: &Call<'_>) -> Outcome {
+    let keys =
+        call.tokens.as_ref().and_then(|tokens| tokens.public_keys()).ok_or_else(ApiError::not_found)?;
+    let mut response = json(keys.into_bytes());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
     Ok(response)
 }
 

@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 const KNOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How often a user from an address may be refused, while passwords that are known to be right are accepted.
 const REFUSED: Rate = Rate::a_hundred_in_ten_minutes();
+/// What stands for the user of a token: no user has this name.
+const TOKENS: &str = ":tokens";
 /// How many addresses of users are known.
 const KNOWN_MOST: usize = 32_768;
 
@@ -77,12 +79,31 @@ impl Guesses {
     /// # Errors
     /// [`hyper_sdk::ErrorKind::TooManyRequests`] with the time to wait.
     pub(crate) fn begin(self: &Arc<Self>, user: &str, client: Option<IpAddr>, now: Instant) -> Result<Guess> {
+        self.begin_with(&[By::UserAtAddress, By::Address, By::User], user, client, now)
+    }
+
+    /// Begins the check of a token that stands for a password, before its user is known. Nobody guesses one, and many machines
+    /// may share an address: the limit of the address counts alone, and only where no token was right lately.
+    ///
+    /// # Errors
+    /// Those of [`Guesses::begin`].
+    pub(crate) fn begin_token(self: &Arc<Self>, client: Option<IpAddr>, now: Instant) -> Result<Guess> {
+        self.begin_with(&[By::Address], TOKENS, client, now)
+    }
+
+    fn begin_with(
+        self: &Arc<Self>,
+        limits: &[By],
+        user: &str,
+        client: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<Guess> {
         let client = client.map(network);
         let mut guess =
             Guess { guesses: self.clone(), user: user.to_owned(), client, taken: Vec::new(), begun: now };
         let nanos = super::nanos(self.epoch, now);
         let is_known = self.known.has(&self.place(user, client), now);
-        for by in [By::UserAtAddress, By::Address, By::User] {
+        for by in limits.iter().copied() {
             if is_known && !matches!(by, By::UserAtAddress) {
                 continue;
             }
@@ -206,6 +227,22 @@ mod tests {
             drop(begin(&guesses, "bob", B).unwrap());
         }
         assert!(wrong(&guesses, "bob", B) && wrong(&guesses, "bob", B) && !wrong(&guesses, "bob", B));
+    }
+
+    #[test]
+    fn wrong_tokens_count_for_their_address_until_one_is_right() {
+        let guesses = guesses(["1/m", "3/m", "1/m"]);
+        let begin = |client: &str| guesses.begin_token(client.parse().ok(), guesses.epoch);
+        for _ in 0..3 {
+            begin(A).unwrap().wrong();
+        }
+        assert_eq!(begin(A).unwrap_err().kind(), ErrorKind::TooManyRequests);
+        assert!(!wrong(&guesses, "alice", A), "passwords and tokens have one limit");
+        begin(B).unwrap().right(guesses.epoch);
+        for _ in 0..10 {
+            begin(B).unwrap().wrong();
+        }
+        assert!(begin("").is_ok());
     }
 
     #[test]

@@ -50,6 +50,10 @@ impl TokenStore for Tokens {
     async fn touch_token(&self, id: &str, used: i64) -> Result<()> {
         self.inner.touch_token(id, used).await
     }
+
+    async fn trim_refresh_tokens(&self, user: &str, keep: usize, unused_since: i64) -> Result<u64> {
+        self.inner.trim_refresh_tokens(user, keep, unused_since).await
+    }
 }
 
 struct Site {

@@ -250,7 +250,8 @@ async fn the_token_endpoint_supports_the_password_grant_of_oauth() {
     let push = bearer(reply);
     api.request("POST", "/v2/a/blobs/uploads/", &[("authorization", &push)], "").await.expect(202);
     post("grant_type=password&username=alice&password=wrong").await.refused(401, "UNAUTHORIZED");
-    post("grant_type=refresh_token&refresh_token=x").await.refused(400, "UNSUPPORTED_GRANT_TYPE");
+    post("grant_type=refresh_token&refresh_token=x").await.refused(401, "UNAUTHORIZED");
+    post("grant_type=authorization_code&code=x").await.refused(400, "UNSUPPORTED_GRANT_TYPE");
     post("").await.refused(400, "UNSUPPORTED_GRANT_TYPE");
     let scopes = "&scope=repository:a:pull".repeat(100);
     token(&api, &format!("x{scopes}"), None).await.refused(400, "REQUEST_INVALID");

@@ -117,6 +117,7 @@ async fn a_restored_store_has_what_the_snapshot_has() {
         created: 1,
         expires: Some(2),
         used: None,
+        bound_to: Some(Digest::sha256("bound")),
     };
     store.meta().add_token(&token).await.unwrap();
 

@@ -30,6 +30,7 @@ macro_rules! token_conformance {
         $crate::token_conformance!(@cases $fixture;
             a_token_is_found_by_its_id, an_id_is_given_once, a_removed_token_is_gone, tokens_are_paged_by_id,
             the_last_use_never_goes_back, a_use_brings_no_token_back, ids_are_compared_by_their_bytes,
+            refresh_tokens_are_trimmed_by_user,
         );
     };
     (@cases $fixture:path; $($case:ident),* $(,)?) => {
@@ -61,6 +62,7 @@ fn record(id: &str) -> TokenRecord {
         created: 1_700_000_000,
         expires: None,
         used: None,
+        bound_to: None,
     }
 }
 
@@ -72,6 +74,7 @@ pub async fn a_token_is_found_by_its_id(opener: TokenOpener) {
         scopes: vec!["team/**:pull,push".to_owned(), "a\"b".to_owned()],
         expires: Some(i64::MAX),
         used: Some(-1),
+        bound_to: Some(Digest::sha256("password")),
         ..record("a")
     };
     store.add_token(&full).await.unwrap();
@@ -149,5 +152,41 @@ pub async fn ids_are_compared_by_their_bytes(opener: TokenOpener) {
     for other in ["A", "a ", " a", "à"] {
         assert_eq!(store.token(other).await.unwrap(), None, "{other:?}");
         assert!(!store.remove_token(other).await.unwrap(), "{other:?}");
+    }
+}
+
+pub async fn refresh_tokens_are_trimmed_by_user(opener: TokenOpener) {
+    let store = opener.open().await;
+    let bound_to = Some(Digest::sha256("password"));
+    let refresh = |id: &str, created, used| TokenRecord {
+        user: "alice".to_owned(),
+        bound_to: bound_to.clone(),
+        created,
+        used,
+        ..record(id)
+    };
+    for token in [
+        refresh("a", 100, None),
+        refresh("b", 200, Some(150)),
+        refresh("c", 50, Some(300)),
+        refresh("d", 200, None),
+        TokenRecord { user: "bob".to_owned(), ..refresh("e", 1, None) },
+        TokenRecord { bound_to: None, ..refresh("f", 1, None) },
+    ] {
+        store.add_token(&token).await.unwrap();
+    }
+    let ids = async || -> String {
+        store.tokens(None, 10).await.unwrap().items.into_iter().map(|token| token.id).collect()
+    };
+    for (user, keep, unused_since, removed, left) in [
+        ("alice", 10, 100, 0, "abcdef"),
+        ("alice", 10, 101, 1, "bcdef"),
+        ("nobody", 0, i64::MAX, 0, "bcdef"),
+        ("alice", 2, 0, 1, "bcef"),
+        ("alice", 0, 0, 2, "ef"),
+        ("alice", 0, i64::MAX, 0, "ef"),
+    ] {
+        let found = store.trim_refresh_tokens(user, keep, unused_since).await.unwrap();
+        assert_eq!((found, ids().await.as_str()), (removed, left), "{keep} of {user} since {unused_since}");
     }
 }

@@ -180,6 +180,9 @@ pub struct TokenRow {
     pub expires: Option<i64>,
     /// When it was last used.
     pub used: Option<i64>,
+    /// What a refresh token is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound_to: Option<String>,
 }
 
 /// A blob, a manifest or another row that could not be copied.

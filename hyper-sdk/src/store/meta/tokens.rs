@@ -4,6 +4,8 @@
 //!   ID ──▶ hash of the secret, user, scopes, times       never the secret itself
 //! ```
 //!
+//! A refresh token is one that a registry gives to a client at a login with a password, and that stands for that login.
+//!
 //! # Invariants
 //! - A store says what was recorded, and decides nothing: whether a token has expired, what its scopes mean and whether its
 //!   user may still log in, the registry says.
@@ -36,6 +38,16 @@ pub struct TokenRecord {
     pub expires: Option<i64>,
     /// When it was last used, in seconds since 1970, as coarse as the registry records it.
     pub used: Option<i64>,
+    /// Of a refresh token: what it is bound to, in the form of the registry, such as a hash that changes with the password of its
+    /// user. `None` for an API token.
+    pub bound_to: Option<Digest>,
+}
+
+impl TokenRecord {
+    /// When it was made or last used, whatever is later, in seconds since 1970.
+    pub fn last_seen(&self) -> i64 {
+        self.used.unwrap_or(i64::MIN).max(self.created)
+    }
 }
 
 /// Keeps API tokens.
@@ -59,6 +71,7 @@ pub struct TokenRecord {
 ///     created: 1_700_000_000,
 ///     expires: None,
 ///     used: None,
+///     bound_to: None,
 /// };
 /// tokens.add_token(&token).await?;
 /// assert_eq!(tokens.token("1").await?, Some(token));
@@ -97,6 +110,13 @@ pub trait TokenStore: Debug + Send + Sync + 'static {
     /// # Errors
     /// Those of the store.
     async fn touch_token(&self, id: &str, used: i64) -> Result<()>;
+
+    /// Removes refresh tokens of a user: those that were neither made nor used since `unused_since`, in seconds since 1970, and all
+    /// but the `keep` that were made or used last. API tokens stay. Returns how many were removed.
+    ///
+    /// # Errors
+    /// Those of the store.
+    async fn trim_refresh_tokens(&self, user: &str, keep: usize, unused_since: i64) -> Result<u64>;
 }
 
 /// [`ErrorKind::Conflict`]: a token with this id exists.
@@ -146,5 +166,20 @@ impl TokenStore for MemoryTokens {
             token.used = token.used.max(Some(used));
         }
         Ok(())
+    }
+
+    async fn trim_refresh_tokens(&self, user: &str, keep: usize, unused_since: i64) -> Result<u64> {
+        let mut all = self.all();
+        let mut found: Vec<(i64, String)> = all
+            .values()
+            .filter(|token| token.user == user && token.bound_to.is_some())
+            .map(|token| (token.last_seen(), token.id.clone()))
+            .collect();
+        found.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        let kept = found.iter().take(keep).take_while(|(seen, _)| *seen >= unused_since).count();
+        for (_, id) in &found[kept..] {
+            all.remove(id);
+        }
+        Ok((found.len() - kept) as u64)
     }
 }

@@ -18,6 +18,7 @@ fn sample() -> Vec<u8> {
         created: 1,
         expires: None,
         used: Some(2),
+        bound_to: None,
     };
     let rows = [
         Row::Blob(BlobRow { digest: Digest::sha256("x"), size: 1, created: 0 }),

@@ -417,13 +417,13 @@ async fn tags(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>, faults: &mut Vec
     }
 }
 
-type TokenColumns = (String, String, String, String, String, i64, Option<i64>, Option<i64>);
+type TokenColumns = (String, String, String, String, String, i64, Option<i64>, Option<i64>, Option<String>);
 
 async fn tokens(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>, faults: &mut Vec<Row>) -> Outcome<()> {
     let (mut after, mut pages) = (String::new(), Pages::new());
     loop {
         let page: sqlx::Result<Vec<TokenColumns>> = query(
-            "SELECT id, hash, user_name, name, scopes, created_at, expires_at, used_at FROM api_tokens \
+            "SELECT id, hash, user_name, name, scopes, created_at, expires_at, used_at, bound_to FROM api_tokens \
              WHERE id > $1 ORDER BY id LIMIT $2 OFFSET $3",
         )
         .bind(after.as_str())
@@ -441,8 +441,8 @@ async fn tokens(db: &mut Connection<'_>, rows: &Sender<Vec<Row>>, faults: &mut V
         let Some((last, ..)) = page.last() else { return Ok(()) };
         after.clone_from(last);
         pages.read();
-        let row = |(id, hash, user, name, scopes, created, expires, used): TokenColumns| {
-            Row::Token(TokenRow { id, hash, user, name, scopes, created, expires, used })
+        let row = |(id, hash, user, name, scopes, created, expires, used, bound_to): TokenColumns| {
+            Row::Token(TokenRow { id, hash, user, name, scopes, created, expires, used, bound_to })
         };
         send(rows, page.into_iter().map(row).collect()).await?;
     }

@@ -505,8 +505,8 @@ async fn add_tag(db: &mut Connection<'_>, row: &TagRow) -> Outcome<()> {
 
 async fn add_token(db: &mut Connection<'_>, row: &TokenRow) -> Outcome<()> {
     query(
-        "INSERT INTO api_tokens (id, hash, user_name, name, scopes, created_at, expires_at, used_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO api_tokens (id, hash, user_name, name, scopes, created_at, expires_at, used_at, bound_to) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(row.id.as_str())
     .bind(row.hash.as_str())
@@ -516,6 +516,7 @@ async fn add_token(db: &mut Connection<'_>, row: &TokenRow) -> Outcome<()> {
     .bind(row.created)
     .bind(row.expires)
     .bind(row.used)
+    .bind(row.bound_to.as_deref())
     .execute(db)
     .await
     .map_err(of_row(&row.id))?;

@@ -7,7 +7,7 @@ use crate::{Error, ErrorKind, Result};
 use sqlx::{Connection as _, SqliteConnection};
 
 /// The migrations, version 1 first.
-pub(super) const MIGRATIONS: [&str; 9] = [
+pub(super) const MIGRATIONS: [&str; 10] = [
     include_str!("migrations/0001_registry.sql"),
     include_str!("migrations/0002_listed.sql"),
     include_str!("migrations/0003_collection.sql"),
@@ -17,6 +17,7 @@ pub(super) const MIGRATIONS: [&str; 9] = [
     include_str!("migrations/0007_tokens.sql"),
     include_str!("migrations/0008_backup.sql"),
     include_str!("migrations/0009_quotas.sql"),
+    include_str!("migrations/0010_refresh_tokens.sql"),
 ];
 
 /// What a migration does besides on PostgreSQL: a new name keeps servers of earlier versions, which do not count what

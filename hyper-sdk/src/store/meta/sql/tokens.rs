@@ -10,16 +10,17 @@ use crate::store::meta::tokens::{TokenRecord, TokenStore, token_exists};
 use crate::{Digest, Error, Result};
 use async_trait::async_trait;
 
-type TokenRow = (String, String, String, String, String, i64, Option<i64>, Option<i64>);
+type TokenRow = (String, String, String, String, String, i64, Option<i64>, Option<i64>, Option<String>);
 
 impl SqlMeta {
     fn token_of(&self, row: TokenRow) -> Result<TokenRecord> {
-        let (id, hash, user, name, scopes, created, expires, used) = row;
+        let (id, hash, user, name, scopes, created, expires, used, bound_to) = row;
         let read = || {
             let scopes = serde_json::from_str(&scopes)
                 .map_err(|e| Error::invalid("the scopes of a token are not JSON").with_source(e))?;
             let hash = Digest::parse(&hash)?;
-            Ok(TokenRecord { id, hash, user, name, scopes, created, expires, used })
+            let bound_to = bound_to.map(|text| Digest::parse(&text)).transpose()?;
+            Ok(TokenRecord { id, hash, user, name, scopes, created, expires, used, bound_to })
         };
         read().map_err(|e| self.damaged(e))
     }
@@ -31,8 +32,8 @@ impl TokenStore for SqlMeta {
         let scopes = serde_json::to_string(&token.scopes)
             .map_err(|e| Error::internal("scopes cannot be written as JSON").with_source(e))?;
         let added = query(
-            "INSERT INTO api_tokens (id, hash, user_name, name, scopes, created_at, expires_at, used_at) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING",
+            "INSERT INTO api_tokens (id, hash, user_name, name, scopes, created_at, expires_at, used_at, bound_to) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (id) DO NOTHING",
         )
         .bind(token.id.as_str())
         .bind(token.hash.as_str())
@@ -42,6 +43,7 @@ impl TokenStore for SqlMeta {
         .bind(token.created)
         .bind(token.expires)
         .bind(token.used)
+        .bind(token.bound_to.as_ref().map(Digest::as_str))
         .execute(&mut self.statement_writer().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
@@ -50,7 +52,7 @@ impl TokenStore for SqlMeta {
 
     async fn token(&self, id: &str) -> Result<Option<TokenRecord>> {
         let row: Option<TokenRow> = query(
-            "SELECT id, hash, user_name, name, scopes, created_at, expires_at, used_at FROM api_tokens WHERE id = $1",
+            "SELECT id, hash, user_name, name, scopes, created_at, expires_at, used_at, bound_to FROM api_tokens WHERE id = $1",
         )
         .bind(id)
         .fetch_optional(&mut self.reader().await?.connection())
@@ -64,7 +66,7 @@ impl TokenStore for SqlMeta {
             return Ok(Listing { items: Vec::new(), more: false });
         }
         let mut rows: Vec<TokenRow> = query(
-            "SELECT id, hash, user_name, name, scopes, created_at, expires_at, used_at FROM api_tokens \
+            "SELECT id, hash, user_name, name, scopes, created_at, expires_at, used_at, bound_to FROM api_tokens \
              WHERE id > $1 ORDER BY id LIMIT $2",
         )
         .bind(after.unwrap_or_default())
@@ -95,5 +97,20 @@ impl TokenStore for SqlMeta {
             .await
             .map_err(|e| self.failed(e))?;
         Ok(())
+    }
+
+    async fn trim_refresh_tokens(&self, user: &str, keep: usize, unused_since: i64) -> Result<u64> {
+        query(
+            "DELETE FROM api_tokens WHERE user_name = $1 AND bound_to IS NOT NULL AND \
+             (CASE WHEN used_at > created_at THEN used_at ELSE created_at END < $3 OR id NOT IN \
+              (SELECT id FROM api_tokens WHERE user_name = $1 AND bound_to IS NOT NULL \
+               ORDER BY CASE WHEN used_at > created_at THEN used_at ELSE created_at END DESC, id LIMIT $2))",
+        )
+        .bind(user)
+        .bind(i64::try_from(keep).unwrap_or(i64::MAX))
+        .bind(unused_since)
+        .execute(&mut self.statement_writer().await?.connection())
+        .await
+        .map_err(|e| self.failed(e))
     }
 }
