@@ -81,6 +81,8 @@ fn is_public(state: &State, endpoint: &Endpoint) -> bool {
         | Endpoint::Upload { .. }
         | Endpoint::Manifest { .. }
         | Endpoint::Tags { .. }
+        | Endpoint::Events(_)
+        | Endpoint::TagHistory { .. }
         | Endpoint::Referrers { .. } => false,
     }
 }
@@ -88,7 +90,7 @@ fn is_public(state: &State, endpoint: &Endpoint) -> bool {
 /// What a request is about. Every endpoint is named, so that a new one is decided on.
 pub(crate) fn resource(endpoint: &Endpoint) -> Resource<'_> {
     match endpoint {
-        Endpoint::Catalog(_) => Resource::Catalog,
+        Endpoint::Catalog(_) | Endpoint::Events(_) => Resource::Catalog,
         Endpoint::Metrics => Resource::Metrics,
         Endpoint::Blob { repository, .. }
         | Endpoint::StartUpload { repository, .. }
@@ -96,6 +98,7 @@ pub(crate) fn resource(endpoint: &Endpoint) -> Resource<'_> {
         | Endpoint::Manifest { repository, .. }
         | Endpoint::Tags { repository, .. }
         | Endpoint::Referrers { repository, .. }
+        | Endpoint::TagHistory { repository, .. }
         | Endpoint::Extensions(Some(repository)) => Resource::Repository(repository),
         Endpoint::Base
         | Endpoint::Extensions(None)
@@ -113,6 +116,7 @@ fn action(endpoint: &Endpoint, method: &Method) -> Action {
         Endpoint::Base
         | Endpoint::Extensions(None)
         | Endpoint::Catalog(_)
+        | Endpoint::Events(_)
         | Endpoint::Metrics
         | Endpoint::Live
         | Endpoint::Ready
@@ -123,6 +127,7 @@ fn action(endpoint: &Endpoint, method: &Method) -> Action {
         | Endpoint::Manifest { .. }
         | Endpoint::Tags { .. }
         | Endpoint::Referrers { .. }
+        | Endpoint::TagHistory { .. }
         | Endpoint::Extensions(Some(_)) => match *method {
             Method::GET | Method::HEAD => Action::Pull,
             Method::DELETE => Action::Delete,
@@ -159,6 +164,7 @@ mod tests {
             "/v2/a/b/tags/list".to_owned(),
             format!("/v2/a/b/referrers/{digest}"),
             "/v2/a/b/_oci/ext/discover".to_owned(),
+            "/v2/a/b/_hyper/tags/latest/history".to_owned(),
         ] {
             let endpoint = parse(&Method::GET, &path, None).unwrap();
             assert_eq!(resource(&endpoint).repository().unwrap().as_str(), "a/b", "{path}");
@@ -189,7 +195,7 @@ mod tests {
 
     #[test]
     fn what_belongs_to_no_repository_is_a_probe() {
-        for path in ["/v2/", "/v2/_catalog", "/metrics", "/livez", "/readyz"] {
+        for path in ["/v2/", "/v2/_catalog", "/v2/_hyper/events", "/metrics", "/livez", "/readyz"] {
             let endpoint = parse(&Method::GET, path, None).unwrap();
             assert!(resource(&endpoint).repository().is_none(), "{path}");
             assert_eq!(action(&endpoint, &Method::GET), Action::Probe, "{path}");

@@ -9,7 +9,7 @@ use crate::throttle::Turn;
 use http::header::AsHeaderName;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use hyper_sdk::store::{SharedStore, TagGuard};
+use hyper_sdk::store::{ChangeContext, SharedStore, TagGuard};
 use hyper_sdk::{Error, ErrorKind, RepositoryName, Result};
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -143,6 +143,16 @@ impl Call<'_> {
         self.parts.headers.get(name).and_then(|v| v.to_str().ok())
     }
 
+    /// Who makes the changes of this request. A task that makes some has to be given it.
+    pub(crate) fn context(&self) -> ChangeContext {
+        ChangeContext {
+            actor: self.principal.name().map(str::to_owned),
+            address: self.audit.client.map(|address| address.to_string()),
+            request_id: self.audit.request_id.to_str().ok().map(str::to_owned),
+            origin: None,
+        }
+    }
+
     /// Begins a change for the audit log, if there is one.
     pub(crate) fn begin(&self, deed: impl FnOnce() -> Deed, rule: Option<&TagRule>) -> Option<Pending> {
         let log = self.options.audit.as_ref()?;
@@ -167,7 +177,8 @@ impl Call<'_> {
         F: FnOnce(SharedStore) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
-        let (mut pending, change) = (self.begin(deed, rule), change(self.store.clone()));
+        let (mut pending, change) =
+            (self.begin(deed, rule), self.context().scope(change(self.store.clone())));
         let held = self.turn.held();
         let to_its_end = async move {
             let _held = held;

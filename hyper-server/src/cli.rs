@@ -11,6 +11,7 @@ use crate::command_docs::{self, Shell};
 use crate::config::{Config, LogFormat, REFERENCE};
 use crate::config_command::ConfigCommand;
 use crate::environment;
+use crate::events_command::{EventsArgs, TagCommand};
 use crate::gc_command::{self, GcArgs};
 use crate::import_command::{self, ImportCommand};
 use crate::key_command::KeyCommand;
@@ -60,6 +61,11 @@ enum Command {
     /// Shows what namespaces use of their quotas, and checks that it is counted right
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// Prints what has changed in a store, as far as it was recorded (`events.enabled`)
+    Events(EventsArgs),
+    /// Shows what a tag has named
+    #[command(subcommand)]
+    Tag(TagCommand),
     /// Reads all blobs of a store, and reports those that are damaged; a server may use the store meanwhile
     ///
     /// A blob is damaged when its bytes are missing, do not match its digest, or have another size than the database says. The
@@ -222,6 +228,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Gc(args) => gc_command::run(args),
         Command::Retention(command) => command.run(),
         Command::Quota(command) => return command.run(),
+        Command::Events(args) => args.run(),
+        Command::Tag(command) => command.run(),
         Command::Check(args) => {
             let is_whole = check_command::run(args)?;
             return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });

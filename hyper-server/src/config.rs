@@ -9,6 +9,7 @@ use crate::blob_place::BlobPlace;
 use crate::config_shapes::{AccessShape, AllowanceShape, LogFormatShape, OneOrMore, WrongPasswordsShape};
 use crate::cors_config::CorsConfig;
 use crate::database::DatabaseConfig;
+use crate::event_config::EventsConfig;
 use crate::listen_on::{ListenOn, one_or_more};
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
@@ -76,6 +77,8 @@ pub(crate) struct Config {
     pub(crate) retention: RetentionConfig,
     /// How much namespaces may have.
     pub(crate) quota: Vec<QuotaConfig>,
+    /// The events of changes.
+    pub(crate) events: EventsConfig,
     /// Reading of blobs to find damage.
     pub(crate) scrub: ScrubConfig,
     /// The cache in memory.
@@ -252,6 +255,7 @@ impl Default for Config {
             gc: GcConfig::default(),
             retention: RetentionConfig::default(),
             quota: Vec::new(),
+            events: EventsConfig::default(),
             scrub: ScrubConfig::default(),
             cache: CacheConfig::default(),
             cors: CorsConfig::default(),
@@ -356,6 +360,7 @@ impl Config {
         self.cors.cors()?;
         self.retention.rules()?;
         quota_config::rules(&self.quota)?;
+        self.events.check()?;
         if let Some(url) = &self.public_url
             && !is_root(url)
         {
@@ -454,6 +459,7 @@ impl Config {
             garbage_collection: Some(self.collection()).filter(|gc| !gc.every.is_zero()),
             retention: self.retention.options(),
             quotas: quota_config::rules(&self.quota).unwrap_or_default(),
+            events: self.events.options(false),
             scrub: Some(Scrub { every: self.scrub.every.0, rate: self.scrub.rate.0 })
                 .filter(|scrub| !scrub.every.is_zero()),
             verify_reads: self.scrub.verify_reads,

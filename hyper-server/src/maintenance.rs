@@ -7,8 +7,8 @@ use crate::state::State;
 use hyper_sdk::ErrorKind;
 use hyper_sdk::clock::{Clock as _, SystemClock};
 use hyper_sdk::store::{
-    CollectOptions, RemovalObserver, RetentionEnd, RetentionObserver, RetentionTurn, ScrubEnd, ScrubObserver,
-    ScrubTurn, TagDecision, TagReason,
+    CollectOptions, EventLimits, RemovalObserver, RetentionEnd, RetentionObserver, RetentionTurn, ScrubEnd,
+    ScrubObserver, ScrubTurn, TagDecision, TagReason,
 };
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -17,6 +17,9 @@ use tokio::runtime::Handle;
 
 /// How often a collection looks for bytes that no row of the database names, which takes a query for every blob.
 const UNNAMED: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How often events that are too old or too many are removed.
+const PRUNE: Duration = Duration::from_secs(60);
 
 /// Starts the maintenance tasks, once for each registry. Without a runtime, a later call starts them. They end when the
 /// registry is dropped.
@@ -37,6 +40,9 @@ pub(crate) fn start(state: &Arc<State>) {
     if let Some(options) = state.options.retention.clone() {
         runtime.spawn(expire_tags(Arc::downgrade(state), options));
     }
+    if let Some(events) = state.options.events {
+        runtime.spawn(prune_events(Arc::downgrade(state), events.limits));
+    }
     if let Some(options) = state.options.scrub {
         runtime.spawn(scrub(Arc::downgrade(state), options));
     }
@@ -52,6 +58,19 @@ async fn expire_uploads(state: Weak<State>, age: Duration) {
             Ok(count) => tracing::info!(count, "idle uploads were removed"),
             Err(e) if e.kind() == ErrorKind::Unsupported => return,
             Err(error) => tracing::warn!(%error, "idle uploads cannot be removed"),
+        }
+    }
+}
+
+async fn prune_events(state: Weak<State>, limits: EventLimits) {
+    loop {
+        tokio::time::sleep(PRUNE).await;
+        let Some(log) = state.upgrade().and_then(|state| state.store.event_log()) else { return };
+        match log.prune(limits).await {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!(count, "old events were removed"),
+            Err(e) if e.kind() == ErrorKind::Unsupported => return,
+            Err(error) => tracing::warn!(%error, "old events cannot be removed"),
         }
     }
 }

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 const ROUTES: usize = Endpoint::NAMES.len() + 1;
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other"];
-const STATUSES: [u16; 24] = [
-    200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 408, 409, 412, 413, 414, 416, 429, 500, 501, 503,
-    507, 499, 0,
+const STATUSES: [u16; 25] = [
+    200, 201, 202, 204, 206, 304, 400, 401, 403, 404, 405, 408, 409, 410, 412, 413, 414, 416, 429, 500, 501,
+    503, 507, 499, 0,
 ];
 /// Upper bounds of the latency buckets, in microseconds, and as they are printed.
 const BUCKETS: [(u64, &str); 13] = [

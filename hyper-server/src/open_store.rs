@@ -11,7 +11,7 @@
 use crate::blob_place::BlobPlace;
 use crate::config::Config;
 use crate::quota_config;
-use hyper_sdk::store::meta::SqlMeta;
+use hyper_sdk::store::meta::{MetaBackend as _, SqlMeta};
 use hyper_sdk::store::{DiskStore, Portable, RegistryStore as _, SharedStore};
 use hyper_sdk::{Error, ErrorKind, Result, Secret};
 use std::sync::Arc;
@@ -40,8 +40,17 @@ pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> R
     refuse_unfinished(&opened.meta).await?;
     if !config.read_only && opened.store.capabilities().write {
         opened.store.set_quotas(quota_config::rules(&config.quota)?)?;
+        record_events(config, &opened.meta);
     }
     Ok(opened)
+}
+
+/// Records the events of what this process changes, as the configuration says.
+fn record_events(config: &Config, meta: &SqlMeta) {
+    let events = config.registry().events;
+    if let Some(log) = meta.event_log() {
+        log.record(events.map(|events| events.rules));
+    }
 }
 
 /// Fails while a store is filled.
@@ -219,7 +228,6 @@ async fn of_database(
 /// Whether the registry has a repository.
 #[cfg(feature = "store-s3")]
 async fn has_content(meta: &SqlMeta) -> Result<bool> {
-    use hyper_sdk::store::meta::MetaBackend as _;
     Ok(!meta.repositories(None, 1).await?.items.is_empty())
 }
 

@@ -11,8 +11,8 @@ use hyper_sdk::clock::{SharedClock, SystemClock};
 use hyper_sdk::store::meta::TokenStore;
 use hyper_sdk::store::wrap::CacheOptions;
 use hyper_sdk::store::{
-    CollectOptions, QuotaRules, RetainOptions, RetentionObserver, RetentionRules, RetentionTurn,
-    ScrubObserver, ScrubOptions, ScrubTurn,
+    CollectOptions, EventLimits, EventRules, QuotaRules, RetainOptions, RetentionObserver, RetentionRules,
+    RetentionTurn, ScrubObserver, ScrubOptions, ScrubTurn,
 };
 use hyper_sdk::{RepositoryName, Tag};
 use std::path::PathBuf;
@@ -101,6 +101,16 @@ impl Retention {
     }
 }
 
+/// What a registry records of its changes, and how long that is kept. It is recorded in the transaction of each change, by this
+/// process; other servers of the store have options of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events {
+    /// What is recorded.
+    pub rules: EventRules,
+    /// What is kept.
+    pub limits: EventLimits,
+}
+
 /// When a registry reads all of its blobs again, to find damaged ones before somebody needs them. Such a blob counts as missing
 /// until it is pushed again. One server of a store does it at a time, and another goes on where it stopped.
 ///
@@ -185,6 +195,9 @@ pub struct RegistryOptions {
     /// How much namespaces may have. They are set for the whole store, for everybody who uses it in this process, and other servers
     /// of the store have rules of their own. A store that cannot enforce them is refused. A registry that is read-only needs none.
     pub quotas: Arc<QuotaRules>,
+    /// Records what changes, for readers of events and for webhooks; `None` records nothing. A store without a log of events is
+    /// refused. A registry that is read-only records nothing.
+    pub events: Option<Events>,
     /// Reads all blobs again, regularly; `None` leaves that to others.
     pub scrub: Option<Scrub>,
     /// Checks each whole blob while it is sent: when it is damaged, the client does not get its end. Parts of a blob are not checked.
@@ -231,6 +244,7 @@ impl Default for RegistryOptions {
             garbage_collection: None,
             retention: None,
             quotas: Arc::default(),
+            events: None,
             scrub: None,
             verify_reads: false,
             limits: Limits::default(),
@@ -246,6 +260,15 @@ impl Default for RegistryOptions {
 }
 
 impl RegistryOptions {
+    /// How events refer to the registry: the URL at which clients reach it, if that is known.
+    pub(crate) fn event_source(&self) -> String {
+        let prefix = self.path_prefix.as_ref().map(ToString::to_string).unwrap_or_default();
+        match &self.public_url {
+            Some(url) => format!("{}{prefix}/v2/", url.trim_end_matches('/')),
+            None => format!("{prefix}/v2/"),
+        }
+    }
+
     /// What decides who may do what.
     pub(crate) fn effective_authorizer(&self) -> Arc<dyn Authorizer> {
         let is_closed = self.htpasswd.is_some() || self.authenticator.is_some() || self.client_certificates;

@@ -65,10 +65,11 @@ impl Registry {
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Invalid`] or [`hyper_sdk::ErrorKind::Io`] when the htpasswd file cannot be used, and
     /// [`hyper_sdk::ErrorKind::Invalid`] when the options name both such a file and an authenticator;
-    /// [`hyper_sdk::ErrorKind::Unsupported`] when there are quotas, and the store cannot enforce them.
+    /// [`hyper_sdk::ErrorKind::Unsupported`] when there are quotas or events, and the store does not have them.
     pub fn new(store: SharedStore, options: RegistryOptions) -> Result<Self> {
         let state = Arc::new(State::new(store, options)?);
         state.set_quotas(state.options.quotas.clone())?;
+        state.record_events()?;
         maintenance::start(&state);
         Ok(Self(state))
     }

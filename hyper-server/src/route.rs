@@ -10,6 +10,8 @@
 //! /v2/_oci/ext/discover                 Extensions
 //! /v2/NAME/_oci/ext/discover            Extensions
 //! /v2/NAME/tags/list                    Tags
+//! /v2/_hyper/events                     Events
+//! /v2/NAME/_hyper/tags/TAG/history      TagHistory
 //! /v2/NAME/referrers/DIGEST             Referrers
 //! /v2/NAME/manifests/TAG-or-DIGEST      Manifest
 //! /v2/NAME/blobs/DIGEST                 Blob
@@ -21,6 +23,7 @@
 //! The path is split at its slashes first and each segment is percent-decoded after that, so `%2f` is never a
 //! separator: a segment that decodes to a slash, to a control character or to malformed UTF-8 is rejected.
 
+use crate::event_query::{self, EventQuery};
 use http::Method;
 use hyper_sdk::digest::Algorithm;
 use hyper_sdk::reference::ManifestReference;
@@ -92,6 +95,19 @@ pub(crate) enum Endpoint {
     Token(TokenQuery),
     /// The public keys of tokens.
     TokenKeys,
+    /// The events of the registry.
+    Events(EventQuery),
+    /// What a tag has named.
+    TagHistory {
+        /// The repository.
+        repository: RepositoryName,
+        /// The tag.
+        tag: Tag,
+        /// The most entries.
+        limit: Option<usize>,
+        /// The number of the event before which they begin.
+        before: Option<u64>,
+    },
     /// The liveness probe.
     Live,
     /// The readiness probe.
@@ -143,7 +159,7 @@ impl From<Error> for Rejection {
 
 impl Endpoint {
     /// The names of the kinds of endpoints in logs and metrics, by [`Endpoint::index`].
-    pub(crate) const NAMES: [&'static str; 14] = [
+    pub(crate) const NAMES: [&'static str; 16] = [
         "base",
         "catalog",
         "extensions",
@@ -158,6 +174,8 @@ impl Endpoint {
         "metrics",
         "token",
         "token_keys",
+        "events",
+        "tag_history",
     ];
 
     /// The position of the kind of this endpoint in [`Endpoint::NAMES`].
@@ -177,6 +195,8 @@ impl Endpoint {
             Self::Metrics => 11,
             Self::Token(_) => 12,
             Self::TokenKeys => 13,
+            Self::Events(_) => 14,
+            Self::TagHistory { .. } => 15,
         }
     }
 
@@ -193,6 +213,8 @@ impl Endpoint {
             | Self::Extensions(_)
             | Self::Tags { .. }
             | Self::Referrers { .. }
+            | Self::Events(_)
+            | Self::TagHistory { .. }
             | Self::Live
             | Self::Ready
             | Self::TokenKeys
@@ -227,6 +249,13 @@ fn resource(path: &str, query: &str) -> Result<Endpoint, Rejection> {
         ["token"] => Ok(Endpoint::Token(query.token())),
         ["token", "keys"] => Ok(Endpoint::TokenKeys),
         ["_catalog"] => Ok(Endpoint::Catalog(query.page()?)),
+        ["_hyper", "events"] => Ok(Endpoint::Events(query.events()?)),
+        [name @ .., "_hyper", "tags", tag, "history"] => Ok(Endpoint::TagHistory {
+            repository: repository(name)?,
+            tag: Tag::parse(tag)?,
+            limit: query.page()?.limit,
+            before: event_query::number("before", query.first("before"))?,
+        }),
         ["_oci", "ext", "discover"] => Ok(Endpoint::Extensions(None)),
         [name @ .., "_oci", "ext", "discover"] => Ok(Endpoint::Extensions(Some(repository(name)?))),
         [name @ .., "tags", "list"] => {
@@ -365,6 +394,10 @@ impl<'a> Query<'a> {
                 || self.first("access_type") == Some("offline"),
             client: self.first("client_id").unwrap_or_default().to_owned(),
         }
+    }
+
+    fn events(&self) -> Result<EventQuery, Rejection> {
+        Ok(EventQuery::parse(self.first("since"), self.page()?.limit, self.first("wait"))?)
     }
 
     fn start_upload(&self) -> Result<StartUpload, Rejection> {

@@ -14,6 +14,9 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 
+/// How many requests may wait for an event at once.
+const EVENT_WAITERS: usize = 128;
+
 /// The store, the options and everything that lives as long as the registry.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -29,6 +32,8 @@ pub(crate) struct State {
     pub(crate) throttle: Throttle,
     /// The right to look at a blob again that a reader found damaged.
     pub(crate) suspects: Arc<Semaphore>,
+    /// The places of requests that wait for an event.
+    pub(crate) event_waiters: Arc<Semaphore>,
     /// Whether the maintenance task was started.
     pub(crate) has_maintenance: AtomicBool,
     /// The quotas that the store has of this registry.
@@ -48,6 +53,19 @@ impl State {
             self.store.set_quotas(rules.clone())?;
         }
         *now = rules;
+        Ok(())
+    }
+
+    /// Begins to record events, as the options say.
+    pub(crate) fn record_events(&self) -> Result<()> {
+        let Some(events) = self.options.events else { return Ok(()) };
+        if self.options.read_only || !self.store.capabilities().write {
+            return Ok(());
+        }
+        match self.store.event_log() {
+            Some(log) => log.record(Some(events.rules)),
+            None => return Err(Error::unsupported("the store cannot record events")),
+        }
         Ok(())
     }
 
@@ -111,6 +129,7 @@ impl State {
             request_ids: RequestIds::new()?,
             throttle,
             suspects: Arc::new(Semaphore::new(1)),
+            event_waiters: Arc::new(Semaphore::new(EVENT_WAITERS)),
             has_maintenance: AtomicBool::new(false),
             quotas: Mutex::default(),
             cache,

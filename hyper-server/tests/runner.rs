@@ -17,6 +17,7 @@ mod suite {
     mod database;
     mod deploy;
     mod embedding;
+    mod events;
     mod hostile;
     mod http_store;
     mod import;

@@ -46,6 +46,8 @@ pub enum ErrorDetail {
     UploadContentDiffers,
     /// Another writer has claimed the upload, or had claimed it meanwhile.
     UploadClaimed,
+    /// A reader of events cannot go on at its place: what came after it is not kept any more, or the log is another one.
+    CursorGone,
     /// A namespace of a registry has reached its quota.
     Quota(Box<QuotaExcess>),
 }

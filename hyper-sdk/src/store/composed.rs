@@ -38,7 +38,7 @@ use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, UploadRecord}
 use super::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
     QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
-    StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    SharedEventLog, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::clock::SharedClock;
 use crate::digest::Algorithm;
@@ -558,6 +558,10 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         self.retain_tags(&options).await
+    }
+
+    fn event_log(&self) -> Option<SharedEventLog> {
+        self.0.meta.event_log()
     }
 
     fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {

@@ -274,3 +274,19 @@ pub fn is_quota_exceeded(error: &Error) -> bool {
 pub fn read_only(what: &str) -> Error {
     Error::unsupported(format!("the store is read-only: it cannot {what}"))
 }
+
+/// [`ErrorKind::NotFound`] with [`ErrorDetail::CursorGone`]: a reader of events cannot go on at its place.
+pub fn cursor_gone(why: &str) -> Error {
+    Error::new(
+        ErrorKind::NotFound,
+        format!(
+            "the cursor of events cannot be used: {why}; read the registry anew, and begin without a cursor"
+        ),
+    )
+    .with_detail(ErrorDetail::CursorGone)
+}
+
+/// Whether this is the error of [`cursor_gone`].
+pub fn is_cursor_gone(error: &Error) -> bool {
+    error.details().any(|detail| matches!(detail, ErrorDetail::CursorGone))
+}

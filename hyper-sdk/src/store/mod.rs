@@ -25,6 +25,7 @@ pub mod conformance;
 pub(crate) mod damage;
 mod edge;
 pub mod errors;
+mod event;
 mod ext;
 mod kinds;
 mod local_name;
@@ -45,6 +46,11 @@ pub use collect::{CollectOptions, Collected, InternalRoots, Removal, RemovalObse
 pub use composed::Composed;
 #[cfg(feature = "build")]
 pub(crate) use composed::LEASE as LINK_LEASE;
+pub use event::{
+    CLOUD_EVENT_TYPE, CLOUD_EVENTS_TYPE, ChangeContext, ConsumerHold, ConsumerMove, DOCKER_EVENTS_TYPE,
+    Event, EventChange, EventConsumer, EventCursor, EventKind, EventLimits, EventLog, EventPage, EventRules,
+    EventStart, SharedEventLog, cloud_event, docker_events,
+};
 pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
 #[cfg(feature = "store-sql")]
 pub use kinds::DiskStore;
@@ -406,6 +412,11 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         let _ = options;
         Err(crate::Error::unsupported("the store does not know when its tags were pushed"))
+    }
+
+    /// What has changed, in its order; `None` when the store has no such log.
+    fn event_log(&self) -> Option<SharedEventLog> {
+        None
     }
 
     /// Refuses from now on, for whoever uses the store in this process, what would pass one of these quotas; rules of before end.

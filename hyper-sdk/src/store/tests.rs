@@ -199,6 +199,8 @@ mod collection;
 mod collectors;
 #[cfg(feature = "store-sql")]
 mod durability;
+#[cfg(feature = "store-sql")]
+mod events;
 mod faults;
 #[cfg(feature = "store-sql")]
 mod full;

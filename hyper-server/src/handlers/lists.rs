@@ -186,6 +186,17 @@ pub(super) fn extensions(call: &Call<'_>, repository: Option<&RepositoryName>) -
             endpoints: vec![format!("{root}/v2/_catalog")],
         });
     }
+    if call.options.events.is_some() {
+        extensions.push(Extension {
+            name: "_hyper",
+            description: "Events of the registry, and what tags have named",
+            url: "https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md",
+            endpoints: vec![match repository {
+                None => format!("{root}/v2/_hyper/events"),
+                Some(_) => format!("{prefix}/_hyper/tags/TAG/history"),
+            }],
+        });
+    }
     json(serde_json::to_vec(&Extensions { extensions }).expect("strings always serialise"))
 }
 

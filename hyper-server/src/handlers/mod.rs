@@ -1,6 +1,7 @@
 //! One function for each endpoint: it gets parsed names, calls the store and returns a response.
 
 mod blobs;
+mod events;
 mod lists;
 mod manifests;
 mod ranges;
@@ -46,6 +47,10 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         Endpoint::Metrics => Err(ApiError::not_found()),
         Endpoint::Extensions(repository) => Ok(lists::extensions(call, repository.as_ref())),
         Endpoint::Catalog(page) => lists::catalog(call, page).await,
+        Endpoint::Events(query) => events::list(call, query).await,
+        Endpoint::TagHistory { repository, tag, limit, before } => {
+            events::tag_history(call, &repository, &tag, (limit, before)).await
+        }
         Endpoint::Tags { repository, page } => lists::tags(call, &repository, page).await,
         Endpoint::Referrers { repository, digest, artifact_type, after } => {
             lists::referrers(call, &repository, &digest, artifact_type.as_deref(), after.as_ref()).await

@@ -201,7 +201,7 @@ async fn receive(
     let mut pending = ending.digest.as_ref().and_then(|digest| call.begin(|| deed(digest), None));
     let mut taken = body.take();
     let held = call.turn.held();
-    let task = tokio::spawn(async move {
+    let task = tokio::spawn(call.context().scope(async move {
         let _held = held;
         let receiving = state.metrics.upload();
         let limit = state.options.limits.blob_bytes;
@@ -225,7 +225,7 @@ async fn receive(
             None => {}
         }
         (ended, taken)
-    });
+    }));
     let (ended, taken) =
         task.await.map_err(|e| Error::internal("the upload was interrupted").with_source(e))?;
     *body = taken;

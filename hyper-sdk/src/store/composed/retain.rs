@@ -20,6 +20,7 @@
 use super::Composed;
 use super::scrub::{HOLD, SAVE};
 use crate::reference::{ManifestReference, RepositoryName};
+use crate::store::ChangeContext;
 use crate::store::blob::BlobBackend;
 use crate::store::errors::{check_judged_at, is_clock_back, repository_unknown};
 use crate::store::meta::{Change, MetaBackend, TagRecord};
@@ -384,7 +385,8 @@ impl<B: BlobBackend, M: MetaBackend> Run<'_, B, M> {
                 }
             }
             let (store, observer) = (self.store.clone(), self.options.observer.clone());
-            let deleting = tokio::spawn(store.delete_tags(decisions, self.now, observer));
+            let by = ChangeContext::current().map(|by| ChangeContext::clone(&by)).unwrap_or_default();
+            let deleting = tokio::spawn(by.scope(store.delete_tags(decisions, self.now, observer)));
             (decisions, outcome) = deleting
                 .await
                 .map_err(|e| Error::internal("a deletion of tags was interrupted").with_source(e))?;

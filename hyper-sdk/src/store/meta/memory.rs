@@ -1,6 +1,8 @@
 //! Metadata in memory: sorted maps under one lock, which makes every change atomic.
 
 mod blob;
+mod changes;
+mod events;
 mod guards;
 mod holds;
 mod keepers;
@@ -11,12 +13,14 @@ mod sessions;
 mod tags;
 
 use self::blob::Blob;
+use self::events::Events;
 use self::holds::Holds;
 use self::paging::page;
 use self::quotas::Quotas;
 use self::scrub::Scrub;
 use self::sessions::Sessions;
 use self::tags::Tagged;
+use super::event_drafts::{drafts, wanted};
 use super::{
     BlobLink, BlobRecord, Change, EdgeKind, ManifestAt, ManifestChange, MetaBackend, ScrubPlace, TagRecord,
     UploadRecord, referrer,
@@ -27,9 +31,9 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
 use crate::store::errors::{
     being_removed, blob_unknown, bytes_damaged, manifest_blob_unknown, manifest_unknown, other_media_type,
-    tag_moved, upload_unknown,
+    tag_moved,
 };
-use crate::store::{Listing, QuotaCheck, QuotaRules, QuotaUse, UploadId};
+use crate::store::{ChangeContext, Listing, QuotaCheck, QuotaRules, QuotaUse, SharedEventLog, UploadId};
 use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -61,6 +65,7 @@ struct State {
     retention: Scrub,
     holds: Holds,
     quotas: Quotas,
+    events: Events,
 }
 
 #[derive(Debug, Default)]
@@ -297,101 +302,20 @@ impl MetaBackend for MemoryMeta {
         Ok(self.checks())
     }
 
+    fn event_log(&self) -> Option<SharedEventLog> {
+        Some(Arc::new(self.clone()))
+    }
+
     async fn write(&self, change: Change) -> Result<u64> {
         let mut state = self.state();
         let time = self.0.clock.now();
         self.0.version.fetch_add(1, Ordering::SeqCst);
-        match change {
-            Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
-                if let Some(id) = upload.as_ref().filter(|id| state.sessions.find(id).is_none()) {
-                    return Err(upload_unknown(id));
-                }
-                state.link_blob(&repository, digest, (size, key), leased_until)?;
-                if let Some(id) = upload {
-                    state.sessions.end(&id);
-                }
-                Ok(size)
-            }
-            Change::MountBlob { repository, digest, from, leased_until } => {
-                let size = state.linked(&from, &digest).map(|blob| blob.size);
-                let size = size.ok_or_else(|| blob_unknown(&from, &digest))?;
-                state.check_link(&repository, &digest, size)?;
-                state.link(&repository, digest, leased_until);
-                Ok(size)
-            }
-            Change::UnlinkBlob { repository, digest } => state.delete_blob(&repository, &digest),
-            Change::LeaseBlob { repository, digest, until } => {
-                let is_there = state.linked(&repository, &digest).is_some();
-                let found = state.repositories.get_mut(repository.as_str()).filter(|_| is_there);
-                let lease = found.and_then(|r| r.blobs.get_mut(&digest));
-                let lease = lease.ok_or_else(|| blob_unknown(&repository, &digest))?;
-                *lease = until.max(*lease);
-                Ok(0)
-            }
-            Change::CollectLink { repository, digest, now } => {
-                let found = state.find(&repository);
-                let goes = found.is_some_and(|r| state.is_unreferenced(r, &digest, now));
-                Ok(u64::from(goes && state.unlink(&repository, &digest)))
-            }
-            Change::CondemnBlob { digest, mark } => Ok(state.condemn_blob(&digest, mark, time)),
-            Change::RemoveBlob { digest, mark } => {
-                let goes = state.blobs.get(&digest).is_some_and(|blob| blob.condemned == Some(mark));
-                Ok(u64::from(goes && state.blobs.remove(&digest).is_some()))
-            }
-            Change::CondemnBytes { digest, size, mark } => {
-                if state.blobs.contains_key(&digest) || state.holds.are_held(time) {
-                    return Ok(0);
-                }
-                let (key, repositories) = (BlobKey::Digest(digest.clone()), BTreeSet::new());
-                let blob = Blob { size, key, condemned: Some(mark), quarantined: false, repositories };
-                state.blobs.insert(digest, blob);
-                Ok(1)
-            }
-            Change::QuarantineBlob { digest, key } => Ok(state.quarantine_blob(&digest, &key)),
-            Change::HoldBytes { holder, seconds, renews } => {
-                Ok(state.holds.hold(holder, seconds, renews, time))
-            }
-            Change::HoldScrub { holder, seconds, place } => {
-                Ok(state.scrub.hold(holder, seconds, place, time))
-            }
-            Change::HoldRetention { holder, seconds, ended_at } => {
-                let place = ended_at.map(|_| ScrubPlace { after: None, ended_at });
-                Ok(state.retention.hold(holder, seconds, place, time))
-            }
-            Change::CollectManifest { repository, digest, before } => {
-                let found = state.find(&repository).filter(|r| r.manifests.contains_key(&digest));
-                match found.is_some_and(|r| !State::is_kept(r, &digest, before)) {
-                    true => state.delete_manifest(&repository, &digest).map(|_| 1),
-                    false => Ok(0),
-                }
-            }
-            Change::PutManifest(change) => state.put_manifest(*change, time),
-            Change::DeleteGuarded { repository, target, guard } => {
-                state.delete_guarded(&repository, &target, &guard)
-            }
-            Change::DeleteManifest { repository, digest } => state.delete_manifest(&repository, &digest),
-            Change::DeleteTag { repository, tag } => state.delete_tag(&repository, &tag),
-            Change::ExpireTag { repository, record, judged_at } => {
-                state.expire_tag(&repository, &record, (judged_at, time))
-            }
-            Change::CountNamespace(namespace) => Ok(state.count_namespace(namespace)),
-            Change::StartUpload(record) => {
-                state.check_start(&record.repository)?;
-                state.sessions.start(record, time)
-            }
-            Change::SaveUpload { id, from, state: saved, writer, keeps_claim } => {
-                state.sessions.save(&id, from, saved, (writer.as_deref(), keeps_claim), time)
-            }
-            Change::ClaimUpload { id, from, writer, seconds, renews } => {
-                state.sessions.claim(id, from, writer, (seconds, renews), time)
-            }
-            Change::ReleaseUpload { id, writer } => state.sessions.release(&id, &writer),
-            Change::SealUpload { id, from, writer, content } => {
-                state.sessions.seal(id, from, (&writer, content), time)
-            }
-            Change::EndUpload { id, writer } => state.sessions.end_unclaimed(&id, writer.as_deref(), time),
-            Change::ExpireUpload { id, before } => state.sessions.expire(&id, before, time),
-        }
+        let Some(rules) = state.events.rules else { return state.apply(change, time) };
+        let facts = state.facts(wanted(&change));
+        let result = state.apply(change.clone(), time)?;
+        let events = drafts(&change, (facts, result), rules, ChangeContext::current().as_ref());
+        state.events.add(events, time);
+        Ok(result)
     }
 
     async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>> {

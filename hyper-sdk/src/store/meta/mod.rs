@@ -3,6 +3,7 @@
 //! Reads are methods; every write is one [`Change`], which is applied atomically. Because a write is a value, the SQL
 //! backend can put the writes of many callers into one transaction, and a test backend can fail the k-th write.
 
+mod event_drafts;
 mod memory;
 mod records;
 #[cfg(feature = "store-sql")]
@@ -29,7 +30,10 @@ pub use tokens::{MemoryTokens, TokenRecord, TokenStore};
 
 use super::blob::{BlobKey, StagedState};
 use super::errors::{manifest_blob_unknown, size_differs};
-use super::{DeleteTarget, Listing, QuotaCheck, QuotaNamespace, QuotaRules, QuotaUse, TagGuard, UploadId};
+use super::{
+    DeleteTarget, EventChange, Listing, QuotaCheck, QuotaNamespace, QuotaRules, QuotaUse, SharedEventLog,
+    TagGuard, UploadId,
+};
 use crate::clock::{SharedClock, SystemClock};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -334,6 +338,8 @@ pub enum Change {
         /// The time, in seconds since 1970.
         before: i64,
     },
+    /// Changes the event log, and no content.
+    Events(EventChange),
 }
 
 /// A backend that stores the metadata of a registry. `Display` shows the kind and the location of the backend.
@@ -427,6 +433,12 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
     async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
         let _ = repair;
         Ok(Vec::new())
+    }
+
+    /// The events of the changes, which the transaction of each change records with its
+    /// [`ChangeContext`](super::ChangeContext); `None` when the backend has none.
+    fn event_log(&self) -> Option<SharedEventLog> {
+        None
     }
 
     /// Applies a change atomically, even when the future is dropped. Returns the size of the linked blob, the number

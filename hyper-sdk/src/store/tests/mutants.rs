@@ -138,6 +138,7 @@ async fn the_metadata_suite_catches_every_fault() {
         LastRunForgotten by one_holder_deletes_old_tags_at_a_time;
         ExpiresByAnyTime by no_tag_expires_by_a_time_to_come;
         ManifestsOfAnyRepository by manifests_are_found_without_their_bytes;
+        AuthorForgotten by the_author_of_a_change_is_recorded;
         HoldIgnored by held_bytes_are_not_condemned;
         HoldUntold by held_bytes_are_not_condemned;
         LostOnReopen by content_survives_reopening, sessions_survive_reopening,

@@ -15,7 +15,7 @@ use crate::store::blob::{
 use crate::store::meta::{
     BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
 };
-use crate::store::{ByteStream, Listing, QuotaCheck, QuotaRules, QuotaUse, UploadId};
+use crate::store::{ByteStream, Listing, QuotaCheck, QuotaRules, QuotaUse, SharedEventLog, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -282,6 +282,10 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         references: &[ManifestReference],
     ) -> Result<Vec<bool>> {
         self.1.run(self.0.has_manifests(repository, references)).await
+    }
+
+    fn event_log(&self) -> Option<SharedEventLog> {
+        self.0.event_log()
     }
 
     fn has_quotas(&self) -> bool {

@@ -5,7 +5,7 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
     QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
-    SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions, is_of_records,
+    SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions, is_of_records,
 };
 use crate::{Digest, ErrorKind, Result};
 use async_trait::async_trait;
@@ -215,6 +215,10 @@ impl RegistryStore for InUse {
 
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         self.store.retain(options).await
+    }
+
+    fn event_log(&self) -> Option<SharedEventLog> {
+        self.store.event_log()
     }
 
     fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {

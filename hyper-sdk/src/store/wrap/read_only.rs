@@ -4,9 +4,10 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::read_only;
 use crate::store::{
-    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, ConsumerHold, DeleteTarget, Event,
+    EventConsumer, EventLimits, EventLog, EventPage, EventRules, EventStart, Listing, Page, PutManifest,
     QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
-    SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -181,6 +182,10 @@ impl RegistryStore for ReadOnly {
         }
     }
 
+    fn event_log(&self) -> Option<SharedEventLog> {
+        self.0.event_log().map(|log| Arc::new(ReadOnlyLog(log)) as SharedEventLog)
+    }
+
     fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
         match rules.is_empty() {
             true => Ok(()),
@@ -212,5 +217,50 @@ impl RegistryStore for ReadOnly {
 
     async fn scrub_blob(&self, _: &Digest) -> Result<bool> {
         rejected("quarantine a blob")
+    }
+}
+
+/// The events of a store, which can be read.
+#[derive(Debug)]
+struct ReadOnlyLog(SharedEventLog);
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl EventLog for ReadOnlyLog {
+    /// Nothing is changed here, so there is nothing to record.
+    fn record(&self, _: Option<EventRules>) {}
+
+    async fn read(&self, start: &EventStart, limit: usize) -> Result<EventPage> {
+        self.0.read(start, limit).await
+    }
+
+    async fn tag_history(
+        &self,
+        repository: &RepositoryName,
+        tag: &Tag,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Listing<Event>> {
+        self.0.tag_history(repository, tag, before, limit).await
+    }
+
+    async fn prune(&self, _: EventLimits) -> Result<u64> {
+        rejected("remove events")
+    }
+
+    async fn consumers(&self) -> Result<Vec<EventConsumer>> {
+        self.0.consumers().await
+    }
+
+    async fn hold(&self, _: ConsumerHold) -> Result<Option<EventConsumer>> {
+        rejected("record the place of a consumer")
+    }
+
+    async fn reset(&self, _: &str, _: &EventStart) -> Result<bool> {
+        rejected("reset a consumer")
+    }
+
+    async fn forget(&self, _: &str) -> Result<bool> {
+        rejected("forget a consumer")
     }
 }

@@ -1,18 +1,33 @@
 //! The SQL statements of each change. Every check comes before the first statement that writes.
 
 use super::query::{Connection, query};
+use super::queue::Asked;
 use super::quotas::Quotas;
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{blobs, guards, holds, keepers, quotas as counts, scrub, sessions, tags};
+use super::{blobs, events, guards, holds, keepers, quotas as counts, scrub, sessions, tags};
 use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{
     manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
 };
+use crate::store::meta::event_drafts::{drafts, wanted};
 use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, ScrubPlace};
-use crate::store::{DeleteTarget, TagGuard};
+use crate::store::{DeleteTarget, EventRules, TagGuard};
 
-pub(super) async fn apply(db: &mut Connection<'_>, quotas: &Quotas, change: &Change) -> Outcome<u64> {
+/// Applies a change, and records its events when that is wanted.
+pub(super) async fn apply(
+    db: &mut Connection<'_>,
+    (quotas, recording): (&Quotas, Option<EventRules>),
+    Asked { change, by }: &Asked,
+) -> Outcome<u64> {
+    let Some(rules) = recording else { return apply_alone(db, quotas, change).await };
+    let facts = events::find_facts(db, wanted(change)).await?;
+    let result = apply_alone(db, quotas, change).await?;
+    events::write(db, &drafts(change, (facts, result), rules, by.as_ref())).await?;
+    Ok(result)
+}
+
+async fn apply_alone(db: &mut Connection<'_>, quotas: &Quotas, change: &Change) -> Outcome<u64> {
     match change {
         Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
             if let Some(id) = upload {
@@ -80,6 +95,7 @@ pub(super) async fn apply(db: &mut Connection<'_>, quotas: &Quotas, change: &Cha
         }
         Change::EndUpload { id, writer } => sessions::end_unclaimed(db, id, writer.as_deref()).await,
         Change::ExpireUpload { id, before } => sessions::expire(db, id, *before).await,
+        Change::Events(change) => events::apply(db, change).await,
     }
     .inspect_err(|stop| {
         if let Stop::Refused(e) = stop {

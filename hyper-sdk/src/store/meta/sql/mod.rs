@@ -15,6 +15,7 @@
 
 mod blobs;
 mod changes;
+mod events;
 mod export;
 mod guards;
 mod holds;
@@ -45,7 +46,7 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 #[cfg(feature = "store-postgres")]
 use crate::secret::Secret;
 use crate::store::blob::{BlobKey, StagedState};
-use crate::store::{Listing, QuotaCheck, QuotaRules, QuotaUse, UploadId};
+use crate::store::{Listing, QuotaCheck, QuotaRules, QuotaUse, SharedEventLog, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use std::fmt;
@@ -216,6 +217,10 @@ impl SqlMeta {
         on!(self, database => database.rules().now())
     }
 
+    fn recording(&self) -> &events::Recording {
+        on!(self, database => database.recording())
+    }
+
     fn failed(&self, e: sqlx::Error) -> Error {
         on!(self, database => database.failed(e))
     }
@@ -324,6 +329,10 @@ impl MetaBackend for SqlMeta {
 
     async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
         self.compare_quotas(repair).await
+    }
+
+    fn event_log(&self) -> Option<SharedEventLog> {
+        Some(Arc::new(self.clone()))
     }
 
     async fn write(&self, change: Change) -> Result<u64> {

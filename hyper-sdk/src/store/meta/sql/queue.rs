@@ -2,8 +2,10 @@
 //!
 //! A caller that drops its future does not stop its change.
 
+use crate::store::ChangeContext;
 use crate::store::meta::Change;
 use crate::{Error, ErrorKind, Result};
+use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 /// The largest number of changes in one transaction.
@@ -14,7 +16,7 @@ const QUEUE: usize = 1024;
 /// What commits changes.
 pub(super) trait Session: Send + 'static {
     /// Applies the changes, and returns the outcome of each.
-    fn write_all(&mut self, changes: &[Change]) -> impl Future<Output = Vec<Result<u64>>> + Send;
+    fn write_all(&mut self, changes: &[Asked]) -> impl Future<Output = Vec<Result<u64>>> + Send;
 
     /// Closes the connection.
     fn close(self) -> impl Future<Output = ()> + Send;
@@ -24,9 +26,16 @@ pub(super) trait Session: Send + 'static {
 #[derive(Debug)]
 pub(super) struct Queue(mpsc::Sender<Job>);
 
+/// A change, and who makes it.
+#[derive(Clone, Debug)]
+pub(super) struct Asked {
+    pub(super) change: Change,
+    pub(super) by: Option<Arc<ChangeContext>>,
+}
+
 #[derive(Debug)]
 struct Job {
-    change: Change,
+    asked: Asked,
     reply: oneshot::Sender<Result<u64>>,
 }
 
@@ -40,7 +49,9 @@ impl Queue {
     pub(super) async fn write(&self, change: Change) -> Result<u64> {
         let closed = || Error::new(ErrorKind::Unavailable, "the database was closed");
         let (reply, answer) = oneshot::channel();
-        self.0.send(Job { change, reply }).await.map_err(|_| closed())?;
+        // Of the task that asks: the change is made in another one.
+        let asked = Asked { change, by: ChangeContext::current() };
+        self.0.send(Job { asked, reply }).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 }
@@ -48,7 +59,7 @@ impl Queue {
 async fn work(mut session: impl Session, mut queue: mpsc::Receiver<Job>) {
     let mut jobs = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut jobs, BATCH).await != 0 {
-        let (changes, replies): (Vec<Change>, Vec<_>) = jobs.drain(..).map(|j| (j.change, j.reply)).unzip();
+        let (changes, replies): (Vec<Asked>, Vec<_>) = jobs.drain(..).map(|j| (j.asked, j.reply)).unzip();
         let outcomes = session.write_all(&changes).await;
         for (reply, outcome) in replies.into_iter().zip(outcomes) {
             // A caller that has dropped its future gets no result.
@@ -59,6 +70,6 @@ async fn work(mut session: impl Session, mut queue: mpsc::Receiver<Job>) {
 }
 
 /// Whether no other change of the batch has to survive a power failure, so that its commit need not wait for the disk.
-pub(super) fn are_leases(changes: &[Change]) -> bool {
-    changes.iter().all(|change| matches!(change, Change::LeaseBlob { .. }))
+pub(super) fn are_leases(changes: &[Asked]) -> bool {
+    changes.iter().all(|asked| matches!(asked.change, Change::LeaseBlob { .. }))
 }

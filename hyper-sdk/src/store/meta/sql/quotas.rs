@@ -15,6 +15,7 @@
 //! - Limits are checked before the first statement of a change that writes.
 
 use super::query::{Connection, query};
+use super::queue::Asked;
 use super::rows::{Outcome, Stop, signed};
 use super::unsigned;
 use crate::reference::RepositoryName;
@@ -76,8 +77,8 @@ pub(super) struct PutPlan {
 
 impl Quotas {
     /// Those of a transaction that makes these changes.
-    pub(super) fn new(rules: Arc<QuotaRules>, is_counting: bool, changes: &[Change]) -> Self {
-        let begins = changes.iter().any(|change| matches!(change, Change::CountNamespace(_)));
+    pub(super) fn new(rules: Arc<QuotaRules>, is_counting: bool, changes: &[Asked]) -> Self {
+        let begins = changes.iter().any(|asked| matches!(asked.change, Change::CountNamespace(_)));
         Self { is_on: is_counting || begins || !rules.is_empty(), rules }
     }
 

@@ -10,7 +10,7 @@
 
 use super::query::{Connection, Reader, query};
 use super::rows::signed;
-use super::{Database, SqlMeta, blobs, quotas};
+use super::{Database, SqlMeta, blobs, events, quotas};
 use crate::clock::{Clock as _, SystemClock};
 use crate::store::blob::BlobKey;
 use crate::store::errors::being_removed;
@@ -339,6 +339,8 @@ async fn finish(
     if mine == 0 {
         return Err(overtaken());
     }
+    let log = crate::store::UploadId::random()?;
+    events::begin_anew(db, &log.as_str()[..16]).await?;
     query("DELETE FROM registry_name WHERE id = 2").execute(db).await?;
     if ancestors.is_some() {
         query("INSERT INTO registry_name (id, name) VALUES (2, $1)").bind(ancestors).execute(db).await?;

@@ -7,7 +7,7 @@ use crate::{Error, ErrorKind, Result};
 use sqlx::{Connection as _, SqliteConnection};
 
 /// The migrations, version 1 first.
-pub(super) const MIGRATIONS: [&str; 10] = [
+pub(super) const MIGRATIONS: [&str; 11] = [
     include_str!("migrations/0001_registry.sql"),
     include_str!("migrations/0002_listed.sql"),
     include_str!("migrations/0003_collection.sql"),
@@ -18,6 +18,7 @@ pub(super) const MIGRATIONS: [&str; 10] = [
     include_str!("migrations/0008_backup.sql"),
     include_str!("migrations/0009_quotas.sql"),
     include_str!("migrations/0010_refresh_tokens.sql"),
+    include_str!("migrations/0011_events.sql"),
 ];
 
 /// What a migration does besides on PostgreSQL: a new name keeps servers of earlier versions, which do not count what
@@ -90,6 +91,7 @@ pub(super) fn for_postgres(migration: &str) -> String {
         (" TEXT ", " TEXT COLLATE \"C\" "),
         (" TEXT,", " TEXT COLLATE \"C\","),
         (" TEXT;", " TEXT COLLATE \"C\";"),
+        ("lower(hex(randomblob(8)))", "substr(md5(random()::text || clock_timestamp()::text), 1, 16)"),
         ("DEFAULT x''", "DEFAULT ''"),
         (" BLOB ", " BYTEA "),
     ]

@@ -32,7 +32,7 @@ use crate::store::errors::{bytes_damaged, missing_bytes};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
     QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
-    SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -498,6 +498,10 @@ impl RegistryStore for Cached {
 
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         self.0.store.retain(options).await
+    }
+
+    fn event_log(&self) -> Option<SharedEventLog> {
+        self.0.store.event_log()
     }
 
     fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {

@@ -23,6 +23,7 @@ use self::error::sql_error;
 use self::presence::Presence;
 use self::session::Session;
 use self::version::Versions;
+use super::events::Recording;
 use super::query::Reader;
 use super::queue::Queue;
 use super::quotas::SharedRules;
@@ -51,6 +52,7 @@ pub(super) struct Database {
     readers: PgPool,
     writer: Queue,
     rules: SharedRules,
+    recording: Recording,
     versions: Versions,
     clock: Arc<DatabaseClock>,
     id: String,
@@ -126,9 +128,10 @@ impl Database {
             })
             .connect_lazy_with(connect.clone());
         let versions = Versions::start(connect.clone(), Arc::clone(&place));
-        let rules = SharedRules::default();
+        let (rules, recording) = (SharedRules::default(), Recording::default());
         let session = Session {
             rules: rules.clone(),
+            recording: recording.clone(),
             open: Some(connection),
             options: connect,
             place: Arc::clone(&place),
@@ -140,6 +143,7 @@ impl Database {
             readers,
             writer: Queue::start(session),
             rules,
+            recording,
             versions,
             clock,
             id,
@@ -155,6 +159,10 @@ impl Database {
 
     pub(super) fn rules(&self) -> &SharedRules {
         &self.rules
+    }
+
+    pub(super) fn recording(&self) -> &Recording {
+        &self.recording
     }
 
     pub(super) fn durable(&self) -> bool {

@@ -16,10 +16,12 @@ use super::clock::DatabaseClock;
 use super::error::{is_lost, is_starting, sql_error};
 use super::presence::Presence;
 use crate::clock::Clock as _;
+use crate::store::EventRules;
 use crate::store::meta::Change;
 use crate::store::meta::sql::changes::apply;
+use crate::store::meta::sql::events::Recording;
 use crate::store::meta::sql::query::Connection;
-use crate::store::meta::sql::queue::{self, are_leases};
+use crate::store::meta::sql::queue::{self, Asked, are_leases};
 use crate::store::meta::sql::quotas::{IS_COUNTING, Quotas, SharedRules};
 use crate::store::meta::sql::rows::Stop;
 use crate::{Error, ErrorKind, Result};
@@ -44,6 +46,7 @@ pub(super) struct Session {
     pub(super) open: Option<PgConnection>,
     pub(super) options: PgConnectOptions,
     pub(super) rules: SharedRules,
+    pub(super) recording: Recording,
     pub(super) place: Arc<str>,
     pub(super) clock: Arc<DatabaseClock>,
     pub(super) presence: Presence,
@@ -84,13 +87,17 @@ impl Session {
     }
 
     /// Applies the changes in one transaction. The connection stays if it can be used again.
-    async fn write_together(&mut self, changes: &[Change]) -> std::result::Result<Vec<Result<u64>>, Failure> {
+    async fn write_together(&mut self, changes: &[Asked]) -> std::result::Result<Vec<Result<u64>>, Failure> {
         let mut connection = match self.open.take() {
             Some(connection) => connection,
             None => self.connect().await.map_err(Failure::Lost)?,
         };
         let clock = Arc::clone(&self.clock);
-        let applied = timeout(TRANSACTION, transact(&mut connection, &clock, &self.rules, changes)).await;
+        let applied = timeout(
+            TRANSACTION,
+            transact(&mut connection, &clock, (&self.rules, self.recording.now()), changes),
+        )
+        .await;
         let outcomes = match applied.unwrap_or_else(|_| Err(too_slow().into())) {
             Ok(outcomes) => outcomes,
             Err(Failure::Statement(e)) => {
@@ -108,7 +115,7 @@ impl Session {
         Ok(outcomes)
     }
 
-    async fn write_twice(&mut self, changes: &[Change]) -> std::result::Result<Vec<Result<u64>>, Failure> {
+    async fn write_twice(&mut self, changes: &[Asked]) -> std::result::Result<Vec<Result<u64>>, Failure> {
         match self.write_together(changes).await {
             Err(Failure::Lost(e)) if !is_too_slow(&e) => {
                 tracing::debug!(error = %sql_error(&self.place, e), "the connection to the database was lost");
@@ -146,7 +153,7 @@ fn for_all(error: Error, count: usize) -> Vec<Result<u64>> {
 }
 
 impl queue::Session for Session {
-    async fn write_all(&mut self, changes: &[Change]) -> Vec<Result<u64>> {
+    async fn write_all(&mut self, changes: &[Asked]) -> Vec<Result<u64>> {
         match self.write_twice(changes).await {
             Ok(outcomes) => return outcomes,
             Err(Failure::Statement(_)) if changes.len() > 1 => {}
@@ -181,11 +188,14 @@ impl queue::Session for Session {
 async fn transact(
     connection: &mut PgConnection,
     clock: &DatabaseClock,
-    rules: &SharedRules,
-    changes: &[Change],
+    (rules, recording): (&SharedRules, Option<EventRules>),
+    changes: &[Asked],
 ) -> std::result::Result<Vec<Result<u64>>, Failure> {
-    let version =
-        if changes.iter().any(is_visible) { random()?.to_string() } else { "content_version".to_owned() };
+    let version = if changes.iter().any(|asked| is_visible(&asked.change)) {
+        random()?.to_string()
+    } else {
+        "content_version".to_owned()
+    };
     let durability = if are_leases(changes) { "SET LOCAL synchronous_commit = off; " } else { "" };
     let begin = format!(
         "BEGIN; {durability}UPDATE registry_state SET content_version = {version} \
@@ -199,7 +209,7 @@ async fn transact(
     let mut outcomes = Vec::with_capacity(changes.len());
     let mut db = Connection::Postgres(connection, clock.now());
     for change in changes {
-        match apply(&mut db, &quotas, change).await {
+        match apply(&mut db, (&quotas, recording), change).await {
             Ok(size) => outcomes.push(Ok(size)),
             Err(Stop::Refused(e)) => outcomes.push(Err(e)),
             Err(Stop::Failed(e)) => return Err(e.into()),
@@ -224,6 +234,7 @@ fn is_visible(change: &Change) -> bool {
             | Change::HoldScrub { .. }
             | Change::HoldRetention { .. }
             | Change::HoldBytes { .. }
+            | Change::Events(_)
     )
 }
 

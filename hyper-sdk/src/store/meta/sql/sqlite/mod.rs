@@ -15,6 +15,7 @@ use self::error::sql_error;
 use self::in_use::InUse;
 use self::readers::Readers;
 use self::session::Session;
+use super::events::Recording;
 use super::query::Reader;
 use super::queue::Queue;
 use super::quotas::SharedRules;
@@ -51,6 +52,7 @@ pub(super) struct Database {
     /// `None` when this process only reads.
     in_use: Option<InUse>,
     rules: SharedRules,
+    recording: Recording,
     /// Where the readers read, when it is not `path`. It is removed with the value.
     _copy: Option<TemporaryFolder>,
 }
@@ -96,12 +98,23 @@ impl Database {
                 }
                 Err(e) => return Err(e),
             };
-            let rules = SharedRules::default();
-            let session =
-                Session::new(connection, options, path.clone(), (Arc::clone(&clock), rules.clone()));
+            let (rules, recording) = (SharedRules::default(), Recording::default());
+            let shared = (Arc::clone(&clock), rules.clone(), recording.clone());
+            let session = Session::new(connection, options, path.clone(), shared);
             let writer = Some(Queue::start(session));
             let version = version::Version::changing(&path);
-            Ok(Self { path, readers, writer, statements, clock, version, in_use, rules, _copy: None })
+            Ok(Self {
+                path,
+                readers,
+                writer,
+                statements,
+                clock,
+                version,
+                in_use,
+                rules,
+                recording,
+                _copy: None,
+            })
         })
     }
 
@@ -160,9 +173,9 @@ impl Database {
         checked?;
         let version = version::Version::read_only(&path);
         let readers = Readers::unchanging(options);
-        let (clock, rules) = (Arc::new(SystemClock), SharedRules::default());
+        let (clock, rules, recording) = (Arc::new(SystemClock), SharedRules::default(), Recording::default());
         let (writer, statements, in_use) = (None, None, None);
-        Ok(Self { path, readers, writer, statements, clock, version, in_use, rules, _copy: copy })
+        Ok(Self { path, readers, writer, statements, clock, version, in_use, rules, recording, _copy: copy })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -183,6 +196,10 @@ impl Database {
 
     pub(super) fn rules(&self) -> &SharedRules {
         &self.rules
+    }
+
+    pub(super) fn recording(&self) -> &Recording {
+        &self.recording
     }
 
     pub(super) fn writable(&self) -> bool {

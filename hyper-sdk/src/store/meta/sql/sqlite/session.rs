@@ -12,11 +12,12 @@
 
 use super::error::sql_error;
 use crate::clock::{Clock, SharedClock};
-use crate::store::meta::Change;
+use crate::store::EventRules;
 use crate::store::meta::sql::changes::apply;
+use crate::store::meta::sql::events::Recording;
 use crate::store::meta::sql::query::Connection;
 use crate::store::meta::sql::query::query;
-use crate::store::meta::sql::queue::{self, are_leases};
+use crate::store::meta::sql::queue::{self, Asked, are_leases};
 use crate::store::meta::sql::quotas::{IS_COUNTING, Quotas, SharedRules};
 use crate::store::meta::sql::rows::Stop;
 use crate::{Error, Result};
@@ -33,6 +34,7 @@ pub(super) struct Session {
     path: PathBuf,
     clock: SharedClock,
     rules: SharedRules,
+    recording: Recording,
     /// Whether commits are synced, as they are on a new connection.
     is_synced: bool,
 }
@@ -42,9 +44,9 @@ impl Session {
         open: Option<SqliteConnection>,
         options: SqliteConnectOptions,
         path: PathBuf,
-        (clock, rules): (SharedClock, SharedRules),
+        (clock, rules, recording): (SharedClock, SharedRules, Recording),
     ) -> Self {
-        Self { open, options, path, clock, rules, is_synced: true }
+        Self { open, options, path, clock, rules, recording, is_synced: true }
     }
 
     /// The connection, whose next commit is synced or not.
@@ -90,7 +92,7 @@ async fn run(connection: &mut SqliteConnection, statement: &'static str) -> sqlx
 }
 
 impl queue::Session for Session {
-    async fn write_all(&mut self, changes: &[Change]) -> Vec<Result<u64>> {
+    async fn write_all(&mut self, changes: &[Asked]) -> Vec<Result<u64>> {
         match write_together(self, changes).await {
             Ok(outcomes) => outcomes,
             Err(e) if changes.len() == 1 => vec![Err(sql_error(&self.path, e))],
@@ -118,10 +120,11 @@ impl queue::Session for Session {
     }
 }
 
-async fn write_together(session: &mut Session, changes: &[Change]) -> sqlx::Result<Vec<Result<u64>>> {
-    let (clock, rules) = (Arc::clone(&session.clock), session.rules.clone());
+async fn write_together(session: &mut Session, changes: &[Asked]) -> sqlx::Result<Vec<Result<u64>>> {
+    let (clock, rules, recording) =
+        (Arc::clone(&session.clock), session.rules.clone(), session.recording.now());
     let connection = session.connection(!are_leases(changes)).await?;
-    let outcome = transact(connection, &*clock, &rules, changes).await;
+    let outcome = transact(connection, &*clock, (&rules, recording), changes).await;
     if outcome.is_err() {
         session.recover().await;
     }
@@ -131,8 +134,8 @@ async fn write_together(session: &mut Session, changes: &[Change]) -> sqlx::Resu
 async fn transact(
     connection: &mut SqliteConnection,
     clock: &dyn Clock,
-    rules: &SharedRules,
-    changes: &[Change],
+    (rules, recording): (&SharedRules, Option<EventRules>),
+    changes: &[Asked],
 ) -> sqlx::Result<Vec<Result<u64>>> {
     run(connection, "BEGIN IMMEDIATE").await?;
     let now = clock.now();
@@ -140,7 +143,7 @@ async fn transact(
     let quotas = Quotas::new(rules.now(), is_counting, changes);
     let mut outcomes = Vec::with_capacity(changes.len());
     for change in changes {
-        match apply(&mut Connection::Sqlite(connection, now), &quotas, change).await {
+        match apply(&mut Connection::Sqlite(connection, now), (&quotas, recording), change).await {
             Ok(size) => outcomes.push(Ok(size)),
             Err(Stop::Refused(e)) => outcomes.push(Err(e)),
             Err(Stop::Failed(e)) => return Err(e),
@@ -153,10 +156,11 @@ async fn transact(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Digest;
     use crate::ErrorKind;
     use crate::clock::SystemClock;
     use crate::reference::RepositoryName;
-    use crate::{Digest, store::meta::SqlMeta};
+    use crate::store::meta::{Change, SqlMeta};
     use queue::Session as _;
     use sqlx::sqlite::SqliteSynchronous;
 
@@ -168,11 +172,17 @@ mod tests {
         // It makes the tables.
         let _meta = SqlMeta::open(path.clone()).await.unwrap();
         let options = SqliteConnectOptions::new().filename(&path).synchronous(SqliteSynchronous::Full);
-        let others: (SharedClock, SharedRules) = (Arc::new(SystemClock), SharedRules::default());
+        let others = (Arc::new(SystemClock) as SharedClock, SharedRules::default(), Recording::default());
         let mut session = Session::new(None, options, path, others);
         let (repository, digest) = (RepositoryName::parse("a").unwrap(), Digest::sha256("x"));
-        let lease = || Change::LeaseBlob { repository: repository.clone(), digest: digest.clone(), until: 5 };
-        let other = || Change::UnlinkBlob { repository: repository.clone(), digest: digest.clone() };
+        let lease = || Asked {
+            change: Change::LeaseBlob { repository: repository.clone(), digest: digest.clone(), until: 5 },
+            by: None,
+        };
+        let other = || Asked {
+            change: Change::UnlinkBlob { repository: repository.clone(), digest: digest.clone() },
+            by: None,
+        };
         let cases = [
             (vec![other()], 2),
             (vec![lease()], 1),
