@@ -30,6 +30,9 @@ use crate::standard_io::{chain, print, read_password};
 use crate::status::{self, StatusArgs};
 use crate::store_args::StoreArgs;
 use crate::token_command::TokenCommand;
+use crate::webhook;
+use crate::webhook_command::WebhookCommand;
+use crate::webhook_config;
 use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, TrustedProxy, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::{Error, ErrorDetail, Result};
@@ -63,6 +66,9 @@ enum Command {
     Quota(QuotaCommand),
     /// Prints what has changed in a store, as far as it was recorded (`events.enabled`)
     Events(EventsArgs),
+    /// Lists webhooks and how far they are, sends events again, and tries a webhook
+    #[command(subcommand)]
+    Webhook(WebhookCommand),
     /// Shows what a tag has named
     #[command(subcommand)]
     Tag(TagCommand),
@@ -229,6 +235,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Retention(command) => command.run(),
         Command::Quota(command) => return command.run(),
         Command::Events(args) => args.run(),
+        Command::Webhook(command) => command.run(),
         Command::Tag(command) => command.run(),
         Command::Check(args) => {
             let is_whole = check_command::run(args)?;
@@ -339,6 +346,10 @@ async fn serve_until_signal(
         tracing::warn!("{warning}");
     }
     let mut options = config.registry();
+    options.webhooks = webhook_config::webhooks(&config.webhook)?;
+    if let Some(log) = store.event_log().filter(|_| !config.read_only) {
+        webhook::begin(&log, &options.webhooks).await?;
+    }
     options.cors = config.cors.cors()?;
     options.token_key = Some(config.data.join("token.key"));
     options.token_secret = secret;
@@ -386,7 +397,9 @@ async fn serve_until_signal(
         tracing::info!("stopping: requests in flight are answered first");
     };
     let server = ServerOptions { connections: registry.connections().clone(), ..config.server() };
-    serve(listeners, registry, server, shutdown).await?;
+    let served = serve(listeners, registry.clone(), server, shutdown).await;
+    registry.stop_webhooks().await;
+    served?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::throttle::{Allowance, Throttling, WrongPasswords};
 use crate::tls_config::TlsConfig;
 use crate::token_config::TokenConfig;
 use crate::units::{Size, SocketMode, TimeSpan, optional_text, text};
+use crate::webhook_config::{self, WebhookConfig};
 use crate::{CacheOptions, GarbageCollection, Limits, RegistryOptions, Scrub, ServerOptions};
 use hyper_sdk::clock::SystemClock;
 use hyper_sdk::{Error, Result};
@@ -79,6 +80,8 @@ pub(crate) struct Config {
     pub(crate) quota: Vec<QuotaConfig>,
     /// The events of changes.
     pub(crate) events: EventsConfig,
+    /// Who is told of events.
+    pub(crate) webhook: Vec<WebhookConfig>,
     /// Reading of blobs to find damage.
     pub(crate) scrub: ScrubConfig,
     /// The cache in memory.
@@ -256,6 +259,7 @@ impl Default for Config {
             retention: RetentionConfig::default(),
             quota: Vec::new(),
             events: EventsConfig::default(),
+            webhook: Vec::new(),
             scrub: ScrubConfig::default(),
             cache: CacheConfig::default(),
             cors: CorsConfig::default(),
@@ -361,6 +365,7 @@ impl Config {
         self.retention.rules()?;
         quota_config::rules(&self.quota)?;
         self.events.check()?;
+        webhook_config::check(&self.webhook)?;
         if let Some(url) = &self.public_url
             && !is_root(url)
         {
@@ -435,7 +440,7 @@ impl Config {
         GarbageCollection { every: self.gc.every.0, untagged_after }
     }
 
-    /// The options of the registry. The caller adds the key of tokens, the API tokens, the audit log and the origins of pages.
+    /// The options of the registry. The caller adds the key of tokens, the API tokens, the audit log, the webhooks and the origins of pages.
     pub(crate) fn registry(&self) -> RegistryOptions {
         RegistryOptions {
             read_only: self.read_only,
@@ -459,7 +464,8 @@ impl Config {
             garbage_collection: Some(self.collection()).filter(|gc| !gc.every.is_zero()),
             retention: self.retention.options(),
             quotas: quota_config::rules(&self.quota).unwrap_or_default(),
-            events: self.events.options(false),
+            events: self.events.options(!self.webhook.is_empty()),
+            webhooks: Vec::new(),
             scrub: Some(Scrub { every: self.scrub.every.0, rate: self.scrub.rate.0 })
                 .filter(|scrub| !scrub.every.is_zero()),
             verify_reads: self.scrub.verify_reads,

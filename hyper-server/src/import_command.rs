@@ -14,7 +14,7 @@ use hyper_sdk::import::{
 };
 use hyper_sdk::reference::RepositoryName;
 use hyper_sdk::store::meta::MetaBackend;
-use hyper_sdk::store::{TagChange, TagGuard};
+use hyper_sdk::store::{ChangeContext, TagChange, TagGuard};
 use hyper_sdk::{Error, ErrorKind, RepositoryPattern, Result};
 use serde_json::json;
 use std::io::{IsTerminal as _, Write as _};
@@ -128,7 +128,7 @@ pub(crate) fn run(command: ImportCommand) -> Result<bool> {
             #[cfg(feature = "import-registry")]
             ImportCommand::Registry(args) => running(*args).await?,
         };
-        run_from(source, common).await
+        ChangeContext::of_origin("import").scope(run_from(source, common)).await
     })
 }
 

@@ -92,6 +92,9 @@ mod token_config;
 mod typed_command;
 mod units;
 mod unix_socket;
+mod webhook;
+mod webhook_command;
+mod webhook_config;
 
 pub use audit::AuditLog;
 pub use client_certificate::{ClientCertificate, NameRule};
@@ -112,6 +115,7 @@ pub use session::ServeSession;
 pub use throttle::{Allowance, Rate, Throttling, WrongPasswords};
 pub use tls::{ClientAuth, Tls, TlsOptions};
 pub use unix_socket::UnixSocket;
+pub use webhook::{Webhook, WebhookFormat};
 
 /// The examples of the manual compile.
 #[cfg(doctest)]

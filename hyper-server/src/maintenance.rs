@@ -40,6 +40,7 @@ pub(crate) fn start(state: &Arc<State>) {
     if let Some(options) = state.options.retention.clone() {
         runtime.spawn(expire_tags(Arc::downgrade(state), options));
     }
+    state.webhooks.start_waiting();
     if let Some(events) = state.options.events {
         runtime.spawn(prune_events(Arc::downgrade(state), events.limits));
     }

@@ -8,6 +8,7 @@ use crate::connection::Connections;
 use crate::metrics::{self, Histogram, Metrics};
 use crate::quota_gauges;
 use crate::throttle::{self, Refusals};
+use crate::webhook::{self, Counts, WebhookCounts};
 use hyper_sdk::store::QuotaUse;
 use hyper_sdk::store::wrap::CacheStatistics;
 use std::fmt::Write as _;
@@ -21,6 +22,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) refusals: &'a Refusals,
     pub(crate) audit: Option<&'a AuditLog>,
     pub(crate) quotas: &'a [QuotaUse],
+    pub(crate) webhooks: &'a [WebhookCounts],
 }
 
 /// One metric.
@@ -76,6 +78,8 @@ const NAMESPACE: Label = Label {
     ),
 };
 const RESOURCE: Label = Label { name: "resource", values: Values::OneOf("bytes, tags or manifests") };
+const WEBHOOK: Label =
+    Label { name: "webhook", values: Values::OneOf("the webhooks of the configuration, by their names") };
 const VERSION: Label = Label { name: "version", values: Values::OneOf("the version of the program") };
 
 static METRICS: &[Metric] = &[
@@ -255,6 +259,45 @@ static METRICS: &[Metric] = &[
         read: Read::Counter(|from| load(&from.metrics.quota_refusals)),
     },
     Metric {
+        name: "webhook_deliveries_total",
+        unit: "requests",
+        labels: &[WEBHOOK],
+        meaning: "Requests to a webhook that it has taken, from this server",
+        read: Read::Counters(|from, each| {
+            webhook::each(from.webhooks, each, |counts| load(&counts.delivered))
+        }),
+    },
+    Metric {
+        name: "webhook_failures_total",
+        unit: "requests",
+        labels: &[WEBHOOK],
+        meaning: "Requests to a webhook that failed, from this server",
+        read: Read::Counters(|from, each| webhook::each(from.webhooks, each, |counts| load(&counts.failed))),
+    },
+    Metric {
+        name: "webhook_skipped_events_total",
+        unit: "events",
+        labels: &[WEBHOOK],
+        meaning: "Events that were not kept long enough for a webhook to take them",
+        read: Read::Counters(|from, each| webhook::each(from.webhooks, each, |counts| load(&counts.skipped))),
+    },
+    Metric {
+        name: "webhook_pending_events",
+        unit: "events",
+        labels: &[WEBHOOK],
+        meaning: "Events that a webhook has not taken yet, whichever server has it",
+        read: Read::Gauges(|from, each| {
+            webhook::each(from.webhooks, each, |counts| counts.pending.load(Ordering::Relaxed));
+        }),
+    },
+    Metric {
+        name: "webhook_lag_seconds",
+        unit: "seconds",
+        labels: &[WEBHOOK],
+        meaning: "The age of the oldest event that a webhook has not taken yet",
+        read: Read::Gauges(|from, each| webhook::each(from.webhooks, each, Counts::lag)),
+    },
+    Metric {
         name: "audit_lines_total",
         unit: "lines",
         labels: &[],
@@ -431,6 +474,7 @@ mod tests {
             refusals: &Refusals::default(),
             audit: None,
             quotas: &[],
+            webhooks: &[],
         })
     }
 

@@ -6,6 +6,7 @@ use crate::cors::Cors;
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
 use crate::throttle::Throttling;
+use crate::webhook::Webhook;
 use hyper_sdk::Secret;
 use hyper_sdk::clock::{SharedClock, SystemClock};
 use hyper_sdk::store::meta::TokenStore;
@@ -198,6 +199,9 @@ pub struct RegistryOptions {
     /// Records what changes, for readers of events and for webhooks; `None` records nothing. A store without a log of events is
     /// refused. A registry that is read-only records nothing.
     pub events: Option<Events>,
+    /// Who is told of events; they need `events`. Their tasks run from [`crate::Registry::new`] on when that is called on a tokio
+    /// runtime, or else from the first request on. A registry that is read-only tells nobody.
+    pub webhooks: Vec<Webhook>,
     /// Reads all blobs again, regularly; `None` leaves that to others.
     pub scrub: Option<Scrub>,
     /// Checks each whole blob while it is sent: when it is damaged, the client does not get its end. Parts of a blob are not checked.
@@ -245,6 +249,7 @@ impl Default for RegistryOptions {
             retention: None,
             quotas: Arc::default(),
             events: None,
+            webhooks: Vec::new(),
             scrub: None,
             verify_reads: false,
             limits: Limits::default(),

@@ -26,6 +26,7 @@ use crate::request_id::REQUEST_ID;
 use crate::route::{self, Endpoint, Rejection};
 use crate::state::State;
 use crate::throttle::Turn;
+use crate::webhook::Webhook;
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderValue};
@@ -70,6 +71,7 @@ impl Registry {
         let state = Arc::new(State::new(store, options)?);
         state.set_quotas(state.options.quotas.clone())?;
         state.record_events()?;
+        state.set_webhooks(state.options.webhooks.clone())?;
         maintenance::start(&state);
         Ok(Self(state))
     }
@@ -80,6 +82,21 @@ impl Registry {
     /// [`hyper_sdk::ErrorKind::Unsupported`] when the store cannot enforce quotas: those of before stay.
     pub fn set_quotas(&self, rules: Arc<QuotaRules>) -> Result<()> {
         self.0.set_quotas(rules)
+    }
+
+    /// Replaces the webhooks of the options, while requests are answered. Those that are the same go on.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Invalid`] when one is not well formed or the registry records no events, and
+    /// [`hyper_sdk::ErrorKind::Unsupported`] without the feature `webhooks`: those of before stay.
+    pub fn set_webhooks(&self, webhooks: Vec<Webhook>) -> Result<()> {
+        self.0.set_webhooks(webhooks)
+    }
+
+    /// Ends the deliveries to webhooks, and waits until their places are recorded, for a few seconds at most. A request in flight is
+    /// broken off, and is sent again when the registry starts again. Dropping the registry ends them as well, without waiting.
+    pub async fn stop_webhooks(&self) {
+        self.0.webhooks.stop().await;
     }
 
     /// The quotas of now.

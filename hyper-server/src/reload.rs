@@ -1,4 +1,4 @@
-//! What SIGHUP makes a server read again: the level of the log, the quotas, the policy, the keys of tokens, and the files of TLS.
+//! What SIGHUP makes a server read again: the level of the log, the quotas, the webhooks, the policy, the keys of tokens, and the files of TLS.
 //!
 //! Each is read for itself: what cannot be used stays as it was, and the log says why. A signal ends no server.
 
@@ -9,6 +9,7 @@ use crate::policy_command;
 use crate::quota_config;
 use crate::registry::Registry;
 use crate::tls::Tls;
+use crate::webhook_config;
 use hyper_sdk::{Digest, Result};
 use std::fmt;
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ pub(crate) struct Reload {
     pub(crate) tls: Option<Tls>,
 }
 
-/// The configuration file, of which the level of the log and the quotas alone change while the server runs.
+/// The configuration file, of which the level of the log, the quotas, the webhooks and the keys of tokens alone change while the server runs.
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
@@ -69,7 +70,7 @@ impl Reload {
         };
         if let Err(error) = file.read_again(&self.registry, keys) {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log, the quotas and the keys of tokens stay");
+            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log, the quotas, the webhooks and the keys of tokens stay");
         }
     }
 }
@@ -100,7 +101,7 @@ impl ConfigFile {
         if fingerprint(&config) != self.began_with {
             tracing::warn!(
                 path = %self.path.display(),
-                "the configuration has changes that need a restart: only `level` in `[log]`, `keys` in `[auth.token]` and `[[quota]]` are read again"
+                "the configuration has changes that need a restart: only `level` in `[log]`, `keys` in `[auth.token]`, `[[quota]]` and `[[webhook]]` are read again"
             );
         }
         let quotas = quota_config::rules(&config.quota)?;
@@ -108,6 +109,12 @@ impl ConfigFile {
             log_keys(keys, keys.replace(&config.auth.token.keys));
         }
         self.level.set(&config.log.level)?;
+        // Those that are the same go on.
+        let webhooks = webhook_config::webhooks(&config.webhook).and_then(|all| registry.set_webhooks(all));
+        if let Err(error) = webhooks {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::error!(%error, cause, "the webhooks cannot be used: the former ones stay");
+        }
         if registry.quotas() != quotas {
             registry.set_quotas(quotas)?;
             tracing::info!("the quotas were read again");
@@ -121,11 +128,12 @@ impl ConfigFile {
     }
 }
 
-/// All keys but the level of the log, the quotas and which keys sign tokens, to see whether one has changed. A database URL can have a password, so it is a hash.
+/// All keys but the level of the log, the quotas, the webhooks and which keys sign tokens, to see whether one has changed. A database URL can have a password, so it is a hash.
 fn fingerprint(config: &Config) -> String {
     let mut config = config.clone();
     config.log.level.clear();
     config.quota.clear();
+    config.webhook.clear();
     config.auth.token.keys.truncate(1);
     config.auth.token.keys.iter_mut().for_each(|path| path.clear());
     let database = config.database.url.as_ref().map(|url| url.expose());
@@ -146,6 +154,7 @@ mod tests {
         let keys = |list: &str| of(&format!("[auth.token]\nkeys = [{list}]"));
         assert_eq!(keys("\"a\""), keys("\"b\", \"a\""));
         assert_ne!(keys("\"a\""), keys(""));
+        assert_eq!(of(""), of("[[webhook]]\nname = \"a\"\nurl = \"http://a\""));
         assert_eq!(of(""), of("[[quota]]\nnamespace = \"a\"\ntags = 1"));
         assert_eq!(of("[log]\nlevel = \"warn\""), of("[log]\nlevel = \"debug\""));
     }

@@ -7,6 +7,7 @@ use crate::options::RegistryOptions;
 use crate::readiness::Readiness;
 use crate::request_id::RequestIds;
 use crate::throttle::Throttle;
+use crate::webhook::{Source, Webhook, Webhooks};
 use hyper_sdk::store::wrap::Cached;
 use hyper_sdk::store::{QuotaRules, SharedStore};
 use hyper_sdk::{Error, Result};
@@ -36,6 +37,8 @@ pub(crate) struct State {
     pub(crate) event_waiters: Arc<Semaphore>,
     /// Whether the maintenance task was started.
     pub(crate) has_maintenance: AtomicBool,
+    /// The webhooks, which are told of events.
+    pub(crate) webhooks: Webhooks,
     /// The quotas that the store has of this registry.
     quotas: Mutex<Arc<QuotaRules>>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
@@ -67,6 +70,26 @@ impl State {
             None => return Err(Error::unsupported("the store cannot record events")),
         }
         Ok(())
+    }
+
+    /// Tells these webhooks of events from now on, and no others. Those that are the same go on. What cannot be written tells nobody.
+    pub(crate) fn set_webhooks(&self, webhooks: Vec<Webhook>) -> Result<()> {
+        if self.options.read_only || !self.store.capabilities().write {
+            return Ok(());
+        }
+        let log = match (&self.options.events, self.store.event_log()) {
+            (Some(_), Some(log)) => log,
+            _ if webhooks.is_empty() => return Ok(()),
+            _ => {
+                return Err(Error::invalid(
+                    "webhooks need events, which this registry does not record: enable events and start it again",
+                ));
+            }
+        };
+        let prefix = self.options.path_prefix.as_ref().map(ToString::to_string).unwrap_or_default();
+        let url =
+            self.options.public_url.as_ref().map(|url| format!("{}{prefix}", url.trim_end_matches('/')));
+        self.webhooks.set(webhooks, &log, &Source { reference: self.options.event_source(), url })
     }
 
     /// The quotas of now.
@@ -132,6 +155,7 @@ impl State {
             event_waiters: Arc::new(Semaphore::new(EVENT_WAITERS)),
             has_maintenance: AtomicBool::new(false),
             quotas: Mutex::default(),
+            webhooks: Webhooks::default(),
             cache,
             metrics: Metrics::default(),
             connections: Connections::default(),

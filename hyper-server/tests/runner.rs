@@ -45,6 +45,7 @@ mod suite {
     mod tokens;
     mod unread;
     mod uploads;
+    mod webhooks;
 
     /// A file that is not declared above would be a test that never runs.
     #[test]

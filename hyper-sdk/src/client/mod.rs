@@ -49,7 +49,9 @@ pub(crate) use copy::copy_known;
 #[cfg(feature = "build")]
 pub use engine::{Engine, EngineAddresses};
 pub use ext::RegistryClientExt;
-pub use http::{CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy};
+pub use http::{
+    CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy, WebhookAnswer, WebhookClient, WebhookOptions,
+};
 pub use layout::Layout;
 pub use location::{LocalImage, LocalTarget, RemoteImage};
 pub use loopback::Loopback;

@@ -5,7 +5,7 @@ use super::source::{ImportRoot, ImportSource};
 use super::target::{ExistingTags, ImportTarget, Stop};
 use super::turns::Turns;
 use crate::reference::RepositoryName;
-use crate::store::TagGuard;
+use crate::store::{ChangeContext, TagGuard};
 use crate::{Digest, Error, ErrorKind, Result};
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::HashSet;
@@ -135,7 +135,8 @@ pub async fn import(
             let import = import.clone();
             // A task of its own: many small images use all processors.
             async move {
-                let task = tokio::spawn(async move { import.bring_root(&repository, root).await });
+                let by = ChangeContext::current().map(|by| ChangeContext::clone(&by)).unwrap_or_default();
+                let task = tokio::spawn(by.scope(async move { import.bring_root(&repository, root).await }));
                 Aborting(task).await
             }
         })

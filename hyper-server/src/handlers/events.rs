@@ -1,6 +1,6 @@
 //! Events (`_hyper/events`), and what a tag has named (`_hyper/tags/TAG/history`).
 //!
-//! A caller gets the events of the repositories that the catalog shows, and who made a change where it may delete. The cursor goes
+//! A caller gets the events of the repositories that the catalog shows, which name no other ones, and who made a change where it may delete. The cursor goes
 //! on over what it does not get.
 
 use super::{Outcome, json};
@@ -22,6 +22,8 @@ const USUAL: usize = 100;
 const PAGES: usize = 16;
 /// The longest wait for an event. A server that stops waits for it.
 const LONGEST: Duration = Duration::from_secs(20);
+/// How long a request waits that finds no place among those that wait.
+const WITHOUT_PLACE: Duration = Duration::from_secs(1);
 /// How often a request that waits asks the store.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -47,6 +49,8 @@ fn shown(call: &Call<'_>, mut event: Event, log: &str) -> Value {
     if !call.may(&event.repository, Action::Delete) {
         event.by = ChangeContext { origin: event.by.origin, ..ChangeContext::default() };
     }
+    // A caller does not learn of a repository that it may not see.
+    event.from = event.from.filter(|from| call.can_list(from));
     cloud_event(&event, log, &call.options.event_source())
 }
 
@@ -54,7 +58,7 @@ pub(super) async fn list(call: &Call<'_>, query: EventQuery) -> Outcome {
     let log = log(call)?;
     let limit = query.limit.unwrap_or(USUAL).min(MOST);
     let until = Instant::now() + query.wait.min(LONGEST);
-    // Requests that wait are bounded: one that finds no place is answered at once.
+    // Requests that ask the store again and again are bounded: one that finds no place is answered soon.
     let place = match query.wait.is_zero() {
         true => None,
         false => call.event_waiters.clone().try_acquire_owned().ok(),
@@ -62,9 +66,13 @@ pub(super) async fn list(call: &Call<'_>, query: EventQuery) -> Outcome {
     let mut start = query.start;
     loop {
         let (events, next, more) = read(call, &log, start, limit).await?;
-        let waits = place.is_some() && events.is_empty() && !more && limit > 0;
+        let waits = events.is_empty() && !more && limit > 0;
         let left = until.saturating_duration_since(Instant::now());
-        if !waits || left.is_zero() {
+        if waits && place.is_none() && !left.is_zero() {
+            // Not at once, so that who asks again at once does not do so all the time.
+            tokio::time::sleep(left.min(WITHOUT_PLACE)).await;
+        }
+        if !waits || left.is_zero() || place.is_none() {
             let body = json!({ "events": events, "next": next.to_string(), "more": more });
             return Ok(json(body.to_string().into_bytes()));
         }

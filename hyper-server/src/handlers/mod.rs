@@ -38,6 +38,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         Endpoint::Ready => ready(call).await,
         Endpoint::Metrics if call.options.metrics => Ok(text(metric_list::render(&metric_list::Sources {
             quotas: &quotas(call).await,
+            webhooks: &call.webhooks.counts(),
             metrics: &call.metrics,
             cache: call.cache.statistics(),
             connections: &call.connections,

@@ -5,6 +5,7 @@ use super::program::{Process, run, stderr};
 use super::support::{Api, image, memory};
 use axum::body::Body;
 use hyper_sdk::media_type;
+use hyper_sdk::store::EventRules;
 use hyper_server::auth::PolicyFile;
 use hyper_server::{Events, Registry, RegistryOptions};
 use serde_json::{Value, json};
@@ -141,7 +142,8 @@ async fn events_are_those_of_the_repositories_that_the_caller_may_see() {
     let options = RegistryOptions {
         htpasswd: Some(users.path().to_owned()),
         authorizer: Some(Arc::new(PolicyFile::open(&path).unwrap())),
-        ..recording()
+        events: Some(Events { rules: EventRules { blobs: true }, ..Events::default() }),
+        ..RegistryOptions::default()
     };
     let api = Api { registry: Registry::new(memory(), options).unwrap() };
     let (alice, bob) = (basic("alice", "pass:word"), basic("bob", "b"));
@@ -156,11 +158,21 @@ async fn events_are_those_of_the_repositories_that_the_caller_may_see() {
         let manifest = image(b"x").to_bytes().to_vec();
         send(&alice, "PUT", &format!("/v2/{name}/manifests/v1"), manifest).await.expect(201);
     }
+    let mount =
+        format!("/v2/open/app/blobs/uploads/?mount={}&from=secret/app", hyper_sdk::Digest::sha256(b"x"));
+    send(&alice, "POST", &mount, Vec::new()).await.expect(201);
     let events = async |who: &str| send(who, "GET", "/v2/_hyper/events", Vec::new()).await.expect(200).json();
     let (of_alice, of_bob) = (events(&alice).await, events(&bob).await);
-    assert_eq!(of_alice["events"].as_array().unwrap().len(), 6);
+    assert_eq!(of_alice["events"].as_array().unwrap().len(), 9);
+    assert_eq!(of_alice["events"][8]["data"]["from"], "secret/app");
     assert_eq!(of_alice["events"][1]["data"]["by"]["actor"], "alice");
-    let names = ["repository.created open/app", "manifest.pushed open/app", "tag.created open/app:v1"];
+    let names = [
+        "blob.pushed open/app",
+        "repository.created open/app",
+        "manifest.pushed open/app",
+        "tag.created open/app:v1",
+        "blob.mounted open/app",
+    ];
     assert_eq!(shown(&of_bob), names);
     let text = of_bob.to_string();
     assert!(!text.contains("secret") && !text.contains("alice") && !text.contains("request_id"), "{text}");

@@ -6,6 +6,7 @@
 //!      ├── blobs      streams that resume             └── listings  pages of tags and repositories
 //!   Transport         one request until its answer: authorisation, redirects, retries
 //!      ├── auth       challenges, tokens              └── retry, errors, transport_error, body, link
+//!   webhook           requests to a webhook, which is no registry
 //!   reqwest           connections and TLS
 //! ```
 //!
@@ -30,10 +31,12 @@ mod tests;
 mod transport;
 pub(super) mod transport_error;
 mod uploads;
+mod webhook;
 
 pub use builder::HttpClientBuilder;
 pub use login::CredentialCheck;
 pub use retry::RetryPolicy;
+pub use webhook::{WebhookAnswer, WebhookClient, WebhookOptions};
 
 use super::{ClientCapabilities, Mount, RegistryClient, RegistryUpload, ResumeToken, SharedClient};
 use crate::clock::{Clock, SystemClock};

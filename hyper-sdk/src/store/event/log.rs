@@ -145,7 +145,7 @@ pub trait EventLog: Debug + Send + Sync + 'static {
     /// their own.
     fn record(&self, rules: Option<EventRules>);
 
-    /// At most `limit` events from a place on, without a gap.
+    /// At most `limit` events from a place on, without a gap: fewer, and at least one, when they are large.
     ///
     /// # Errors
     /// [`cursor_gone`](crate::store::errors::cursor_gone) when events after the place are not kept any more, and when the cursor is

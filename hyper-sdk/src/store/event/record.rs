@@ -103,17 +103,20 @@ pub struct Event {
     /// What a moved tag named before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub former: Option<Digest>,
-    /// The tags that a manifest was pushed with. Of a deleted manifest, the tags that went with it, at most
-    /// [`Event::MOST_TAGS`]: each has an event of its own, before this one.
+    /// The tags that a manifest was pushed with, or that went with a deleted one, at most [`Event::MOST_TAGS`]. Each tag that is
+    /// created, moved or deleted has an event of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
+    /// How many tags went with a deleted manifest. No more than [`Event::MOST_UNTAGGED`] of them have an event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag_count: Option<u64>,
     /// The repository that a blob was mounted from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<RepositoryName>,
-    /// The media type of a manifest.
+    /// The media type of a manifest, unless it is longer than 255 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media_type: Option<String>,
-    /// The artifact type of a pushed manifest.
+    /// The artifact type of a pushed manifest, unless it is longer than 255 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact_type: Option<String>,
     /// The subject of a pushed manifest.
@@ -128,8 +131,12 @@ pub struct Event {
 }
 
 impl Event {
-    /// The most tags of a deleted manifest.
+    /// The most tags in the event of a manifest.
     pub const MOST_TAGS: usize = 100;
+
+    /// The most tags of a deleted manifest that have an event of their own: a deletion keeps others from writing for as long as
+    /// its events take.
+    pub const MOST_UNTAGGED: usize = 1000;
 
     /// An event that has no number and no time yet.
     pub fn new(kind: EventKind, repository: RepositoryName) -> Self {
@@ -142,6 +149,7 @@ impl Event {
             digest: None,
             former: None,
             tags: Vec::new(),
+            tag_count: None,
             from: None,
             media_type: None,
             artifact_type: None,

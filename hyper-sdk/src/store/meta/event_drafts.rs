@@ -7,6 +7,9 @@ use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{ChangeContext, DeleteTarget, Event, EventKind, EventRules};
 use std::sync::Arc;
 
+/// The longest media type, in bytes.
+const MEDIA_TYPE: usize = 255;
+
 /// What has to be known before a change.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Wanted<'a> {
@@ -23,8 +26,10 @@ pub(super) enum Wanted<'a> {
 pub(super) struct Facts {
     /// What each of the tags names.
     pub(super) named: Vec<Option<Digest>>,
-    /// The tags of the manifest.
+    /// The first tags of the manifest, at most [`Event::MOST_UNTAGGED`].
     pub(super) tags: Vec<Tag>,
+    /// How many tags the manifest has.
+    pub(super) tag_count: u64,
     /// The media type and the size of the manifest.
     pub(super) manifest: Option<(String, u64)>,
     /// How many manifests the repository has; more than 2 may be 2.
@@ -126,14 +131,20 @@ fn untagged(repository: &RepositoryName, tag: &Tag, digest: Option<Digest>) -> E
     Event { tag: Some(tag.clone()), digest, ..Event::new(EventKind::TagDeleted, repository.clone()) }
 }
 
+/// A media type as an event has it. A client chooses it, and events are kept and read together, so one that no media type may
+/// be as long as (RFC 6838, section 4.2) is left out.
+fn short(media_type: &str) -> Option<String> {
+    (media_type.len() <= MEDIA_TYPE).then(|| media_type.to_owned())
+}
+
 fn pushed(put: &ManifestChange, facts: &Facts) -> Vec<Event> {
     let (name, digest) = (&put.repository, put.manifest.digest());
     let first = (facts.manifests == 0).then(|| Event::new(EventKind::RepositoryCreated, name.clone()));
     let manifest = Event {
         digest: Some(digest.clone()),
-        tags: put.tags.clone(),
-        media_type: Some(put.manifest.media_type().to_owned()),
-        artifact_type: put.manifest.artifact_type().map(str::to_owned),
+        tags: put.tags.iter().take(Event::MOST_TAGS).cloned().collect(),
+        media_type: short(put.manifest.media_type()),
+        artifact_type: put.manifest.artifact_type().and_then(short),
         subject: put.manifest.subject().map(|subject| subject.digest.clone()),
         size: Some(put.manifest.bytes().len() as u64),
         ..Event::new(EventKind::ManifestPushed, name.clone())
@@ -162,11 +173,13 @@ fn removed(name: &RepositoryName, digest: &Digest, facts: Facts) -> Vec<Event> {
     let mut events: Vec<Event> =
         facts.tags.iter().map(|tag| untagged(name, tag, Some(digest.clone()))).collect();
     let (media_type, size) = facts.manifest.unzip();
+    let media_type = media_type.as_deref().and_then(short);
     let mut tags = facts.tags;
     tags.truncate(Event::MOST_TAGS);
     events.push(Event {
         digest: Some(digest.clone()),
         tags,
+        tag_count: Some(facts.tag_count),
         media_type,
         size,
         ..Event::new(EventKind::ManifestDeleted, name.clone())

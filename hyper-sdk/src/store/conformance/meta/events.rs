@@ -2,6 +2,7 @@
 
 use super::MetaOpener;
 use super::kit::*;
+use crate::oci::{ImageIndex, Manifest};
 use crate::reference::ManifestReference;
 use crate::store::errors::is_cursor_gone;
 use crate::store::meta::{Change, ManifestChange, MetaBackend, TagRecord};
@@ -68,6 +69,35 @@ pub async fn a_push_has_its_events(opener: MetaOpener) {
     put(&**meta, &a, &two, &["latest"]).await.unwrap();
     assert_eq!(shown(&news(&log, &mut place).await), ["manifest.pushed a"], "the tag is what it was");
     assert_eq!(all(&log).await.len(), 7);
+}
+
+/// What a client chooses may be long, and many events are read together.
+pub async fn an_event_is_small(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let Some(log) = log(&**meta, false) else { return };
+    let long = format!("application/{}", "a".repeat(100_000));
+    let mut manifest = ImageIndex::new(vec![]);
+    manifest.artifact_type = Some(long);
+    let manifest = Manifest::sniff(manifest.to_bytes()).unwrap();
+    let names: Vec<String> = (0..1234).map(|number| format!("t{number}")).collect();
+    let tags: Vec<&str> = names.iter().map(String::as_str).collect();
+    let name = repository("a");
+    put(&**meta, &name, &manifest, &tags).await.unwrap();
+    let pushed = log.read(&EventStart::Oldest, 2).await.unwrap().events;
+    assert_eq!((pushed[1].tags.len(), &pushed[1].artifact_type), (Event::MOST_TAGS, &None));
+    let before = now(&log).await;
+    assert_eq!(before.after(), 1236);
+    meta.write(Change::DeleteManifest { repository: name, digest: manifest.digest().clone() }).await.unwrap();
+    let (mut place, mut deleted) = (before, Vec::new());
+    while place != now(&log).await {
+        deleted.extend(news(&log, &mut place).await);
+    }
+    assert_eq!(deleted.len(), Event::MOST_UNTAGGED + 2);
+    let gone = &deleted[Event::MOST_UNTAGGED];
+    assert_eq!((gone.kind, gone.tag_count, gone.tags.len()), (EventKind::ManifestDeleted, Some(1234), 100));
+    for event in pushed.iter().chain(&deleted) {
+        assert!(serde_json::to_string(event).unwrap().len() < 4096, "{event:?}");
+    }
 }
 
 pub async fn a_deletion_has_its_events(opener: MetaOpener) {

@@ -112,7 +112,7 @@ macro_rules! meta_conformance {
             a_blob_that_is_removed_is_not_quarantined, one_holder_scrubs_at_a_time,
             held_bytes_are_not_condemned,
 
-            a_push_has_its_events, a_deletion_has_its_events, events_of_blobs_are_recorded_if_they_are_wanted,
+            a_push_has_its_events, an_event_is_small, a_deletion_has_its_events, events_of_blobs_are_recorded_if_they_are_wanted,
             what_is_not_changed_has_no_event, the_author_of_a_change_is_recorded, events_are_read_from_a_place_on,
             old_events_go, the_history_of_a_tag_is_told, a_consumer_has_one_holder, a_consumer_begins_again,
 

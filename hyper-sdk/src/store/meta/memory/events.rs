@@ -1,6 +1,7 @@
 //! Events in memory, and the places of their consumers.
 
 use super::{MemoryMeta, State};
+use crate::Result;
 use crate::reference::{RepositoryName, Tag};
 use crate::store::errors::cursor_gone;
 use crate::store::meta::event_drafts::{Facts, Wanted};
@@ -9,7 +10,6 @@ use crate::store::{
     ConsumerHold, Event, EventChange, EventConsumer, EventCursor, EventLimits, EventLog, EventPage,
     EventRules, EventStart, Listing,
 };
-use crate::{Digest, Result};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -55,9 +55,11 @@ impl State {
                 let found = repository.manifests.get(digest);
                 facts.manifest =
                     found.map(|found| (found.media_type().to_owned(), found.bytes().len() as u64));
-                let has = |of: &Digest| of == digest;
-                let tags = repository.tags.iter().filter(|(_, tagged)| has(&tagged.digest));
-                facts.tags = tags.filter_map(|(tag, _)| Tag::parse(tag).ok()).collect();
+                let tags = repository.tags.iter().filter(|(_, tagged)| tagged.digest == *digest);
+                let mut tags: Vec<Tag> = tags.filter_map(|(tag, _)| Tag::parse(tag).ok()).collect();
+                facts.tag_count = tags.len() as u64;
+                tags.truncate(Event::MOST_UNTAGGED);
+                facts.tags = tags;
             }
         }
         facts

@@ -19,8 +19,8 @@ use crate::store::{
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, LazyLock};
 
 /// What this process records.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,10 @@ impl Recording {
         self.0.store(rules.map_or(0, |rules| 1 + u8::from(rules.blobs)), Ordering::Relaxed);
     }
 }
+
+/// How many events one query reads, and after how many bytes a page ends.
+const ROWS: usize = 100;
+const PAGE_BYTES: usize = 1 << 20;
 
 /// How many events one change removes.
 const PRUNED: u64 = 2000;
@@ -85,10 +89,15 @@ pub(super) async fn find_facts(db: &mut Connection<'_>, wanted: Wanted<'_>) -> s
                     .await?;
             let Some((id, media_type, size)) = found else { return Ok(facts) };
             facts.manifest = Some((media_type, unsigned(size)));
-            let tags: Vec<(String,)> = query("SELECT name FROM tags WHERE manifest_id = $1 ORDER BY name")
-                .bind(id)
-                .fetch_all(db)
-                .await?;
+            let count: i64 =
+                query("SELECT COUNT(*) FROM tags WHERE manifest_id = $1").bind(id).fetch_one(db).await?;
+            facts.tag_count = unsigned(count);
+            let tags: Vec<(String,)> =
+                query("SELECT name FROM tags WHERE manifest_id = $1 ORDER BY name LIMIT $2")
+                    .bind(id)
+                    .bind(Event::MOST_UNTAGGED as i64)
+                    .fetch_all(db)
+                    .await?;
             facts.tags = tags.iter().filter_map(|(tag,)| Tag::parse(tag).ok()).collect();
         }
     }
@@ -105,20 +114,51 @@ pub(super) async fn write(db: &mut Connection<'_>, events: &[Event]) -> sqlx::Re
         .bind(count)
         .fetch_one(db)
         .await?;
-    let now = db.now();
-    for (sequence, event) in (last - count + 1..).zip(events) {
-        // Names, texts and numbers are always JSON.
-        let body = serde_json::to_string(event).unwrap_or_default();
-        query("INSERT INTO events (sequence, created_at, repository, tag, body) VALUES ($1, $2, $3, $4, $5)")
-            .bind(sequence)
+    // Names, texts and numbers are always JSON.
+    let bodies: Vec<String> =
+        events.iter().map(|event| serde_json::to_string(event).unwrap_or_default()).collect();
+    let rows: Vec<(i64, &Event, &String)> = (last - count + 1..)
+        .zip(events.iter().zip(&bodies))
+        .map(|(sequence, (event, body))| (sequence, event, body))
+        .collect();
+    let (many, few) = rows.as_chunks::<TOGETHER>();
+    for rows in many {
+        insert(db, &MANY, rows).await?;
+    }
+    for row in few {
+        insert(db, &ONE, std::slice::from_ref(row)).await?;
+    }
+    Ok(())
+}
+
+/// How many events one statement writes.
+const TOGETHER: usize = 100;
+
+static ONE: LazyLock<String> = LazyLock::new(|| insertion(1));
+static MANY: LazyLock<String> = LazyLock::new(|| insertion(TOGETHER));
+
+/// A statement that writes so many events.
+fn insertion(count: usize) -> String {
+    let row = |at: usize| format!("(${}, ${}, ${}, ${}, ${})", at + 1, at + 2, at + 3, at + 4, at + 5);
+    let rows: Vec<String> = (0..count).map(|number| row(5 * number)).collect();
+    format!("INSERT INTO events (sequence, created_at, repository, tag, body) VALUES {}", rows.join(", "))
+}
+
+async fn insert(
+    db: &mut Connection<'_>,
+    text: &'static str,
+    rows: &[(i64, &Event, &String)],
+) -> sqlx::Result<()> {
+    let (mut statement, now) = (query(text), db.now());
+    for (sequence, event, body) in rows {
+        statement = statement
+            .bind(*sequence)
             .bind(now)
             .bind(event.repository.as_str())
             .bind(event.tag.as_ref().map(Tag::as_str))
-            .bind(body.as_str())
-            .execute(db)
-            .await?;
+            .bind(body.as_str());
     }
-    Ok(())
+    statement.execute(db).await.map(drop)
 }
 
 /// Begins another log: what readers knew is not what the store has.
@@ -268,7 +308,8 @@ impl SqlMeta {
         Ok((name, after, last))
     }
 
-    async fn find_events(&self, after: u64, limit: usize) -> Result<Vec<Event>> {
+    /// Events in their order, and the size of their rows in bytes.
+    async fn find_events(&self, after: u64, limit: usize) -> Result<(Vec<Event>, usize)> {
         let rows: Vec<EventRow> = query(
             "SELECT sequence, created_at, body FROM events WHERE sequence > $1 ORDER BY sequence LIMIT $2",
         )
@@ -277,7 +318,8 @@ impl SqlMeta {
         .fetch_all(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
-        rows.iter().map(|row| self.read_event(row)).collect()
+        let bytes = rows.iter().map(|(_, _, body)| body.len()).sum();
+        Ok((rows.iter().map(|row| self.read_event(row)).collect::<Result<_>>()?, bytes))
     }
 }
 
@@ -289,17 +331,18 @@ impl EventLog for SqlMeta {
 
     async fn read(&self, start: &EventStart, limit: usize) -> Result<EventPage> {
         let (name, after, last) = self.find_start(start).await?;
-        let events = match limit > 0 && after < last {
-            true => self.find_events(after, limit).await?,
-            false => Vec::new(),
-        };
-        let is_whole =
-            events.first().map_or(limit == 0 || after >= last, |first| first.sequence == after + 1);
-        if !is_whole {
-            // They were removed meanwhile.
-            return Err(cursor_gone("events after it are not kept any more"));
+        let (mut events, mut bytes, mut at) = (Vec::new(), 0, after);
+        while at < last && events.len() < limit && bytes < PAGE_BYTES {
+            let (found, size) = self.find_events(at, (limit - events.len()).min(ROWS)).await?;
+            if found.first().is_none_or(|first| first.sequence != at + 1) {
+                // They were removed meanwhile.
+                return Err(cursor_gone("events after it are not kept any more"));
+            }
+            at = found.last().map_or(at, |event| event.sequence);
+            bytes += size;
+            events.extend(found);
         }
-        let next = EventCursor::new(name, events.last().map_or(after, |event| event.sequence));
+        let next = EventCursor::new(name, at);
         let last = last.max(next.after());
         Ok(EventPage { events, next, last })
     }
