@@ -362,10 +362,6 @@ async fn serve_until_signal(
     options.authorizer = policy.clone().map(|policy| Arc::new(policy) as Arc<dyn Authorizer>);
     let place = store.to_string();
     let registry = Registry::new(store, options)?;
-    if !config.read_only && !config.quota.is_empty() {
-        // Before the first push, which would wait for it.
-        registry.store().count_quotas().await?;
-    }
     let tls = config.tls.options().map(Tls::open).transpose()?;
     for warning in tls.iter().flat_map(Tls::warnings) {
         tracing::warn!("{warning}");

@@ -1,5 +1,5 @@
-//! The maintenance tasks of a registry: one removes idle uploads, one what nothing keeps, one old tags, and one looks for
-//! damage.
+//! The maintenance tasks of a registry: one removes idle uploads, one what nothing keeps, one old tags, one looks for damage, and
+//! one counts what namespaces with a quota have.
 
 use crate::audit::{AuditLog, Deed, Entry, Outcome};
 use crate::options::{GarbageCollection, Retention, Scrub};
@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 /// How often a collection looks for bytes that no row of the database names, which takes a query for every blob.
 const UNNAMED: Duration = Duration::from_secs(24 * 60 * 60);
@@ -47,6 +48,7 @@ pub(crate) fn start(state: &Arc<State>) {
     if let Some(options) = state.options.scrub {
         runtime.spawn(scrub(Arc::downgrade(state), options));
     }
+    runtime.spawn(count_quotas(Arc::downgrade(state), state.changed_quotas.clone()));
 }
 
 async fn expire_uploads(state: Weak<State>, age: Duration) {
@@ -242,6 +244,41 @@ async fn scrub(state: Weak<State>, options: Scrub) {
             }
             Err(e) if e.kind() == ErrorKind::Unsupported => return,
             Err(error) => tracing::warn!(%error, "blobs cannot be read again"),
+        }
+    }
+}
+
+/// How often a count is looked for that another server has begun and not ended.
+const COUNT: Duration = Duration::from_secs(10 * 60);
+/// How long after a failure a count goes on.
+const COUNT_AGAIN: Duration = Duration::from_secs(30);
+
+async fn count_quotas(state: Weak<State>, changed: Arc<Notify>) {
+    loop {
+        let Some(now) = state.upgrade() else { return };
+        let (store, is_asked) = (now.store.clone(), !now.quotas().is_empty());
+        drop(now);
+        let mut pause = COUNT;
+        if is_asked {
+            // It may be dropped between any two pieces, and goes on there.
+            let counted = tokio::select! {
+                counted = store.count_quotas() => counted,
+                () = changed.notified() => continue,
+                () = dropped(&state) => return,
+            };
+            match counted {
+                Ok(()) => {}
+                Err(e) if e.kind() == ErrorKind::Unsupported => return,
+                Err(error) => {
+                    tracing::warn!(%error, "namespaces with a quota are not counted: their limits hold for what is");
+                    pause = COUNT_AGAIN;
+                }
+            }
+        }
+        drop(store);
+        tokio::select! {
+            () = changed.notified() => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) enum QuotaCommand {
     Ls(LsArgs),
     /// Counts again what namespaces use, and compares that with what is recorded; ends with status 3 if it differs
     ///
-    /// A server may use the store meanwhile.
+    /// Servers may use the store meanwhile, and wait for nothing. A namespace that is being counted is compared as far as it is.
     Check(CheckArgs),
 }
 
@@ -39,7 +39,7 @@ pub(crate) struct LsArgs {
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     store: MetadataArgs,
-    /// Record what is there; pushes wait while a namespace that is counted wrong is counted anew
+    /// Count those anew that are counted wrong; pushes go on, below a limit that holds for what is counted so far
     #[arg(long)]
     repair: bool,
     /// How the namespaces are printed
@@ -121,7 +121,11 @@ fn table(uses: &[QuotaUse]) -> String {
             let limit = one.limits.of(resource);
             let text =
                 |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-            let per_cent = percentage(used, limit).map_or_else(|| "-".to_owned(), |of| format!("{of}%"));
+            let per_cent = match (one.counting, percentage(used, limit)) {
+                (Some(done), _) => format!("counting, {done}%"),
+                (None, Some(of)) => format!("{of}%"),
+                (None, None) => "-".to_owned(),
+            };
             rows.push([one.namespace.to_string(), resource.to_string(), text(used), text(limit), per_cent]);
         }
     }
@@ -158,6 +162,7 @@ fn use_as_json(one: &QuotaUse) -> Value {
     json!({
         "namespace": one.namespace.to_string(),
         "used": one.used.map(counts_as_json),
+        "counting": one.counting,
         "limit": per(&|resource| json!(one.limits.of(resource))),
         "per-cent": per(&|resource| {
             let used = one.used.map(|used| used.of(resource));

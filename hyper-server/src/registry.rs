@@ -76,7 +76,8 @@ impl Registry {
         Ok(Self(state))
     }
 
-    /// Replaces the quotas of the options, while requests are answered.
+    /// Replaces the quotas of the options, while requests are answered. A task of the registry counts the namespaces that are new
+    /// ([`count_quotas`](hyper_sdk::store::RegistryStore::count_quotas)).
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Unsupported`] when the store cannot enforce quotas: those of before stay.

@@ -54,7 +54,7 @@ impl Reload {
             tracing::info!("SIGHUP: there is no file to read again");
             return;
         }
-        // First, as counting for a new quota may take long, and a right that was taken away must not stay as long.
+        // First: a right that was taken away must not stay for longer than it has to.
         if let Some(policy) = &self.policy {
             policy_command::reload(policy, self.has_users);
         }
@@ -118,11 +118,6 @@ impl ConfigFile {
         if registry.quotas() != quotas {
             registry.set_quotas(quotas)?;
             tracing::info!("the quotas were read again");
-            // Before the first push, which would wait for it.
-            let counted = tokio::runtime::Handle::current().block_on(registry.store().count_quotas());
-            if let Err(error) = counted {
-                tracing::warn!(%error, "the first pushes count what namespaces use");
-            }
         }
         Ok(())
     }

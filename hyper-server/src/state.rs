@@ -13,7 +13,7 @@ use hyper_sdk::store::{QuotaRules, SharedStore};
 use hyper_sdk::{Error, Result};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 /// How many requests may wait for an event at once.
 const EVENT_WAITERS: usize = 128;
@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) webhooks: Webhooks,
     /// The quotas that the store has of this registry.
     quotas: Mutex<Arc<QuotaRules>>,
+    /// Wakes the task that counts what they limit.
+    pub(crate) changed_quotas: Arc<Notify>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) authorizer: Arc<dyn Authorizer>,
     /// The issuer of tokens, when the registry uses its own authenticator.
@@ -56,6 +58,7 @@ impl State {
             self.store.set_quotas(rules.clone())?;
         }
         *now = rules;
+        self.changed_quotas.notify_one();
         Ok(())
     }
 
@@ -156,6 +159,7 @@ impl State {
             has_maintenance: AtomicBool::new(false),
             quotas: Mutex::default(),
             webhooks: Webhooks::default(),
+            changed_quotas: Arc::default(),
             cache,
             metrics: Metrics::default(),
             connections: Connections::default(),

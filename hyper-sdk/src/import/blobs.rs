@@ -98,7 +98,7 @@ impl Import {
             store.put_blob(repository, digest, whole.freeze()).await.map_err(named(digest))?;
             return Ok(());
         }
-        let options = UploadOptions { algorithm: Some(digest.algorithm()) };
+        let options = UploadOptions { algorithm: Some(digest.algorithm()), digest: Some(digest.clone()) };
         let mut upload = store.start_upload(repository, options).await.map_err(at_target)?;
         let outcome = loop {
             match reader.stream.try_next().await {

@@ -91,7 +91,7 @@ impl SolveContext {
             .with_context("expected size", layer.blob.size)
             .with_context("got", blob.size));
         }
-        let options = UploadOptions { algorithm: Some(layer.blob.digest.algorithm()) };
+        let options = UploadOptions { algorithm: Some(layer.blob.digest.algorithm()), digest: None };
         let mut upload = self.store.start_upload(&layer.repository, options).await?;
         while let Some(block) = blob.stream.next().await {
             let appended = match block {

@@ -133,7 +133,7 @@ impl SolveContext {
     ) -> std::result::Result<(), Failure> {
         let shared = imported.layer();
         let mut reader = self.imports.open(&shared).await.map_err(Failure::Cache)?;
-        let options = UploadOptions { algorithm: Some(shared.blob.digest.algorithm()) };
+        let options = UploadOptions { algorithm: Some(shared.blob.digest.algorithm()), digest: None };
         let mut upload = self.store.start_upload(repository, options).await.map_err(Failure::Own)?;
         while let Some(block) = reader.stream.next().await {
             let appended = match block {

@@ -389,7 +389,8 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
             algorithm: options.algorithm.unwrap_or(Algorithm::Sha256),
             state: StagedState::default(),
         };
-        self.0.meta.write(Change::StartUpload(record.clone())).await?;
+        let change = Change::StartUpload { record: record.clone(), resends: options.digest };
+        self.0.meta.write(change).await?;
         Ok(Box::new(Upload::new(self.clone(), record)))
     }
 

@@ -75,7 +75,8 @@ pub trait RegistryStoreExt: RegistryStore {
         R: AsyncRead + Unpin + Send,
     {
         let algorithm = digest.map_or(Algorithm::Sha256, Digest::algorithm);
-        let mut upload = self.start_upload(repository, UploadOptions { algorithm: Some(algorithm) }).await?;
+        let options = UploadOptions { algorithm: Some(algorithm), digest: digest.cloned() };
+        let mut upload = self.start_upload(repository, options).await?;
         let outcome = copy(&mut reader, upload.as_mut(), digest.is_none()).await;
         let computed = match outcome {
             Ok(computed) => computed,

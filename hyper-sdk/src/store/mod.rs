@@ -338,7 +338,7 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         digest: &Digest,
         bytes: Bytes,
     ) -> Result<Descriptor> {
-        let options = UploadOptions { algorithm: Some(digest.algorithm()) };
+        let options = UploadOptions { algorithm: Some(digest.algorithm()), digest: Some(digest.clone()) };
         let mut upload = self.start_upload(repository, options).await?;
         upload.append(bytes).await?;
         upload.finish(digest).await
@@ -356,7 +356,7 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     ) -> Result<Descriptor> {
         use crate::ResultExt as _;
         let file = tokio::fs::File::open(path).await.at("cannot open the file of the blob", path)?;
-        let options = UploadOptions { algorithm: Some(digest.algorithm()) };
+        let options = UploadOptions { algorithm: Some(digest.algorithm()), digest: Some(digest.clone()) };
         let mut upload = self.start_upload(repository, options).await?;
         let mut chunks = tokio_util::io::ReaderStream::with_capacity(file, 512 * 1024);
         while let Some(chunk) = futures::StreamExt::next(&mut chunks).await {
@@ -431,8 +431,16 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         }
     }
 
-    /// Counts the namespaces of the quotas that were not counted yet. Without this the first push to each does it, and waits.
-    /// From then on, every process counts them with each change, whatever its rules are.
+    /// Counts the namespaces of the quotas that were not counted yet, and those whose count was interrupted: in pieces, between which
+    /// other changes come, however large the namespaces are. From the first piece on, every process counts each change, whatever
+    /// its rules are. Until a namespace is counted, its limits hold for what is counted so far. The first push to a namespace
+    /// begins a count, which ends at once if little is there; nobody goes on with it without this method, so call it after
+    /// [`set_quotas`](Self::set_quotas), and again from time to time.
+    ///
+    /// Dropping it at any point loses nothing: the next call goes on. Two at once do no harm.
+    ///
+    /// # Errors
+    /// Those of the store. The other namespaces are counted first.
     async fn count_quotas(&self) -> Result<()> {
         Ok(())
     }
@@ -442,8 +450,8 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
         Ok(Vec::new())
     }
 
-    /// Counts all namespaces that were counted again, and compares; with `repair` it records what is there. Other processes may
-    /// use the store meanwhile; a repair lets their changes wait.
+    /// Reads again what all namespaces that are counted have, of one moment, and compares; with `repair` it counts those anew that
+    /// are wrong, as [`count_quotas`](Self::count_quotas) does. Other processes may use the store meanwhile, and wait for nothing.
     async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
         let _ = repair;
         Ok(Vec::new())

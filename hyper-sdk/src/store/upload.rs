@@ -50,10 +50,12 @@ impl Display for UploadId {
 }
 
 /// The options of a new upload.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UploadOptions {
     /// The algorithm of the digest, if the client announced it. Otherwise the digest of [`BlobUpload::finish`] has it.
     pub algorithm: Option<Algorithm>,
+    /// The digest, if it is known already. An upload of a blob that the repository has adds nothing, so no quota refuses it.
+    pub digest: Option<Digest>,
 }
 
 /// An upload in progress.

@@ -53,7 +53,8 @@ pub(super) async fn start(
         )
         .into());
     }
-    let upload = call.store.start_upload(&repository, UploadOptions { algorithm }).await?;
+    let options = UploadOptions { algorithm, digest: start.digest.clone() };
+    let upload = call.store.start_upload(&repository, options).await?;
     let Some(digest) = start.digest else {
         return Ok(in_progress(StatusCode::ACCEPTED, &repository, upload.id(), upload.offset()));
     };

@@ -56,6 +56,10 @@ async fn a_full_namespace_is_refused_until_something_was_deleted_and_collected()
     });
     assert_eq!(put["errors"][0]["detail"], detail);
     assert_eq!(api.head(&format!("/v2/team/app/blobs/{}", Digest::sha256(b"new"))).await.status, 404);
+    let (large, length) = (vec![b'x'; 300 << 10], (300 << 10).to_string());
+    let path = format!("/v2/team/app/blobs/uploads/?digest={}", Digest::sha256(&large));
+    let length = [("content-length", length.as_str())];
+    api.request("POST", &path, &length, large.clone()).await.refused(403, "DENIED");
     let other = index(vec![]).to_bytes();
     api.manifest("team/app", "v2", media_type::OCI_INDEX, &other).await.refused(403, "DENIED");
     api.get("/v2/team/app/manifests/v2").await.expect(404);
@@ -70,7 +74,7 @@ async fn a_full_namespace_is_refused_until_something_was_deleted_and_collected()
     for line in [
         format!("hyperregistry_quota_used{{namespace=\"team\",resource=\"bytes\"}} {size}"),
         format!("hyperregistry_quota_limit{{namespace=\"team\",resource=\"bytes\"}} {size}"),
-        "hyperregistry_quota_refusals_total 4".to_owned(),
+        "hyperregistry_quota_refusals_total 5".to_owned(),
     ] {
         assert!(metrics.text().lines().any(|one| one == line), "{line}\n{}", metrics.text());
     }
@@ -87,6 +91,11 @@ async fn a_full_namespace_is_refused_until_something_was_deleted_and_collected()
     api.manifest("team/app", "v2", media_type::OCI_INDEX, &other).await.expect(201);
     api.registry.set_quotas(Arc::default()).unwrap();
     api.image("team/app", "v3", &[b'x'; 5000]).await;
+    // A large blob that the repository has can be sent again when the namespace is full.
+    api.request("POST", &path, &length, large.clone()).await.expect(201);
+    api.registry.set_quotas(quotas("team", bytes(1))).unwrap();
+    api.request("POST", &path, &length, large).await.expect(201);
+    api.registry.set_quotas(Arc::default()).unwrap();
     assert!(!api.get("/metrics").await.expect(200).text().contains("quota_used{"));
 }
 

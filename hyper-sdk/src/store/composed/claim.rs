@@ -170,7 +170,7 @@ mod tests {
         let (meta, id) = (MemoryMeta::default(), UploadId::random().unwrap());
         let (repository, state) = (RepositoryName::parse("a").unwrap(), StagedState::default());
         let record = UploadRecord { id: id.clone(), repository, algorithm: Algorithm::Sha256, state };
-        meta.write(Change::StartUpload(record)).await.unwrap();
+        meta.write(Change::StartUpload { record, resends: None }).await.unwrap();
         let mut claim = Claim::new(&id, 0, seconds).unwrap();
         claim.get(&meta).await.unwrap();
         meta.write(Change::ReleaseUpload { id: id.clone(), writer: claim.writer() }).await.unwrap();
@@ -197,7 +197,7 @@ mod tests {
         let (meta, id) = (MemoryMeta::default(), UploadId::random().unwrap());
         let (repository, state) = (RepositoryName::parse("a").unwrap(), StagedState::default());
         let record = UploadRecord { id: id.clone(), repository, algorithm: Algorithm::Sha256, state };
-        meta.write(Change::StartUpload(record)).await.unwrap();
+        meta.write(Change::StartUpload { record, resends: None }).await.unwrap();
         let mut claim = Claim::new(&id, 0, 1).unwrap();
         claim.get(&meta).await.unwrap();
         let (mut waits, mut goes_on) = (true, false);

@@ -41,6 +41,9 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             while self.collect_manifests(options, before, &mut collected).await? && !options.dry_run {}
         }
         self.collect_links(options, &mut collected).await?;
+        if !options.dry_run {
+            self.forget_namespaces().await?;
+        }
         if !options.bytes {
             return Ok(collected);
         }

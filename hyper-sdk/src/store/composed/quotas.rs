@@ -7,11 +7,16 @@ use crate::reference::RepositoryName;
 use crate::store::blob::BlobBackend;
 use crate::store::errors::quota_exceeded;
 use crate::store::meta::{Change, MetaBackend};
-use crate::store::{QuotaNamespace, QuotaUse};
+use crate::store::{QuotaCounts, QuotaNamespace, QuotaUse};
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// How many repositories are read together.
 const PAGE: usize = 1000;
+/// How many rows a piece of a count has at most.
+const ROWS: u64 = 20_000;
+/// The longest rest between two pieces of a count.
+const REST: Duration = Duration::from_millis(500);
 
 impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// See [`crate::store::RegistryStore::count_quotas`].
@@ -19,7 +24,8 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         let uses = self.0.meta.quota_use().await?;
         let (mut missing, mut counted) = (BTreeSet::new(), BTreeSet::new());
         for one in &uses {
-            let set = if one.used.is_some() { &mut counted } else { &mut missing };
+            let is_counted = one.used.is_some() && one.counting.is_none();
+            let set = if is_counted { &mut counted } else { &mut missing };
             set.insert(one.namespace.clone());
         }
         if missing.remove(&QuotaNamespace::Each) {
@@ -37,9 +43,42 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         if !missing.is_empty() {
             self.writable()?;
         }
-        // One by one, so that pushes come between.
+        let mut outcome = Ok(());
         for namespace in missing {
-            self.0.meta.write(Change::CountNamespace(namespace)).await?;
+            let counted = self.count_namespace(namespace).await;
+            outcome = outcome.and(counted);
+        }
+        outcome
+    }
+
+    /// Counts a namespace to its end. Others write for at least as long as it does.
+    async fn count_namespace(&self, namespace: QuotaNamespace) -> Result<()> {
+        let began = Instant::now();
+        let mut pieces = 0u64;
+        loop {
+            let piece = Instant::now();
+            let change = Change::CountNamespace { namespace: namespace.clone(), rows: ROWS };
+            if self.0.meta.write(change).await? == 0 {
+                break;
+            }
+            pieces += 1;
+            tokio::time::sleep(piece.elapsed().min(REST)).await;
+        }
+        if pieces > 0 {
+            let seconds = began.elapsed().as_secs();
+            tracing::info!(%namespace, pieces, seconds, "counted what the namespace uses");
+        }
+        Ok(())
+    }
+
+    /// Ends the counts of namespaces that are empty, if there are any.
+    pub(super) async fn forget_namespaces(&self) -> Result<()> {
+        let uses = self.0.meta.quota_use().await?;
+        let is_empty = |one: &QuotaUse| {
+            !one.has_rule && one.counting.is_none() && one.used == Some(QuotaCounts::default())
+        };
+        if uses.iter().any(is_empty) {
+            self.0.meta.write(Change::ForgetNamespaces).await?;
         }
         Ok(())
     }

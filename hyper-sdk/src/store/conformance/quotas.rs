@@ -219,6 +219,13 @@ pub async fn an_upload_without_room_is_refused_early(store: SharedStore) {
         refused(store.start_upload(&name, UploadOptions::default()).await.map(drop), "team"),
         (5, 0, 5)
     );
+    // One of a blob that the repository has adds nothing.
+    let digest = Digest::sha256("54321");
+    let again = || UploadOptions { digest: Some(digest.clone()), ..UploadOptions::default() };
+    let mut upload = store.start_upload(&repository("team/b"), again()).await.unwrap();
+    upload.append("54321".into()).await.unwrap();
+    upload.finish(&digest).await.unwrap();
+    assert_eq!(refused(store.start_upload(&name, again()).await.map(drop), "team"), (5, 0, 5));
     store
         .start_upload(&repository("elsewhere"), UploadOptions::default())
         .await

@@ -72,7 +72,7 @@ pub async fn finish_may_use_an_algorithm_that_was_not_announced(store: SharedSto
     needs!(store, write);
     let name = repository("a");
     for end in Algorithm::ALL {
-        let options = UploadOptions { algorithm: Some(Algorithm::Sha512) };
+        let options = UploadOptions { algorithm: Some(Algorithm::Sha512), digest: None };
         let mut upload = store.start_upload(&name, options).await.unwrap();
         upload.append(text("hello")).await.unwrap();
         let digest = end.digest(b"hello");

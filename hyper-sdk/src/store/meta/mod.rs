@@ -265,11 +265,24 @@ pub enum Change {
         /// The rule for the tags.
         guard: TagGuard,
     },
-    /// Counts what a namespace uses from now on, unless it is counted. Returns 1 if it was not. Not for
-    /// [`QuotaNamespace::Each`].
-    CountNamespace(QuotaNamespace),
+    /// Counts what a namespace uses from now on, and a piece of what it has: it begins where the last piece ended, whoever counted
+    /// that, and lasts some tens of milliseconds. Returns 1 if more is left, and 0 when the namespace is counted, and for
+    /// [`QuotaNamespace::Each`], which cannot be counted. Until all is counted, what is counted so far is what the namespace uses.
+    CountNamespace {
+        /// The namespace.
+        namespace: QuotaNamespace,
+        /// The most rows of blobs, manifests and tags that the piece has.
+        rows: u64,
+    },
+    /// Ends the counts of the namespaces that have nothing and that no rule names. Returns how many.
+    ForgetNamespaces,
     /// Opens an upload session.
-    StartUpload(UploadRecord),
+    StartUpload {
+        /// The session.
+        record: UploadRecord,
+        /// The digest of the content, if the client has said it: no quota refuses an upload of a blob that the repository has.
+        resends: Option<Digest>,
+    },
     /// Saves the state of a session. Rejected with [`crate::ErrorKind::UploadUnknown`] when it does not exist, and with
     /// [`crate::ErrorKind::RangeInvalid`] when its saved offset is not `from`: another writer has saved it in the meantime
     /// ([`upload_moved`](super::errors::upload_moved)). With a `writer` it is rejected with

@@ -212,6 +212,11 @@ impl QuotaRules {
         self.by_namespace.get(namespace).or_else(each).copied()
     }
 
+    /// Whether a rule names the namespace itself. That of [`QuotaNamespace::Each`] names no first component.
+    pub fn names(&self, namespace: &QuotaNamespace) -> bool {
+        self.by_namespace.contains_key(namespace)
+    }
+
     /// The namespaces that have a repository and a limit, the widest first.
     pub fn covering(
         &self,

@@ -8,13 +8,18 @@ use super::rules::{QuotaLimits, QuotaNamespace};
 pub struct QuotaUse {
     /// The namespace: with a rule of [`QuotaNamespace::Each`] each first component that was counted.
     pub namespace: QuotaNamespace,
-    /// What it uses; `None` when it was not counted yet ([`count_quotas`](crate::store::RegistryStore::count_quotas)).
+    /// What it uses, as far as it is counted; `None` when nobody has begun to count
+    /// ([`count_quotas`](crate::store::RegistryStore::count_quotas)).
     pub used: Option<QuotaCounts>,
+    /// While the count goes on: how many hundredths of its repositories are counted, at most 99.
+    pub counting: Option<u8>,
     /// Its limits by the rules of this process; none when another server has the rule, or an earlier one had it.
     pub limits: QuotaLimits,
+    /// Whether a rule names it. Else its limits, if it has any, are those of [`QuotaNamespace::Each`].
+    pub has_rule: bool,
 }
 
-/// What the store has recorded of the use of a namespace, and what is there.
+/// What the store has recorded of the use of a namespace, and what is there: of one that is being counted, as far as the count is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuotaCheck {
     /// The namespace.

@@ -7,6 +7,8 @@ use crate::oci::{ImageIndex, Manifest};
 use crate::store::errors::is_quota_exceeded;
 use std::collections::{BTreeMap, BTreeSet};
 
+mod counting;
+
 const NAMES: [&str; 5] = ["team", "team/a", "team/b/c", "other", "team-x"];
 const NAMESPACES: [&str; 4] = ["**", "team", "team/b", "other"];
 
@@ -342,7 +344,7 @@ mod postgres {
     use super::super::postgres::{connect, server};
     use super::*;
 
-    async fn servers(database: &str) -> Option<[Arc<dyn MetaBackend>; 2]> {
+    pub(super) async fn servers(database: &str) -> Option<[Arc<dyn MetaBackend>; 2]> {
         let url = server(database)?.url(database);
         let open = async || Arc::new(connect(&url).await) as Arc<dyn MetaBackend>;
         Some([open().await, open().await])
@@ -383,7 +385,8 @@ async fn wrong_counts_are_found_and_repaired() {
     one.set_quotas(rules(&mut dice)).unwrap();
     one.set_quotas(Arc::default()).unwrap();
     for namespace in NAMESPACES {
-        one.write(Change::CountNamespace(QuotaNamespace::parse(namespace).unwrap())).await.unwrap();
+        let namespace = QuotaNamespace::parse(namespace).unwrap();
+        one.write(Change::CountNamespace { namespace, rows: 100 }).await.unwrap();
     }
     for _ in 0..200 {
         make(&*two, &step(&mut dice)).await.unwrap();
@@ -510,6 +513,8 @@ async fn a_restored_store_has_the_counts_of_its_content() {
     restore(&folder, None, &target, &RestoreOptions::default()).await.unwrap();
     migrate(&source, &moved, top.path(), &RestoreOptions::default()).await.unwrap();
     for store in [&target, &moved] {
+        assert_eq!(store.quota_use().await.unwrap()[0].counting, Some(0), "servers count it");
+        store.count_quotas().await.unwrap();
         assert_eq!(used(store).await, expected);
         are_right(store.meta()).await;
         store.put_bytes(&name("team/c"), "a/b", "more".into()).await.unwrap();

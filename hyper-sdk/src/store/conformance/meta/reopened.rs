@@ -31,7 +31,7 @@ pub async fn sessions_survive_reopening(opener: MetaOpener) {
     }
     let [saved, ended] = ["a", "b"].map(record);
     for record in [&saved, &ended] {
-        meta.write(Change::StartUpload(record.clone())).await.unwrap();
+        meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
     }
     meta.write(Change::SaveUpload {
         id: saved.id.clone(),

@@ -28,7 +28,7 @@ pub async fn a_session_exists_until_it_ends(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
     assert!(meta.upload(&record.id).await.unwrap().is_none());
-    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
     assert_eq!(meta.upload(&record.id).await.unwrap().as_ref(), Some(&record));
     assert!(
         meta.tags(&record.repository, None, 1).await.unwrap().is_none(),
@@ -44,7 +44,7 @@ pub async fn a_saved_session_has_its_state(opener: MetaOpener) {
     let meta = opener.open().await;
     let [one, two] = ["a", "b"].map(record);
     for record in [&one, &two] {
-        meta.write(Change::StartUpload(record.clone())).await.unwrap();
+        meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
     }
     meta.write(Change::SaveUpload {
         id: one.id.clone(),
@@ -70,7 +70,7 @@ pub async fn saving_an_ended_session_is_rejected(opener: MetaOpener) {
         keeps_claim: false,
     };
     fails(meta.write(save()).await, &[ErrorKind::UploadUnknown]);
-    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
     meta.write(Change::EndUpload { id: record.id.clone(), writer: None }).await.unwrap();
     fails(meta.write(save()).await, &[ErrorKind::UploadUnknown]);
     assert!(meta.upload(&record.id).await.unwrap().is_none());
@@ -79,7 +79,7 @@ pub async fn saving_an_ended_session_is_rejected(opener: MetaOpener) {
 pub async fn one_of_two_writers_saves_a_session(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
-    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
     let save = |from, offset| Change::SaveUpload {
         id: record.id.clone(),
         from,
@@ -123,7 +123,7 @@ pub async fn a_session_is_sealed_with_one_content(opener: MetaOpener) {
     let seal = |record: &UploadRecord, content: &str| seal_from(record, 0, "one", content);
     fails(meta.write(seal(&one, "x")).await, &[ErrorKind::UploadUnknown]);
     for record in [&one, &two] {
-        meta.write(Change::StartUpload(record.clone())).await.unwrap();
+        meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
         fails(meta.write(seal(record, "x")).await, &[ErrorKind::Unavailable]);
         meta.write(claim(record, 0, "two")).await.unwrap();
         meta.write(claim(record, 0, "one")).await.unwrap();
@@ -185,7 +185,7 @@ pub async fn a_session_has_one_claim(opener: MetaOpener) {
         |writer: Option<&str>| Change::EndUpload { id: record.id.clone(), writer: writer.map(str::to_owned) };
     let expire = || Change::ExpireUpload { id: record.id.clone(), before: FUTURE };
     fails(meta.write(claim(0, "one", 600)).await, &[ErrorKind::UploadUnknown]);
-    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
     fails(meta.write(claim(7, "one", 600)).await, &[ErrorKind::RangeInvalid]);
     // Its holder prolongs it; nobody else gets it, saves by it, or ends the session.
     for _ in 0..2 {
@@ -228,7 +228,7 @@ pub async fn a_link_ends_its_session(opener: MetaOpener) {
     let meta = opener.open().await;
     let [one, two] = ["a", "a"].map(record);
     for record in [&one, &two] {
-        meta.write(Change::StartUpload(record.clone())).await.unwrap();
+        meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
     }
     let link = Change::LinkBlob {
         repository: one.repository.clone(),
@@ -255,7 +255,7 @@ pub async fn a_link_of_an_ended_session_is_rejected(opener: MetaOpener) {
         leased_until: 0,
     };
     fails(meta.write(link()).await, &[ErrorKind::UploadUnknown]);
-    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
     meta.write(Change::EndUpload { id: record.id.clone(), writer: None }).await.unwrap();
     fails(meta.write(link()).await, &[ErrorKind::UploadUnknown]);
     assert!(meta.blob(&record.repository, &digest("x")).await.unwrap().is_none(), "the blob was linked");
@@ -264,7 +264,7 @@ pub async fn a_link_of_an_ended_session_is_rejected(opener: MetaOpener) {
 pub async fn stale_sessions_are_listed(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
-    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
     assert_eq!(meta.stale_uploads(FUTURE).await.unwrap(), std::slice::from_ref(&record.id));
     assert!(meta.stale_uploads(0).await.unwrap().is_empty(), "it was started after 1970");
     meta.write(Change::EndUpload { id: record.id, writer: None }).await.unwrap();
@@ -274,7 +274,7 @@ pub async fn stale_sessions_are_listed(opener: MetaOpener) {
 pub async fn only_stale_sessions_expire(opener: MetaOpener) {
     let meta = opener.open().await;
     let record = record("a");
-    meta.write(Change::StartUpload(record.clone())).await.unwrap();
+    meta.write(Change::StartUpload { record: record.clone(), resends: None }).await.unwrap();
     let expire = |before| Change::ExpireUpload { id: record.id.clone(), before };
     assert_eq!(meta.write(expire(0)).await.unwrap(), 1, "the session was kept");
     assert!(meta.upload(&record.id).await.unwrap().is_some());

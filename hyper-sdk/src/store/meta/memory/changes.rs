@@ -82,9 +82,10 @@ impl State {
             Change::ExpireTag { repository, record, judged_at } => {
                 self.expire_tag(&repository, &record, (judged_at, time))
             }
-            Change::CountNamespace(namespace) => Ok(self.count_namespace(namespace)),
-            Change::StartUpload(record) => {
-                self.check_start(&record.repository)?;
+            Change::CountNamespace { namespace, .. } => Ok(self.count_namespace(namespace)),
+            Change::ForgetNamespaces => Ok(self.forget_namespaces()),
+            Change::StartUpload { record, resends } => {
+                self.check_start(&record.repository, resends.as_ref())?;
                 self.sessions.start(record, time)
             }
             Change::SaveUpload { id, from, state: saved, writer, keeps_claim } => {

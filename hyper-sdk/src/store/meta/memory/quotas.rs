@@ -77,17 +77,35 @@ impl State {
         Ok(())
     }
 
-    /// Refuses an upload to a namespace that has no byte left.
-    pub(super) fn check_start(&self, repository: &RepositoryName) -> Result<()> {
+    /// Refuses an upload to a namespace that has no byte left, unless it is one of a blob that the repository has.
+    pub(super) fn check_start(&self, repository: &RepositoryName, resends: Option<&Digest>) -> Result<()> {
+        if resends.is_some_and(|digest| self.find(repository).is_some_and(|r| r.blobs.contains_key(digest))) {
+            return Ok(());
+        }
         let covering = self.covering(repository).into_iter();
         covering.filter(|(_, limits)| limits.bytes.is_some()).try_for_each(|(namespace, limits)| {
             limits.check_room(&namespace, self.content(&namespace).counts)
         })
     }
 
-    /// Returns whether the namespace was not counted.
+    /// Returns that nothing is left to count.
     pub(super) fn count_namespace(&mut self, namespace: QuotaNamespace) -> u64 {
-        u64::from(namespace != QuotaNamespace::Each && self.quotas.counted.insert(namespace))
+        if namespace != QuotaNamespace::Each {
+            self.quotas.counted.insert(namespace);
+        }
+        0
+    }
+
+    /// Returns how many namespaces it forgot.
+    pub(super) fn forget_namespaces(&mut self) -> u64 {
+        let is_empty = |namespace: &&QuotaNamespace| {
+            let content = self.content(namespace);
+            content.counts == QuotaCounts::default() && content.blobs.is_empty()
+        };
+        let unnamed = self.quotas.counted.iter().filter(|namespace| !self.quotas.rules.names(namespace));
+        let empty: Vec<QuotaNamespace> = unnamed.filter(is_empty).cloned().collect();
+        self.quotas.counted.retain(|namespace| !empty.contains(namespace));
+        empty.len() as u64
     }
 }
 
@@ -113,12 +131,15 @@ impl MemoryMeta {
         let mut uses = BTreeMap::new();
         for rule in rules.as_slice().iter().filter(|rule| rule.namespace == QuotaNamespace::Each) {
             let (namespace, limits) = (rule.namespace.clone(), rule.limits);
-            uses.insert(namespace.to_string(), QuotaUse { namespace, used: None, limits });
+            let one = QuotaUse { namespace, used: None, counting: None, limits, has_rule: true };
+            uses.insert(one.namespace.to_string(), one);
         }
         for namespace in &state.quotas.counted {
             let used = Some(state.content(namespace).counts);
             let limits = rules.limits(namespace).unwrap_or_default();
-            uses.insert(namespace.to_string(), QuotaUse { namespace: namespace.clone(), used, limits });
+            let has_rule = rules.names(namespace);
+            let one = QuotaUse { namespace: namespace.clone(), used, counting: None, limits, has_rule };
+            uses.insert(namespace.to_string(), one);
         }
         uses.into_values().collect()
     }

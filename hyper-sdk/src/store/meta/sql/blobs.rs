@@ -56,18 +56,18 @@ async fn link(
     blob: i64,
     leased_until: i64,
 ) -> sqlx::Result<()> {
-    let repository = make_repository(db, repository).await?;
+    let id = make_repository(db, repository).await?;
     query(
         "INSERT INTO blob_links (repository_id, blob_id, leased_until) VALUES ($1, $2, $3) \
          ON CONFLICT (repository_id, blob_id) DO UPDATE SET leased_until = excluded.leased_until \
          WHERE blob_links.leased_until < excluded.leased_until",
     )
-    .bind(repository)
+    .bind(id)
     .bind(blob)
     .bind(leased_until)
     .execute(db)
     .await?;
-    plan.count(db, blob).await
+    plan.count(db, repository, blob).await
 }
 
 /// The row of a blob: its id or digest, its size, its own key, its mark, and since when it is damaged.
@@ -157,7 +157,7 @@ pub(super) async fn unlink_blob(
     if !covering.is_empty() {
         let blob =
             query("SELECT id FROM blobs WHERE digest = $1").bind(digest.as_str()).fetch_one(db).await?;
-        unlinked(db, &covering, blob).await?;
+        unlinked(db, &covering, repository, blob).await?;
     }
     Ok(0)
 }
@@ -211,7 +211,7 @@ pub(super) async fn collect_link(
         .execute(db)
         .await?;
     if gone > 0 {
-        unlinked(db, &covering, blob).await?;
+        unlinked(db, &covering, name, blob).await?;
     }
     Ok(gone)
 }

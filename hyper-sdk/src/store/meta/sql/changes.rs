@@ -78,9 +78,12 @@ async fn apply_alone(db: &mut Connection<'_>, quotas: &Quotas, change: &Change) 
         Change::DeleteGuarded { repository, target, guard } => {
             delete_guarded(db, quotas, (repository, target), guard).await
         }
-        Change::CountNamespace(namespace) => Ok(u64::from(counts::count_namespace(db, namespace).await?)),
-        Change::StartUpload(record) => {
-            quotas.check_start(db, &record.repository).await?;
+        Change::CountNamespace { namespace, rows } => {
+            Ok(u64::from(counts::count_namespace(db, namespace, *rows).await?))
+        }
+        Change::ForgetNamespaces => Ok(counts::forget_empty(db, quotas).await?),
+        Change::StartUpload { record, resends } => {
+            quotas.check_start(db, &record.repository, resends.as_ref()).await?;
             sessions::start(db, record).await
         }
         Change::SaveUpload { id, from, state, writer, keeps_claim } => {
@@ -320,10 +323,12 @@ async fn remove_manifest(
     (repository, id): (i64, i64),
 ) -> sqlx::Result<()> {
     let covering = quotas.counted(db, name).await?;
-    let tags = query("DELETE FROM tags WHERE manifest_id = $1").bind(id).execute(db).await?;
-    counts::untagged(db, &covering, tags).await?;
-    counts::unmade(db, &covering, digest).await?;
-    for text in ["DELETE FROM manifest_refs WHERE manifest_id = $1", "DELETE FROM manifests WHERE id = $1"] {
+    counts::unmade(db, &covering, (name, digest), id).await?;
+    for text in [
+        "DELETE FROM tags WHERE manifest_id = $1",
+        "DELETE FROM manifest_refs WHERE manifest_id = $1",
+        "DELETE FROM manifests WHERE id = $1",
+    ] {
         query(text).bind(id).execute(db).await?;
     }
     query(
@@ -353,6 +358,6 @@ async fn delete_tag(
     if gone == 0 {
         return Err(Stop::Refused(manifest_unknown(repository, tag)));
     }
-    counts::untagged(db, &covering, gone).await?;
+    counts::untagged(db, &covering, repository, tag).await?;
     Ok(0)
 }

@@ -24,7 +24,6 @@ mod keepers;
 mod postgres;
 mod query;
 mod queue;
-mod quota_use;
 mod quotas;
 mod restore;
 mod rows;

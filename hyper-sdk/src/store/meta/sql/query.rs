@@ -173,6 +173,11 @@ impl<'q> Query<'q> {
         on!(db, self, [query_as, T], fetch_optional, |row| row)
     }
 
+    /// The row, which there is.
+    pub(super) async fn fetch_row<T: Row>(self, db: &mut Connection<'_>) -> sqlx::Result<T> {
+        self.fetch_optional(db).await?.ok_or(sqlx::Error::RowNotFound)
+    }
+
     /// The only column of the row, if there is one.
     pub(super) async fn fetch_scalar<T>(self, db: &mut Connection<'_>) -> sqlx::Result<Option<T>>
     where

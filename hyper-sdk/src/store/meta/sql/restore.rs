@@ -71,7 +71,8 @@ macro_rules! in_transaction {
                 let set = sqlx::raw_sql(settings).execute(&mut *transaction).await;
                 set.map_err(|e| meta.failed(e))?;
                 // The right to write, and a version that no cache has.
-                let version = super::postgres::random_version().map_err(|e| meta.failed(e))?;
+                let version =
+                    crate::store::meta::sql::postgres::random_version().map_err(|e| meta.failed(e))?;
                 let mut db = Connection::Postgres(&mut transaction, SystemClock.now());
                 let right = query("UPDATE registry_state SET content_version = $1")
                     .bind(version)
@@ -345,8 +346,8 @@ async fn finish(
     if ancestors.is_some() {
         query("INSERT INTO registry_name (id, name) VALUES (2, $1)").bind(ancestors).execute(db).await?;
     }
-    // A server may have counted the empty store.
-    quotas::recount_all(db).await?;
+    // A server may have counted the empty store: servers count what came, in pieces.
+    quotas::restart_all(db).await?;
     #[cfg(feature = "store-postgres")]
     if let Connection::Postgres(..) = db {
         for text in [

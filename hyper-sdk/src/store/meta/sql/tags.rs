@@ -100,8 +100,8 @@ pub(super) async fn expire(
     .bind(record.digest.as_str())
     .execute(db)
     .await?;
-    untagged(db, &covering, gone).await?;
     if gone > 0 {
+        untagged(db, &covering, repository, &record.tag).await?;
         query(
             "UPDATE manifests SET created_at = $1 WHERE digest = $2 AND created_at < $1 \
              AND repository_id = (SELECT id FROM repositories WHERE name = $3)",

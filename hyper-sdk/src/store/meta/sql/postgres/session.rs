@@ -223,8 +223,9 @@ fn is_visible(change: &Change) -> bool {
     !matches!(
         change,
         Change::LeaseBlob { .. }
-            | Change::CountNamespace(_)
-            | Change::StartUpload(_)
+            | Change::CountNamespace { .. }
+            | Change::ForgetNamespaces
+            | Change::StartUpload { .. }
             | Change::SaveUpload { .. }
             | Change::ClaimUpload { .. }
             | Change::ReleaseUpload { .. }

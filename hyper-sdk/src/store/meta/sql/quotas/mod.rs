@@ -9,19 +9,29 @@
 //! # Invariants
 //! - A namespace that has a row in `quotas` is counted by every change of every process. A transaction that cannot see such a
 //!   row pays one question for all of its changes.
-//! - A namespace of a rule gets its row, with what is there, in the transaction of the first change that adds something to it,
-//!   before that change is looked at. So no server has to wait for another one, and a deletion never counts.
+//! - What is there when a namespace gets its row is counted in [`pieces`], in transactions of their own. The row has the [`place`] of
+//!   the count until it ends: a change of rows which that has passed changes the counts, and another one does not.
+//! - A namespace of a rule gets its row at the latest with the first change that adds something to it, which counts a first piece
+//!   of what is there; a change that is refused makes no row for a namespace without repositories. A deletion makes none, and counts
+//!   nothing that is there.
 //! - A transaction has the right to write of the whole database, so counts need no further locks, whatever their order.
 //! - Limits are checked before the first statement of a change that writes.
 
+mod check;
+mod pieces;
+mod place;
+mod usage;
+
+use self::place::{Kind, Place};
 use super::query::{Connection, query};
 use super::queue::Asked;
 use super::rows::{Outcome, Stop, signed};
 use super::unsigned;
-use crate::reference::RepositoryName;
+use crate::reference::{RepositoryName, Tag};
 use crate::store::meta::{Change, ManifestChange};
 use crate::store::{QuotaCounts, QuotaNamespace, QuotaRules};
 use crate::{Digest, Error};
+pub(super) use pieces::{count_namespace, restart_all};
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -53,9 +63,27 @@ pub(super) struct Quotas {
 
 /// A namespace that is counted.
 pub(super) struct Counted {
-    id: i64,
+    /// The row; `None` when the change makes it, as nothing is there yet.
+    id: Option<i64>,
     namespace: QuotaNamespace,
     used: QuotaCounts,
+    /// How far the count is, while it goes on.
+    place: Option<Place>,
+}
+
+impl Counted {
+    /// Whether the count has passed a row.
+    fn has_passed(&self, row: &Place) -> bool {
+        self.place.as_ref().is_none_or(|place| row <= place)
+    }
+
+    /// The id of the row, which is made if there is none.
+    async fn id(&self, db: &mut Connection<'_>) -> sqlx::Result<i64> {
+        match self.id {
+            Some(id) => Ok(id),
+            None => pieces::begin(db, &self.namespace, None).await,
+        }
+    }
 }
 
 /// What a link adds.
@@ -72,13 +100,14 @@ pub(super) struct LinkPlan {
 pub(super) struct PutPlan {
     covering: Vec<Counted>,
     is_new: bool,
-    tags: i64,
+    /// Those that the repository does not have.
+    tags: Vec<String>,
 }
 
 impl Quotas {
     /// Those of a transaction that makes these changes.
     pub(super) fn new(rules: Arc<QuotaRules>, is_counting: bool, changes: &[Asked]) -> Self {
-        let begins = changes.iter().any(|asked| matches!(asked.change, Change::CountNamespace(_)));
+        let begins = changes.iter().any(|asked| matches!(asked.change, Change::CountNamespace { .. }));
         Self { is_on: is_counting || begins || !rules.is_empty(), rules }
     }
 
@@ -107,9 +136,14 @@ impl Quotas {
         }
         let mut covering = self.counted(db, repository).await?;
         for (namespace, _) in self.rules.covering(repository) {
-            if covering.iter().all(|counted| counted.namespace != namespace) {
-                count_namespace(db, &namespace).await?;
+            if covering.iter().any(|counted| counted.namespace == namespace) {
+                continue;
+            }
+            if pieces::has_repositories(db, &namespace).await? {
+                pieces::count_first(db, &namespace).await?;
                 covering.extend(find(db, &[namespace]).await?);
+            } else {
+                covering.push(Counted { id: None, namespace, used: QuotaCounts::default(), place: None });
             }
         }
         Ok(covering)
@@ -122,11 +156,12 @@ impl Quotas {
         }
     }
 
-    /// Refuses an upload to a namespace that has no byte left.
+    /// Refuses an upload to a namespace that has no byte left, unless it is one of a blob that the repository has.
     pub(super) async fn check_start(
         &self,
         db: &mut Connection<'_>,
         repository: &RepositoryName,
+        resends: Option<&Digest>,
     ) -> Outcome<()> {
         if self.rules.covering(repository).all(|(_, limits)| limits.bytes.is_none()) {
             return Ok(());
@@ -136,7 +171,19 @@ impl Quotas {
             // What is not counted yet is counted when a blob comes, and refused then.
             let used = counted.iter().find(|counted| counted.namespace == namespace);
             let used = used.map(|counted| counted.used).unwrap_or_default();
-            limits.check_room(&namespace, used).map_err(Stop::Refused)?;
+            if let Err(refusal) = limits.check_room(&namespace, used) {
+                let blob: Option<i64> = match resends {
+                    Some(digest) => {
+                        let blob = query("SELECT id FROM blobs WHERE digest = $1").bind(digest.as_str());
+                        blob.fetch_scalar(db).await?
+                    }
+                    None => None,
+                };
+                return match blob {
+                    Some(blob) if has_link(db, repository, blob).await? => Ok(()),
+                    _ => Err(Stop::Refused(refusal)),
+                };
+            }
         }
         Ok(())
     }
@@ -228,13 +275,18 @@ impl Quotas {
             let added = QuotaCounts { bytes, tags: tags.len() as u64, manifests: u64::from(is_new) };
             self.check(counted, added)?;
         }
-        Ok(PutPlan { covering, is_new, tags: signed(tags.len() as u64) })
+        Ok(PutPlan { covering, is_new, tags: tags.into_iter().map(str::to_owned).collect() })
     }
 }
 
 impl LinkPlan {
     /// Counts the link, after the row of the blob was written.
-    pub(super) async fn count(self, db: &mut Connection<'_>, blob: i64) -> sqlx::Result<()> {
+    pub(super) async fn count(
+        self,
+        db: &mut Connection<'_>,
+        repository: &RepositoryName,
+        blob: i64,
+    ) -> sqlx::Result<()> {
         if self.grows != 0 {
             query(
                 "UPDATE quotas SET bytes = bytes + $2 \
@@ -245,17 +297,19 @@ impl LinkPlan {
             .execute(db)
             .await?;
         }
-        for counted in &self.covering {
+        let row = Place::link(repository.as_str(), blob);
+        for counted in self.covering.iter().filter(|counted| counted.has_passed(&row)) {
+            let id = counted.id(db).await?;
             let links: i64 = query(
                 "INSERT INTO quota_blobs (blob_id, quota_id, links) VALUES ($1, $2, 1) \
                  ON CONFLICT (blob_id, quota_id) DO UPDATE SET links = quota_blobs.links + 1 RETURNING links",
             )
             .bind(blob)
-            .bind(counted.id)
+            .bind(id)
             .fetch_one(db)
             .await?;
             if links == 1 {
-                add(db, counted, (self.size, 0, 0)).await?;
+                add(db, id, (self.size, 0, 0)).await?;
             }
         }
         Ok(())
@@ -265,23 +319,29 @@ impl LinkPlan {
 impl PutPlan {
     /// Counts the manifest and its tags.
     pub(super) async fn count(self, db: &mut Connection<'_>, change: &ManifestChange) -> sqlx::Result<()> {
+        let (repository, digest) = (change.repository.as_str(), change.manifest.digest().as_str());
         let size = signed(change.manifest.bytes().len() as u64);
+        let row = Place::in_repository(repository, Kind::Manifests, digest);
         for counted in &self.covering {
+            let id = counted.id(db).await?;
+            let is_added = self.is_new && counted.has_passed(&row);
+            let tags = self.tags.iter().map(|tag| Place::in_repository(repository, Kind::Tags, tag));
+            let tags = tags.filter(|tag| counted.has_passed(tag)).count();
             let mut bytes = 0;
-            if self.is_new {
+            if is_added {
                 let copies: i64 = query(
                     "INSERT INTO quota_manifests (digest, quota_id, size, copies) VALUES ($1, $2, $3, 1) \
                      ON CONFLICT (digest, quota_id) DO UPDATE SET copies = quota_manifests.copies + 1 \
                      RETURNING copies",
                 )
-                .bind(change.manifest.digest().as_str())
-                .bind(counted.id)
+                .bind(digest)
+                .bind(id)
                 .bind(size)
                 .fetch_one(db)
                 .await?;
                 bytes = if copies == 1 { size } else { 0 };
             }
-            add(db, counted, (bytes, self.tags, i64::from(self.is_new))).await?;
+            add(db, id, (bytes, signed(tags as u64), i64::from(is_added))).await?;
         }
         Ok(())
     }
@@ -290,11 +350,14 @@ impl PutPlan {
 /// Changes the counts of a namespace.
 async fn add(
     db: &mut Connection<'_>,
-    counted: &Counted,
+    id: i64,
     (bytes, tags, manifests): (i64, i64, i64),
 ) -> sqlx::Result<()> {
+    if (bytes, tags, manifests) == (0, 0, 0) {
+        return Ok(());
+    }
     query("UPDATE quotas SET bytes = bytes + $2, tags = tags + $3, manifests = manifests + $4 WHERE id = $1")
-        .bind(counted.id)
+        .bind(id)
         .bind(bytes)
         .bind(tags)
         .bind(manifests)
@@ -303,64 +366,99 @@ async fn add(
         .map(drop)
 }
 
+/// The rows of those namespaces of which the count has passed a row.
+fn having_passed(covering: &[Counted], row: &Place) -> impl Iterator<Item = i64> {
+    covering.iter().filter(|counted| counted.has_passed(row)).filter_map(|counted| counted.id)
+}
+
 /// Counts that a repository of these namespaces has lost a blob.
-pub(super) async fn unlinked(db: &mut Connection<'_>, covering: &[Counted], blob: i64) -> sqlx::Result<()> {
-    for counted in covering {
+pub(super) async fn unlinked(
+    db: &mut Connection<'_>,
+    covering: &[Counted],
+    repository: &RepositoryName,
+    blob: i64,
+) -> sqlx::Result<()> {
+    for id in having_passed(covering, &Place::link(repository.as_str(), blob)) {
         let links: Option<i64> = query(
             "UPDATE quota_blobs SET links = links - 1 WHERE blob_id = $1 AND quota_id = $2 RETURNING links",
         )
         .bind(blob)
-        .bind(counted.id)
+        .bind(id)
         .fetch_scalar(db)
         .await?;
         if links.is_some_and(|links| links <= 0) {
             query("DELETE FROM quota_blobs WHERE blob_id = $1 AND quota_id = $2")
                 .bind(blob)
-                .bind(counted.id)
+                .bind(id)
                 .execute(db)
                 .await?;
             let size: i64 = query("SELECT size FROM blobs WHERE id = $1").bind(blob).fetch_one(db).await?;
-            add(db, counted, (-size, 0, 0)).await?;
+            add(db, id, (-size, 0, 0)).await?;
         }
     }
     Ok(())
 }
 
-/// Counts that a repository of these namespaces has lost tags.
-pub(super) async fn untagged(db: &mut Connection<'_>, covering: &[Counted], tags: u64) -> sqlx::Result<()> {
-    if tags > 0 {
-        for counted in covering {
-            add(db, counted, (0, -signed(tags), 0)).await?;
-        }
+/// Counts that a repository of these namespaces has lost a tag.
+pub(super) async fn untagged(
+    db: &mut Connection<'_>,
+    covering: &[Counted],
+    repository: &RepositoryName,
+    tag: &Tag,
+) -> sqlx::Result<()> {
+    let row = Place::in_repository(repository.as_str(), Kind::Tags, tag.as_str());
+    for id in having_passed(covering, &row) {
+        add(db, id, (0, -1, 0)).await?;
     }
     Ok(())
 }
 
-/// Counts that a repository of these namespaces has lost a manifest.
+/// Counts that a repository of these namespaces loses a manifest, of which this is the id, and its tags.
 pub(super) async fn unmade(
     db: &mut Connection<'_>,
     covering: &[Counted],
-    digest: &Digest,
+    (repository, digest): (&RepositoryName, &Digest),
+    manifest: i64,
 ) -> sqlx::Result<()> {
+    let row = Place::in_repository(repository.as_str(), Kind::Manifests, digest.as_str());
     for counted in covering {
-        let row: Option<(i64, i64)> = query(
-            "UPDATE quota_manifests SET copies = copies - 1 WHERE digest = $1 AND quota_id = $2 \
-             RETURNING copies, size",
-        )
-        .bind(digest.as_str())
-        .bind(counted.id)
-        .fetch_optional(db)
-        .await?;
+        let Some(id) = counted.id else { continue };
+        let all = Some(place::LAST);
+        let place = counted.place.as_ref();
+        let tags: i64 = match place.map_or(all, |place| place.passed(repository.as_str(), Kind::Tags)) {
+            None => 0,
+            Some(last) => {
+                query("SELECT COUNT(*) FROM tags WHERE manifest_id = $1 AND name <= $2")
+                    .bind(manifest)
+                    .bind(last)
+                    .fetch_one(db)
+                    .await?
+            }
+        };
+        let is_passed = counted.has_passed(&row);
+        let copies: Option<(i64, i64)> = match is_passed {
+            false => None,
+            true => {
+                query(
+                    "UPDATE quota_manifests SET copies = copies - 1 WHERE digest = $1 AND quota_id = $2 \
+                     RETURNING copies, size",
+                )
+                .bind(digest.as_str())
+                .bind(id)
+                .fetch_optional(db)
+                .await?
+            }
+        };
         let mut bytes = 0;
-        if let Some((_, size)) = row.filter(|(copies, _)| *copies <= 0) {
+        if let Some((_, size)) = copies.filter(|(copies, _)| *copies <= 0) {
             query("DELETE FROM quota_manifests WHERE digest = $1 AND quota_id = $2")
                 .bind(digest.as_str())
-                .bind(counted.id)
+                .bind(id)
                 .execute(db)
                 .await?;
             bytes = -size;
         }
-        add(db, counted, (bytes, 0, -1)).await?;
+        add(db, id, (bytes, -tags, -i64::from(is_passed))).await?;
     }
     Ok(())
 }
@@ -376,119 +474,58 @@ async fn has_link(db: &mut Connection<'_>, repository: &RepositoryName, blob: i6
     .await
 }
 
+/// A row of `quotas` without its namespace: its id, its counts and its place.
+type CountedRow = (i64, String, i64, i64, i64, Option<String>, Option<i64>, Option<String>);
+
 /// Those of some namespaces that are counted.
-pub(super) async fn find(db: &mut Connection<'_>, names: &[QuotaNamespace]) -> sqlx::Result<Vec<Counted>> {
+async fn find(db: &mut Connection<'_>, names: &[QuotaNamespace]) -> sqlx::Result<Vec<Counted>> {
     let mut found = Vec::new();
     for some in names.chunks(NAMES) {
         let texts: Vec<String> = some.iter().map(ToString::to_string).collect();
         let mut query = query(
-            "SELECT id, namespace, bytes, tags, manifests FROM quotas \
+            "SELECT id, namespace, bytes, tags, manifests, at_repository, at_kind, at_key FROM quotas \
              WHERE namespace IN ($1, $2, $3, $4, $5, $6, $7, $8)",
         );
         for number in 0..NAMES {
             query = query.bind(texts.get(number).map(String::as_str));
         }
-        let rows: Vec<(i64, String, i64, i64, i64)> = query.fetch_all(db).await?;
-        found.extend(rows.into_iter().filter_map(|(id, text, bytes, tags, manifests)| {
-            let at = texts.iter().position(|one| *one == text)?;
-            Some(Counted { id, namespace: some[at].clone(), used: counts(bytes, tags, manifests) })
-        }));
+        let rows: Vec<CountedRow> = query.fetch_all(db).await?;
+        found.extend(rows.into_iter().filter_map(
+            |(id, text, bytes, tags, manifests, repository, kind, key)| {
+                let at = texts.iter().position(|one| *one == text)?;
+                let (used, place) = (counts(bytes, tags, manifests), Place::read((repository, kind, key)));
+                Some(Counted { id: Some(id), namespace: some[at].clone(), used, place })
+            },
+        ));
     }
     Ok(found)
 }
 
-pub(super) fn counts(bytes: i64, tags: i64, manifests: i64) -> QuotaCounts {
+fn counts(bytes: i64, tags: i64, manifests: i64) -> QuotaCounts {
     QuotaCounts { bytes: unsigned(bytes), tags: unsigned(tags), manifests: unsigned(manifests) }
 }
 
-impl Counted {
-    pub(super) fn namespace(&self) -> &QuotaNamespace {
-        &self.namespace
-    }
-
-    pub(super) fn used(&self) -> QuotaCounts {
-        self.used
-    }
-}
-
-/// The names of a namespace: its own, and the two texts between which those below it are. A slash sorts before a zero, and a
-/// tilde after every character of a name.
-pub(super) fn bounds(namespace: &str) -> (String, String) {
-    match namespace {
-        "**" => (String::new(), "~".to_owned()),
-        name => (format!("{name}/"), format!("{name}0")),
-    }
-}
-
-/// Counts a namespace from now on, unless it is counted.
-pub(super) async fn count_namespace(
-    db: &mut Connection<'_>,
-    namespace: &QuotaNamespace,
-) -> sqlx::Result<bool> {
-    if *namespace == QuotaNamespace::Each {
-        return Ok(false);
-    }
-    let text = namespace.to_string();
-    let id: Option<i64> = query(
-        "INSERT INTO quotas (namespace, bytes, tags, manifests, counted_at) VALUES ($1, 0, 0, 0, $2) \
-         ON CONFLICT (namespace) DO NOTHING RETURNING id",
+/// Removes the rows of namespaces that have nothing and that no rule names. Returns how many.
+pub(super) async fn forget_empty(db: &mut Connection<'_>, quotas: &Quotas) -> sqlx::Result<u64> {
+    let empty: Vec<(i64, String)> = query(
+        "SELECT id, namespace FROM quotas \
+         WHERE bytes = 0 AND tags = 0 AND manifests = 0 AND at_repository IS NULL ORDER BY namespace",
     )
-    .bind(text.as_str())
-    .bind(db.now())
-    .fetch_scalar(db)
+    .fetch_all(db)
     .await?;
-    match id {
-        Some(id) => recount(db, id, &text).await.map(|()| true),
-        None => Ok(false),
+    let mut gone = 0;
+    for (id, text) in empty {
+        let is_named = read(&text).is_ok_and(|namespace| quotas.rules.names(&namespace));
+        // Blobs of no bytes are rows too.
+        if !is_named && !pieces::has_links(db, &text).await? {
+            gone += query("DELETE FROM quotas WHERE id = $1").bind(id).execute(db).await?;
+        }
     }
-}
-
-/// Writes the counts of a namespace anew.
-pub(super) async fn recount(db: &mut Connection<'_>, id: i64, namespace: &str) -> sqlx::Result<()> {
-    let (from, to) = bounds(namespace);
-    for text in
-        ["DELETE FROM quota_blobs WHERE quota_id = $1", "DELETE FROM quota_manifests WHERE quota_id = $1"]
-    {
-        query(text).bind(id).execute(db).await?;
-    }
-    for text in [
-        "INSERT INTO quota_blobs (blob_id, quota_id, links) \
-         SELECT l.blob_id, CAST($1 AS BIGINT), COUNT(*) \
-         FROM repositories r JOIN blob_links l ON l.repository_id = r.id \
-         WHERE r.name = $2 OR (r.name > $3 AND r.name < $4) GROUP BY l.blob_id",
-        "INSERT INTO quota_manifests (digest, quota_id, size, copies) \
-         SELECT m.digest, CAST($1 AS BIGINT), MAX(m.size), COUNT(*) \
-         FROM repositories r JOIN manifests m ON m.repository_id = r.id \
-         WHERE r.name = $2 OR (r.name > $3 AND r.name < $4) GROUP BY m.digest",
-        "UPDATE quotas SET bytes = \
-         (SELECT CAST(COALESCE(SUM(b.size), 0) AS BIGINT) FROM quota_blobs q JOIN blobs b ON b.id = q.blob_id \
-         WHERE q.quota_id = $1) + \
-         (SELECT CAST(COALESCE(SUM(q.size), 0) AS BIGINT) FROM quota_manifests q WHERE q.quota_id = $1), \
-         manifests = (SELECT CAST(COALESCE(SUM(q.copies), 0) AS BIGINT) FROM quota_manifests q WHERE q.quota_id = $1), \
-         tags = (SELECT COUNT(*) FROM repositories r JOIN tags t ON t.repository_id = r.id \
-         WHERE r.name = $2 OR (r.name > $3 AND r.name < $4)) \
-         WHERE id = $1",
-    ] {
-        query(text).bind(id).bind(namespace).bind(from.as_str()).bind(to.as_str()).execute(db).await?;
-    }
-    Ok(())
-}
-
-/// The namespaces that are counted, with their ids.
-pub(super) async fn all(db: &mut Connection<'_>) -> sqlx::Result<Vec<(i64, String)>> {
-    query("SELECT id, namespace FROM quotas ORDER BY namespace").fetch_all(db).await
-}
-
-/// Writes the counts of all namespaces anew, after rows were added in another way.
-pub(super) async fn recount_all(db: &mut Connection<'_>) -> sqlx::Result<()> {
-    for (id, namespace) in all(db).await? {
-        recount(db, id, &namespace).await?;
-    }
-    Ok(())
+    Ok(gone)
 }
 
 /// A namespace of the database.
-pub(super) fn read(text: &str) -> crate::Result<QuotaNamespace> {
+fn read(text: &str) -> crate::Result<QuotaNamespace> {
     QuotaNamespace::parse(text)
         .map_err(|e| Error::invalid("the database counts no such namespace").with_source(e))
 }

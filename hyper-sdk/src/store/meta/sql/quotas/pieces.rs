@@ -1,0 +1,349 @@
+//! Counts of what is there, in pieces.
+//!
+//! # Invariants
+//! - A piece adds what lies behind the place of the count, and moves that place behind it, in one transaction. Changes of rows that
+//!   the place has passed change the counts, and other changes do not. So the counts are those of the passed rows at any moment,
+//!   whoever counts, and however often a count is interrupted.
+//! - A piece has a bounded number of rows and ends soon after [`PIECE`].
+
+use super::place::{Kind, Place};
+use super::{Counted, find};
+use crate::store::QuotaNamespace;
+use crate::store::meta::sql::query::{Connection, query};
+use std::time::{Duration, Instant};
+
+/// After so long no further rows are looked at.
+const PIECE: Duration = Duration::from_millis(40);
+/// How many rows one statement counts.
+const STEP: i64 = 500;
+/// How many repositories are looked for at once.
+const REPOSITORIES: i64 = 50;
+/// How many rows are counted by a change that is the first in a namespace: most have fewer and are counted then.
+const FIRST: u64 = 200;
+
+/// The names of a namespace: its own, and the two texts between which those below it are. A slash sorts before a zero, and a
+/// tilde after every character of a name.
+pub(super) fn bounds(namespace: &str) -> (String, String) {
+    match namespace {
+        "**" => (String::new(), "~".to_owned()),
+        name => (format!("{name}/"), format!("{name}0")),
+    }
+}
+
+/// Begins to count a namespace unless it is counted, and counts a further piece of it. Returns whether more is left.
+pub(in crate::store::meta::sql) async fn count_namespace(
+    db: &mut Connection<'_>,
+    namespace: &QuotaNamespace,
+    rows: u64,
+) -> sqlx::Result<bool> {
+    if *namespace == QuotaNamespace::Each {
+        return Ok(false);
+    }
+    let found = find(db, std::slice::from_ref(namespace)).await?.pop();
+    let (id, place) = match found {
+        Some(Counted { place: None, .. }) => return Ok(false),
+        Some(Counted { id: Some(id), place: Some(place), .. }) => (id, place),
+        _ => (begin(db, namespace, Some(&Place::start())).await?, Place::start()),
+    };
+    count_piece(db, id, &namespace.to_string(), place, rows).await
+}
+
+/// Counts the first piece of a namespace that is not counted yet.
+pub(super) async fn count_first(db: &mut Connection<'_>, namespace: &QuotaNamespace) -> sqlx::Result<()> {
+    count_namespace(db, namespace, FIRST).await.map(drop)
+}
+
+/// Makes the row of a namespace: at the start of its count, or counted when nothing is there.
+pub(super) async fn begin(
+    db: &mut Connection<'_>,
+    namespace: &QuotaNamespace,
+    place: Option<&Place>,
+) -> sqlx::Result<i64> {
+    let text = namespace.to_string();
+    query(
+        "INSERT INTO quotas (namespace, bytes, tags, manifests, counted_at, at_repository, at_kind, at_key) \
+         VALUES ($1, 0, 0, 0, $2, $3, $4, $5) RETURNING id",
+    )
+    .bind(text.as_str())
+    .bind(Some(db.now()).filter(|_| place.is_none()))
+    .bind(place.map(|place| place.repository.as_str()))
+    .bind(place.map(|place| place.kind.number()))
+    .bind(place.map(|place| place.key.as_str()))
+    .fetch_one(db)
+    .await
+}
+
+/// Whether any repository is in a namespace.
+pub(super) async fn has_repositories(
+    db: &mut Connection<'_>,
+    namespace: &QuotaNamespace,
+) -> sqlx::Result<bool> {
+    Ok(!repositories(db, &namespace.to_string(), "", 1).await?.is_empty())
+}
+
+/// Whether a repository of a namespace has a blob.
+pub(super) async fn has_links(db: &mut Connection<'_>, namespace: &str) -> sqlx::Result<bool> {
+    let (from, to) = bounds(namespace);
+    query(
+        "SELECT EXISTS (SELECT 1 FROM repositories r JOIN blob_links l ON l.repository_id = r.id \
+         WHERE r.name = $1 OR (r.name >= $2 AND r.name < $3))",
+    )
+    .bind(namespace)
+    .bind(from.as_str())
+    .bind(to.as_str())
+    .fetch_one(db)
+    .await
+}
+
+/// The next repositories of a namespace from a name on, in the order of their names.
+pub(super) async fn repositories(
+    db: &mut Connection<'_>,
+    namespace: &str,
+    from: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<(i64, String)>> {
+    let (first, end) = bounds(namespace);
+    let mut found: Vec<(i64, String)> = Vec::new();
+    if from <= namespace && namespace != "**" {
+        found =
+            query("SELECT id, name FROM repositories WHERE name = $1").bind(namespace).fetch_all(db).await?;
+    }
+    let below: Vec<(i64, String)> =
+        query("SELECT id, name FROM repositories WHERE name >= $1 AND name < $2 ORDER BY name LIMIT $3")
+            .bind(from.max(first.as_str()))
+            .bind(end.as_str())
+            .bind(limit)
+            .fetch_all(db)
+            .await?;
+    found.extend(below);
+    Ok(found)
+}
+
+/// Keeps PostgreSQL, in this transaction, from plans that read a whole table: it may take one for small that grows with the count.
+async fn only_by_index(db: &mut Connection<'_>, is_so: bool) -> sqlx::Result<()> {
+    #[cfg(feature = "store-postgres")]
+    if let Connection::Postgres(connection, _) = db {
+        let text = match is_so {
+            true => "SET LOCAL enable_seqscan = off",
+            false => "SET LOCAL enable_seqscan TO DEFAULT",
+        };
+        sqlx::raw_sql(text).execute(&mut **connection).await?;
+    }
+    let _ = (db, is_so);
+    Ok(())
+}
+
+/// What a piece has found.
+struct Piece {
+    id: i64,
+    place: Place,
+    added: (i64, i64, i64),
+    left: i64,
+    began: Instant,
+}
+
+/// Counts a piece from the place on. Returns whether more is left.
+async fn count_piece(
+    db: &mut Connection<'_>,
+    id: i64,
+    namespace: &str,
+    place: Place,
+    rows: u64,
+) -> sqlx::Result<bool> {
+    only_by_index(db, true).await?;
+    let left = i64::try_from(rows).unwrap_or(i64::MAX).max(1);
+    let mut piece = Piece { id, place, added: (0, 0, 0), left, began: Instant::now() };
+    let mut is_done = false;
+    while !is_done && !piece.is_over() {
+        let page = repositories(db, namespace, &piece.place.repository, REPOSITORIES).await?;
+        let behind = page.iter().filter(|(_, name)| {
+            *name > piece.place.repository
+                || (*name == piece.place.repository && piece.place.kind != Kind::Done)
+        });
+        let behind: Vec<&(i64, String)> = behind.collect();
+        is_done = behind.is_empty();
+        for (repository, name) in behind {
+            if piece.is_over() {
+                break;
+            }
+            if *name != piece.place.repository {
+                piece.place = Place::in_repository(name, Kind::Links, "");
+            }
+            piece.count_repository(db, *repository).await?;
+        }
+    }
+    only_by_index(db, false).await?;
+    let (bytes, tags, manifests) = piece.added;
+    let place = Some(&piece.place).filter(|_| !is_done);
+    query(
+        "UPDATE quotas SET bytes = bytes + $2, tags = tags + $3, manifests = manifests + $4, counted_at = $5, \
+         at_repository = $6, at_kind = $7, at_key = $8 WHERE id = $1",
+    )
+    .bind(id)
+    .bind(bytes)
+    .bind(tags)
+    .bind(manifests)
+    .bind(Some(db.now()).filter(|_| is_done))
+    .bind(place.map(|place| place.repository.as_str()))
+    .bind(place.map(|place| place.kind.number()))
+    .bind(place.map(|place| place.key.as_str()))
+    .execute(db)
+    .await?;
+    Ok(!is_done)
+}
+
+impl Piece {
+    fn is_over(&self) -> bool {
+        self.left <= 0 || self.began.elapsed() >= PIECE
+    }
+
+    /// Counts in the repository of the place until it is done or the piece is over.
+    async fn count_repository(&mut self, db: &mut Connection<'_>, repository: i64) -> sqlx::Result<()> {
+        while self.place.kind != Kind::Done && !self.is_over() {
+            let limit = STEP.min(self.left);
+            let (count, next) = match self.place.kind {
+                Kind::Links => (self.count_links(db, repository, limit).await?, Kind::Manifests),
+                Kind::Manifests => (self.count_manifests(db, repository, limit).await?, Kind::Tags),
+                Kind::Tags | Kind::Done => (self.count_tags(db, repository, limit).await?, Kind::Done),
+            };
+            if count < limit {
+                (self.place.kind, self.place.key) = (next, String::new());
+            }
+            self.left -= count;
+        }
+        // One without rows costs something too.
+        self.left -= 1;
+        Ok(())
+    }
+
+    async fn count_links(
+        &mut self,
+        db: &mut Connection<'_>,
+        repository: i64,
+        limit: i64,
+    ) -> sqlx::Result<i64> {
+        let from = self.place.blob();
+        let (count, to): (i64, Option<i64>) = query(
+            "SELECT COUNT(*), MAX(blob_id) FROM (SELECT blob_id FROM blob_links \
+             WHERE repository_id = $1 AND blob_id > $2 ORDER BY blob_id LIMIT $3) AS piece",
+        )
+        .bind(repository)
+        .bind(from)
+        .bind(limit)
+        .fetch_row(db)
+        .await?;
+        let Some(to) = to else { return Ok(0) };
+        let bytes: i64 = query(
+            "SELECT CAST(COALESCE(SUM((SELECT b.size FROM blobs b WHERE b.id = l.blob_id)), 0) AS BIGINT) \
+             FROM blob_links l WHERE l.repository_id = $1 AND l.blob_id > $2 AND l.blob_id <= $3 AND \
+             (SELECT q.links FROM quota_blobs q WHERE q.blob_id = l.blob_id AND q.quota_id = $4) IS NULL",
+        )
+        .bind(repository)
+        .bind(from)
+        .bind(to)
+        .bind(self.id)
+        .fetch_one(db)
+        .await?;
+        query(
+            "INSERT INTO quota_blobs (blob_id, quota_id, links) SELECT l.blob_id, CAST($4 AS BIGINT), 1 \
+             FROM blob_links l WHERE l.repository_id = $1 AND l.blob_id > $2 AND l.blob_id <= $3 \
+             ON CONFLICT (blob_id, quota_id) DO UPDATE SET links = quota_blobs.links + 1",
+        )
+        .bind(repository)
+        .bind(from)
+        .bind(to)
+        .bind(self.id)
+        .execute(db)
+        .await?;
+        self.added.0 += bytes;
+        self.place = Place::link(&self.place.repository, to);
+        Ok(count)
+    }
+
+    async fn count_manifests(
+        &mut self,
+        db: &mut Connection<'_>,
+        repository: i64,
+        limit: i64,
+    ) -> sqlx::Result<i64> {
+        let from = self.place.key.clone();
+        let (count, to): (i64, Option<String>) = query(
+            "SELECT COUNT(*), MAX(digest) FROM (SELECT digest FROM manifests \
+             WHERE repository_id = $1 AND digest > $2 ORDER BY digest LIMIT $3) AS piece",
+        )
+        .bind(repository)
+        .bind(from.as_str())
+        .bind(limit)
+        .fetch_row(db)
+        .await?;
+        let Some(to) = to else { return Ok(0) };
+        let bytes: i64 = query(
+            "SELECT CAST(COALESCE(SUM(m.size), 0) AS BIGINT) FROM manifests m \
+             WHERE m.repository_id = $1 AND m.digest > $2 AND m.digest <= $3 AND \
+             (SELECT q.size FROM quota_manifests q WHERE q.digest = m.digest AND q.quota_id = $4) IS NULL",
+        )
+        .bind(repository)
+        .bind(from.as_str())
+        .bind(to.as_str())
+        .bind(self.id)
+        .fetch_one(db)
+        .await?;
+        query(
+            "INSERT INTO quota_manifests (digest, quota_id, size, copies) \
+             SELECT m.digest, CAST($4 AS BIGINT), m.size, 1 \
+             FROM manifests m WHERE m.repository_id = $1 AND m.digest > $2 AND m.digest <= $3 \
+             ON CONFLICT (digest, quota_id) DO UPDATE SET copies = quota_manifests.copies + 1",
+        )
+        .bind(repository)
+        .bind(from.as_str())
+        .bind(to.as_str())
+        .bind(self.id)
+        .execute(db)
+        .await?;
+        self.added.0 += bytes;
+        self.added.2 += count;
+        self.place.key = to;
+        Ok(count)
+    }
+
+    async fn count_tags(
+        &mut self,
+        db: &mut Connection<'_>,
+        repository: i64,
+        limit: i64,
+    ) -> sqlx::Result<i64> {
+        let (count, to): (i64, Option<String>) = query(
+            "SELECT COUNT(*), MAX(name) FROM (SELECT name FROM tags \
+             WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3) AS piece",
+        )
+        .bind(repository)
+        .bind(self.place.key.as_str())
+        .bind(limit)
+        .fetch_row(db)
+        .await?;
+        self.added.1 += count;
+        if let Some(to) = to {
+            self.place.key = to;
+        }
+        Ok(count)
+    }
+}
+
+/// Counts all namespaces anew, after rows were added in another way to a store that was empty.
+pub(in crate::store::meta::sql) async fn restart_all(db: &mut Connection<'_>) -> sqlx::Result<()> {
+    for text in [
+        "DELETE FROM quota_blobs",
+        "DELETE FROM quota_manifests",
+        "UPDATE quotas SET bytes = 0, tags = 0, manifests = 0, counted_at = NULL, at_repository = '', at_kind = 0, \
+         at_key = ''",
+    ] {
+        query(text).execute(db).await?;
+    }
+    Ok(())
+}
+
+/// Begins the count of a namespace anew, in another row: what is recorded for the row of before belongs to nobody.
+pub(super) async fn restart(db: &mut Connection<'_>, namespace: &QuotaNamespace) -> sqlx::Result<()> {
+    query("DELETE FROM quotas WHERE namespace = $1").bind(namespace.to_string().as_str()).execute(db).await?;
+    begin(db, namespace, Some(&Place::start())).await.map(drop)
+}
