@@ -8,7 +8,7 @@ use hyper_sdk::ErrorKind;
 use hyper_sdk::clock::{Clock as _, SystemClock};
 use hyper_sdk::store::{
     CollectOptions, EventLimits, RemovalObserver, RetentionEnd, RetentionObserver, RetentionTurn, ScrubEnd,
-    ScrubObserver, ScrubTurn, TagDecision, TagReason,
+    ScrubObserver, ScrubTurn, SharedStore, TagDecision, TagReason,
 };
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -248,22 +248,37 @@ async fn scrub(state: Weak<State>, options: Scrub) {
     }
 }
 
-/// How often a count is looked for that another server has begun and not ended.
+/// How often namespaces are looked for that nobody has begun to count.
 const COUNT: Duration = Duration::from_secs(10 * 60);
+/// How often a count is looked for that a push or another server has begun, and not ended.
+const UNENDED: Duration = Duration::from_secs(20);
 /// How long after a failure a count goes on.
 const COUNT_AGAIN: Duration = Duration::from_secs(30);
 
 async fn count_quotas(state: Weak<State>, changed: Arc<Notify>) {
+    let mut all = None;
     loop {
         let Some(now) = state.upgrade() else { return };
-        let (store, is_asked) = (now.store.clone(), !now.quotas().is_empty());
+        let (store, has_rules) = (now.store.clone(), !now.quotas().is_empty());
         drop(now);
-        let mut pause = COUNT;
-        if is_asked {
+        // What was counted once is counted to its end also without a rule, when there is time for it.
+        let mut pause = if has_rules { UNENDED } else { COUNT };
+        let is_due = match all.replace(Instant::now()) {
+            None => has_rules,
+            Some(at) if has_rules && at.elapsed() >= COUNT => true,
+            before => {
+                all = before;
+                is_unended(&store).await
+            }
+        };
+        if is_due {
             // It may be dropped between any two pieces, and goes on there.
             let counted = tokio::select! {
                 counted = store.count_quotas() => counted,
-                () = changed.notified() => continue,
+                () = changed.notified() => {
+                    all = None;
+                    continue;
+                }
                 () = dropped(&state) => return,
             };
             match counted {
@@ -272,15 +287,21 @@ async fn count_quotas(state: Weak<State>, changed: Arc<Notify>) {
                 Err(error) => {
                     tracing::warn!(%error, "namespaces with a quota are not counted: their limits hold for what is");
                     pause = COUNT_AGAIN;
+                    all = None;
                 }
             }
         }
         drop(store);
         tokio::select! {
-            () = changed.notified() => {}
+            () = changed.notified() => all = None,
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Whether a count has begun and not ended.
+async fn is_unended(store: &SharedStore) -> bool {
+    store.quota_use().await.is_ok_and(|uses| uses.iter().any(|one| one.counting.is_some()))
 }
 
 async fn dropped(state: &Weak<State>) {

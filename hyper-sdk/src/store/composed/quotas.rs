@@ -58,11 +58,13 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         loop {
             let piece = Instant::now();
             let change = Change::CountNamespace { namespace: namespace.clone(), rows: ROWS };
-            if self.0.meta.write(change).await? == 0 {
+            let written = self.0.meta.write(change).await;
+            let is_done = written.map_err(|e| e.with_context("namespace", &namespace))? == 0;
+            tokio::time::sleep(piece.elapsed().min(REST)).await;
+            if is_done {
                 break;
             }
             pieces += 1;
-            tokio::time::sleep(piece.elapsed().min(REST)).await;
         }
         if pieces > 0 {
             let seconds = began.elapsed().as_secs();
@@ -77,10 +79,18 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         let is_empty = |one: &QuotaUse| {
             !one.has_rule && one.counting.is_none() && one.used == Some(QuotaCounts::default())
         };
-        if uses.iter().any(is_empty) {
-            self.0.meta.write(Change::ForgetNamespaces).await?;
+        if !uses.iter().any(is_empty) {
+            return Ok(());
         }
-        Ok(())
+        let mut after = 0;
+        loop {
+            let piece = Instant::now();
+            after = self.0.meta.write(Change::ForgetNamespaces { after }).await?;
+            if after == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(piece.elapsed().min(REST)).await;
+        }
     }
 
     /// Fails when an upload has more bytes than its repository can get because of a quota.

@@ -274,8 +274,12 @@ pub enum Change {
         /// The most rows of blobs, manifests and tags that the piece has.
         rows: u64,
     },
-    /// Ends the counts of the namespaces that have nothing and that no rule names. Returns how many.
-    ForgetNamespaces,
+    /// Ends the counts of some of the namespaces that have nothing and that no rule names. Returns where the next such change goes
+    /// on, and 0 when no namespace is left.
+    ForgetNamespaces {
+        /// What the change before has returned, and 0 for the first one.
+        after: u64,
+    },
     /// Opens an upload session.
     StartUpload {
         /// The session.

@@ -83,7 +83,7 @@ impl State {
                 self.expire_tag(&repository, &record, (judged_at, time))
             }
             Change::CountNamespace { namespace, .. } => Ok(self.count_namespace(namespace)),
-            Change::ForgetNamespaces => Ok(self.forget_namespaces()),
+            Change::ForgetNamespaces { .. } => Ok(self.forget_namespaces()),
             Change::StartUpload { record, resends } => {
                 self.check_start(&record.repository, resends.as_ref())?;
                 self.sessions.start(record, time)

@@ -81,7 +81,7 @@ async fn apply_alone(db: &mut Connection<'_>, quotas: &Quotas, change: &Change) 
         Change::CountNamespace { namespace, rows } => {
             Ok(u64::from(counts::count_namespace(db, namespace, *rows).await?))
         }
-        Change::ForgetNamespaces => Ok(counts::forget_empty(db, quotas).await?),
+        Change::ForgetNamespaces { after } => Ok(counts::forget_empty(db, quotas.rules(), *after).await?),
         Change::StartUpload { record, resends } => {
             quotas.check_start(db, &record.repository, resends.as_ref()).await?;
             sessions::start(db, record).await

@@ -224,7 +224,7 @@ fn is_visible(change: &Change) -> bool {
         change,
         Change::LeaseBlob { .. }
             | Change::CountNamespace { .. }
-            | Change::ForgetNamespaces
+            | Change::ForgetNamespaces { .. }
             | Change::StartUpload { .. }
             | Change::SaveUpload { .. }
             | Change::ClaimUpload { .. }

@@ -222,14 +222,14 @@ async fn compare_links(db: &mut Connection<'_>, all: &mut All) -> sqlx::Result<(
     let (mut at, mut compared) = ((0, 0), i64::MIN);
     loop {
         let page: Vec<Link> = query(
-            "SELECT l.blob_id, b.size, l.repository_id, r.name FROM blob_links l \
-             JOIN blobs b ON b.id = l.blob_id JOIN repositories r ON r.id = l.repository_id \
+            // No join, and a number: PostgreSQL would read whole tables for each page.
+            "SELECT l.blob_id, (SELECT b.size FROM blobs b WHERE b.id = l.blob_id), l.repository_id, \
+             (SELECT r.name FROM repositories r WHERE r.id = l.repository_id) FROM blob_links l \
              WHERE l.blob_id >= $1 AND (l.blob_id > $1 OR l.repository_id > $2) \
-             ORDER BY l.blob_id, l.repository_id LIMIT $3",
+             ORDER BY l.blob_id, l.repository_id LIMIT 2000",
         )
         .bind(at.0)
         .bind(at.1)
-        .bind(PAGE)
         .fetch_all(db)
         .await?;
         let is_last = page.len() < PAGE as usize;

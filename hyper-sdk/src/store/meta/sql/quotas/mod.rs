@@ -11,8 +11,8 @@
 //!   row pays one question for all of its changes.
 //! - What is there when a namespace gets its row is counted in [`pieces`], in transactions of their own. The row has the [`place`] of
 //!   the count until it ends: a change of rows which that has passed changes the counts, and another one does not.
-//! - A namespace of a rule gets its row at the latest with the first change that adds something to it, which counts a first piece
-//!   of what is there; a change that is refused makes no row for a namespace without repositories. A deletion makes none, and counts
+//! - A namespace of a rule gets its row at the latest with the first change that adds something to it; such changes count a small piece
+//!   of what is there, until it is counted. A change that is refused makes no row for a namespace without repositories. A deletion makes none, and counts
 //!   nothing that is there.
 //! - A transaction has the right to write of the whole database, so counts need no further locks, whatever their order.
 //! - Limits are checked before the first statement of a change that writes.
@@ -31,7 +31,7 @@ use crate::reference::{RepositoryName, Tag};
 use crate::store::meta::{Change, ManifestChange};
 use crate::store::{QuotaCounts, QuotaNamespace, QuotaRules};
 use crate::{Digest, Error};
-pub(super) use pieces::{count_namespace, restart_all};
+pub(super) use pieces::{count_namespace, forget_empty, restart_all};
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -136,17 +136,25 @@ impl Quotas {
         }
         let mut covering = self.counted(db, repository).await?;
         for (namespace, _) in self.rules.covering(repository) {
-            if covering.iter().any(|counted| counted.namespace == namespace) {
+            let at = covering.iter().position(|counted| counted.namespace == namespace);
+            if at.is_some_and(|at| covering[at].place.is_none()) {
                 continue;
             }
-            if pieces::has_repositories(db, &namespace).await? {
-                pieces::count_first(db, &namespace).await?;
+            // Whoever pushes much goes on with the count, too: it cannot stay behind what comes.
+            if at.is_some() || pieces::has_repositories(db, &namespace).await? {
+                pieces::count_a_little(db, &namespace).await?;
+                covering.retain(|counted| counted.namespace != namespace);
                 covering.extend(find(db, &[namespace]).await?);
             } else {
                 covering.push(Counted { id: None, namespace, used: QuotaCounts::default(), place: None });
             }
         }
         Ok(covering)
+    }
+
+    /// The rules of the process.
+    pub(super) fn rules(&self) -> &QuotaRules {
+        &self.rules
     }
 
     fn check(&self, counted: &Counted, added: QuotaCounts) -> Outcome<()> {
@@ -503,25 +511,6 @@ async fn find(db: &mut Connection<'_>, names: &[QuotaNamespace]) -> sqlx::Result
 
 fn counts(bytes: i64, tags: i64, manifests: i64) -> QuotaCounts {
     QuotaCounts { bytes: unsigned(bytes), tags: unsigned(tags), manifests: unsigned(manifests) }
-}
-
-/// Removes the rows of namespaces that have nothing and that no rule names. Returns how many.
-pub(super) async fn forget_empty(db: &mut Connection<'_>, quotas: &Quotas) -> sqlx::Result<u64> {
-    let empty: Vec<(i64, String)> = query(
-        "SELECT id, namespace FROM quotas \
-         WHERE bytes = 0 AND tags = 0 AND manifests = 0 AND at_repository IS NULL ORDER BY namespace",
-    )
-    .fetch_all(db)
-    .await?;
-    let mut gone = 0;
-    for (id, text) in empty {
-        let is_named = read(&text).is_ok_and(|namespace| quotas.rules.names(&namespace));
-        // Blobs of no bytes are rows too.
-        if !is_named && !pieces::has_links(db, &text).await? {
-            gone += query("DELETE FROM quotas WHERE id = $1").bind(id).execute(db).await?;
-        }
-    }
-    Ok(gone)
 }
 
 /// A namespace of the database.

@@ -4,12 +4,13 @@
 //! - A piece adds what lies behind the place of the count, and moves that place behind it, in one transaction. Changes of rows that
 //!   the place has passed change the counts, and other changes do not. So the counts are those of the passed rows at any moment,
 //!   whoever counts, and however often a count is interrupted.
-//! - A piece has a bounded number of rows and ends soon after [`PIECE`].
+//! - A piece has a bounded number of rows and ends soon after [`PIECE`], but not before it has made a step, so every count ends.
 
 use super::place::{Kind, Place};
-use super::{Counted, find};
-use crate::store::QuotaNamespace;
+use super::{Counted, find, read};
 use crate::store::meta::sql::query::{Connection, query};
+use crate::store::meta::sql::unsigned;
+use crate::store::{QuotaNamespace, QuotaRules};
 use std::time::{Duration, Instant};
 
 /// After so long no further rows are looked at.
@@ -18,8 +19,12 @@ const PIECE: Duration = Duration::from_millis(40);
 const STEP: i64 = 500;
 /// How many repositories are looked for at once.
 const REPOSITORIES: i64 = 50;
-/// How many rows are counted by a change that is the first in a namespace: most have fewer and are counted then.
+/// How many rows are counted by a change that adds something to a namespace of a rule, until that is counted: most have fewer.
 const FIRST: u64 = 200;
+/// An empty namespace with more repositories is not forgotten: the first push to it would not count it whole.
+const FEW: i64 = 60;
+/// How many rows of namespaces are looked at together to be forgotten.
+const FORGOTTEN: i64 = 50;
 
 /// The names of a namespace: its own, and the two texts between which those below it are. A slash sorts before a zero, and a
 /// tilde after every character of a name.
@@ -48,8 +53,8 @@ pub(in crate::store::meta::sql) async fn count_namespace(
     count_piece(db, id, &namespace.to_string(), place, rows).await
 }
 
-/// Counts the first piece of a namespace that is not counted yet.
-pub(super) async fn count_first(db: &mut Connection<'_>, namespace: &QuotaNamespace) -> sqlx::Result<()> {
+/// Counts a small piece of a namespace that is not counted yet, in a change that adds to it.
+pub(super) async fn count_a_little(db: &mut Connection<'_>, namespace: &QuotaNamespace) -> sqlx::Result<()> {
     count_namespace(db, namespace, FIRST).await.map(drop)
 }
 
@@ -81,18 +86,55 @@ pub(super) async fn has_repositories(
     Ok(!repositories(db, &namespace.to_string(), "", 1).await?.is_empty())
 }
 
-/// Whether a repository of a namespace has a blob.
-pub(super) async fn has_links(db: &mut Connection<'_>, namespace: &str) -> sqlx::Result<bool> {
-    let (from, to) = bounds(namespace);
-    query(
-        "SELECT EXISTS (SELECT 1 FROM repositories r JOIN blob_links l ON l.repository_id = r.id \
-         WHERE r.name = $1 OR (r.name >= $2 AND r.name < $3))",
+/// Whether a namespace has a few repositories at most, and none of them a blob.
+async fn is_forgotten(db: &mut Connection<'_>, namespace: &str) -> sqlx::Result<bool> {
+    let repositories = repositories(db, namespace, "", FEW + 1).await?;
+    if repositories.len() > FEW as usize {
+        return Ok(false);
+    }
+    for (id, _) in repositories {
+        let has: bool = query("SELECT EXISTS (SELECT 1 FROM blob_links WHERE repository_id = $1)")
+            .bind(id)
+            .fetch_one(db)
+            .await?;
+        if has {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Removes the rows of namespaces that have nothing and that no rule names, among the rows behind an id. Returns the id up to which it
+/// has looked; 0 when there are no more.
+pub(in crate::store::meta::sql) async fn forget_empty(
+    db: &mut Connection<'_>,
+    rules: &QuotaRules,
+    after: u64,
+) -> sqlx::Result<u64> {
+    let began = Instant::now();
+    only_by_index(db, true).await?;
+    let empty: Vec<(i64, String)> = query(
+        "SELECT id, namespace FROM quotas WHERE id > $1 AND bytes = 0 AND tags = 0 AND manifests = 0 \
+         AND at_repository IS NULL ORDER BY id LIMIT $2",
     )
-    .bind(namespace)
-    .bind(from.as_str())
-    .bind(to.as_str())
-    .fetch_one(db)
-    .await
+    .bind(i64::try_from(after).unwrap_or(i64::MAX))
+    .bind(FORGOTTEN)
+    .fetch_all(db)
+    .await?;
+    let mut last = 0;
+    for (id, text) in empty {
+        let is_named = read(&text).is_ok_and(|namespace| rules.names(&namespace));
+        // Blobs of no bytes are rows too.
+        if !is_named && is_forgotten(db, &text).await? {
+            query("DELETE FROM quotas WHERE id = $1").bind(id).execute(db).await?;
+        }
+        last = unsigned(id);
+        if began.elapsed() >= PIECE {
+            break;
+        }
+    }
+    only_by_index(db, false).await?;
+    Ok(last)
 }
 
 /// The next repositories of a namespace from a name on, in the order of their names.
@@ -140,6 +182,7 @@ struct Piece {
     added: (i64, i64, i64),
     left: i64,
     began: Instant,
+    has_moved: bool,
 }
 
 /// Counts a piece from the place on. Returns whether more is left.
@@ -152,7 +195,7 @@ async fn count_piece(
 ) -> sqlx::Result<bool> {
     only_by_index(db, true).await?;
     let left = i64::try_from(rows).unwrap_or(i64::MAX).max(1);
-    let mut piece = Piece { id, place, added: (0, 0, 0), left, began: Instant::now() };
+    let mut piece = Piece { id, place, added: (0, 0, 0), left, began: Instant::now(), has_moved: false };
     let mut is_done = false;
     while !is_done && !piece.is_over() {
         let page = repositories(db, namespace, &piece.place.repository, REPOSITORIES).await?;
@@ -194,7 +237,7 @@ async fn count_piece(
 
 impl Piece {
     fn is_over(&self) -> bool {
-        self.left <= 0 || self.began.elapsed() >= PIECE
+        self.left <= 0 || (self.has_moved && self.began.elapsed() >= PIECE)
     }
 
     /// Counts in the repository of the place until it is done or the piece is over.
@@ -210,6 +253,7 @@ impl Piece {
                 (self.place.kind, self.place.key) = (next, String::new());
             }
             self.left -= count;
+            self.has_moved = true;
         }
         // One without rows costs something too.
         self.left -= 1;
@@ -346,4 +390,20 @@ pub(in crate::store::meta::sql) async fn restart_all(db: &mut Connection<'_>) ->
 pub(super) async fn restart(db: &mut Connection<'_>, namespace: &QuotaNamespace) -> sqlx::Result<()> {
     query("DELETE FROM quotas WHERE namespace = $1").bind(namespace.to_string().as_str()).execute(db).await?;
     begin(db, namespace, Some(&Place::start())).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However slow the database is.
+    #[test]
+    fn a_piece_that_has_no_time_left_makes_a_step() {
+        let began = Instant::now().checked_sub(2 * PIECE).unwrap();
+        let mut piece =
+            Piece { id: 1, place: Place::start(), added: (0, 0, 0), left: 5, began, has_moved: false };
+        assert!(!piece.is_over());
+        piece.has_moved = true;
+        assert!(piece.is_over());
+    }
 }
