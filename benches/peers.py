@@ -23,20 +23,32 @@ def call(command, environment=None):
 
 
 class Hyper:
-    """hyperbuild, with a state folder of its own."""
+    """hyperbuild, with a state folder of its own; as an ordinary user when one is named."""
 
-    def __init__(self, program, work, bases, ca=None, name="hyperbuild"):
-        self.name, self.program, self.root, self.bases, self.ca = name, program, os.path.join(work, "hyper"), bases, ca
+    def __init__(self, program, work, bases, ca=None, name="hyperbuild", user=None):
+        self.name, self.program, self.bases, self.ca = name, program, bases, ca
+        self.folder = os.path.join(work, user or "root")
+        self.root, self.prefix = os.path.join(self.folder, "hyper"), []
+        if user:
+            self.prefix = ["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--reset-env"]
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        if user:
+            shutil.chown(self.folder, user)
 
     def reset(self):
         subprocess.run(["rm", "-rf", self.root], check=True)
 
     def build(self, context, out, attributes=""):
-        command = [self.program, "--root", self.root, "build", "--progress", "plain", "--output", f"type=oci,dest={out}{attributes}"]
+        # The user writes into a folder of its own.
+        written = os.path.join(self.folder, "out.tar") if self.prefix else out
+        command = [*self.prefix, self.program, "--root", self.root, "build", "--progress", "plain", "--output", f"type=oci,dest={written}{attributes}"]
         command += ["--secret", f"id=ca,src={self.ca}"] if self.ca else []
         for name, (folder, _) in self.bases.items():
             command += ["--build-context", f"{name}=oci-layout://{folder}:latest"]
-        return call([*command, context])
+        took = call([*command, context])
+        if written != out:
+            shutil.move(written, out)
+        return took
 
     def close(self):
         self.reset()
@@ -77,6 +89,34 @@ class BuildKit:
             self.daemon.wait(30)
         except subprocess.TimeoutExpired:
             self.daemon.kill()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+class Podman:
+    """Runs images of OCI archives, with a storage of its own."""
+
+    def __init__(self, work):
+        self.root = os.path.join(work, "podman")
+        self.command = ["podman", "--root", self.root + "/r", "--runroot", self.root + "/rr", "--storage-driver", "overlay",
+                        "--runtime", "runc"]
+
+    def output_of(self, archive, command):
+        """What a command writes in a container of the image in an archive."""
+        pulled = subprocess.run([*self.command, "pull", "-q", f"oci-archive:{archive}"], capture_output=True, text=True)
+        if pulled.returncode:
+            raise Failed("podman pull: " + pulled.stderr)
+        image = pulled.stdout.split()[-1]
+        # Its defaults are above the hard limits of some machines.
+        limits = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=32768:32768"]
+        ran = subprocess.run([*self.command, "run", "--rm", "--network", "host", *limits, image, *command], capture_output=True, text=True)
+        subprocess.run([*self.command, "rmi", "-f", image], capture_output=True)
+        if ran.returncode:
+            raise Failed(f"podman run {' '.join(command)}: {ran.stderr}")
+        return ran.stdout
+
+    def close(self):
+        subprocess.run([*self.command, "rmi", "-a", "-f"], capture_output=True)
+        subprocess.run(["umount", self.root + "/r/overlay"], capture_output=True)
         shutil.rmtree(self.root, ignore_errors=True)
 
 

@@ -2,6 +2,7 @@
 """Time real builds of hyperbuild beside BuildKit, in one run, as ratios.
 
     real_builds.py HYPERBUILD --debian LAYOUT [--rows apt,cmake,pip,npm,go,cargo] [--rounds N] [--ca FILE] [--work FOLDER]
+                   [--user USER] [--run]
 
 Each row is a multi-stage project that fetches packages from its registry, so this needs a network. LAYOUT is an OCI
 image layout of a minimal Debian (13 or newer, for its compilers). An image with the compilers is built on it first,
@@ -10,11 +11,12 @@ source changed, by each program in turn; the median of N rounds counts. `own` is
 which each step prints; the rest is what the builder adds.
 
 BuildKit is timed when `buildkitd`, `buildctl` and `runc` are installed and this runs as root: it gets a daemon of its
-own, with the host's network. The packages come over the network of the host: run more rounds when it is uneven.
+own, with the host's network. `--user` builds as an ordinary user, too, and `--run` runs each image of hyperbuild with podman and
+fails when a program of it does not do what its source says. The packages come over the network of the host: run more rounds when it is uneven.
 """
-import argparse, json, os, shutil, subprocess
+import argparse, json, os, shutil, subprocess, sys
 
-from peers import BuildKit, Failed, Hyper, buildkit_is_missing, call, digest_of
+from peers import BuildKit, Failed, Hyper, Podman, buildkit_is_missing, call, digest_of
 
 CA = "/etc/ssl/certs/ca-certificates.crt"
 PACKAGES = "ca-certificates cargo cmake g++ golang-go make ninja-build nodejs npm python3-venv"
@@ -103,6 +105,12 @@ def projects():
     return rows
 
 
+# row -> (the command that is run in its image after the change, what it then writes)
+PROOFS = {"apt": (["/usr/bin/app"], "two"), "cmake": (["/usr/bin/app"], "two"),
+          "pip": (["/venv/bin/python", "/app/app.py"], "two"), "npm": (["grep", "-o", "two ", "/srv/main.js"], "two"),
+          "go": (["/server", "--help"], "app"), "cargo": (["/usr/bin/server"], "words")}
+
+
 def write(folder, dockerfile, files):
     shutil.rmtree(folder, ignore_errors=True)
     for name, text in {"Dockerfile": dockerfile, **files}.items():
@@ -120,6 +128,9 @@ def main():
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--ca", default=CA)
     parser.add_argument("--work", default="/tmp/real-builds")
+    parser.add_argument("--user", help="an ordinary user with subordinate ids, who builds each row, too")
+    parser.add_argument("--run", action="store_true", help="run each image with podman")
+    parser.add_argument("--no-buildkit", action="store_true")
     parser.add_argument("--other", help="a second hyperbuild, timed beside the first")
     args = parser.parse_args()
     os.makedirs(args.work, mode=0o700, exist_ok=True)
@@ -136,11 +147,15 @@ def main():
     builders = [Hyper(args.hyperbuild, args.work, bases, args.ca)]
     if args.other:
         builders.append(Hyper(args.other, os.path.join(args.work, "other"), bases, args.ca, name="other"))
-    if missing := buildkit_is_missing():
+    if args.user:
+        os.chmod(args.work, 0o755)
+        builders.append(Hyper(args.hyperbuild, args.work, bases, args.ca, name="as " + args.user, user=args.user))
+    podman = Podman(args.work) if args.run else None
+    if missing := "" if args.no_buildkit else buildkit_is_missing():
         print(missing)
-    else:
+    elif not args.no_buildkit:
         builders.append(BuildKit(args.work, bases, args.ca))
-    rows = projects()
+    rows, failed = projects(), 0
     try:
         print(f"{'row':7} {'builder':11} {'cold':>8} {'own':>7} {'rest':>7} {'edit':>8} {'own':>7} {'rest':>7}   {'cold ratio':>10} {'edit ratio':>10}", flush=True)
         for row in args.rows.split(","):
@@ -157,8 +172,13 @@ def main():
                             assert old in files[changed], changed
                             f.write(files[changed].replace(old, new, 1))
                         edit = builder.build(context, out)
+                        if podman and isinstance(builder, Hyper):
+                            command, expected = PROOFS[row]
+                            if expected not in podman.output_of(out, command):
+                                raise Failed(f"the image does not write {expected!r}")
                     except Failed as failure:
                         print(f"{row:7} {builder.name:11} {failure}", flush=True)
+                        failed = 1
                         continue
                     times[builder.name][0].append(cold)
                     times[builder.name][1].append(edit)
@@ -171,9 +191,10 @@ def main():
                 print(f"{row:7} {builder.name:11} {cold[0]:7.2f}s {cold[1]:6.2f}s {cold[0] - cold[1]:6.2f}s {edit[0]:7.2f}s {edit[1]:6.2f}s {edit[0] - edit[1]:6.2f}s"
                       f"   {cold[0] / first[0]:9.2f}x {edit[0] / first[1]:9.2f}x", flush=True)
     finally:
-        for builder in builders:
+        for builder in [*builders, *([podman] if podman else [])]:
             builder.close()
+    return failed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,8 @@ use super::{
 use super::{describe, network};
 use crate::progress::LogStream;
 use crate::sandbox::{
-    self, Context, HelperCommand, Identity, Isolation, Reply, Request, RootFs, Rung, Sandbox, StepIo, Steps,
+    self, Context, Errand, HelperCommand, Identity, Isolation, Reply, Request, RootFs, Rung, Sandbox, StepIo,
+    Steps,
 };
 use crate::{Error, Result, ResultExt};
 use async_trait::async_trait;
@@ -219,7 +220,7 @@ impl Executor for NativeExecutor {
         let filled = self.0.feed(request, files, std::future::ready(Ok(Vec::new()))).await;
         if filled.is_err() {
             // When the archive could not be read to its end, its operation was ended.
-            let _ = self.0.call(Request::Remove { paths: vec![staging] }).await;
+            let _ = self.0.errand(&Errand::Remove { paths: vec![staging] }).await;
         }
         filled
     }

@@ -22,6 +22,9 @@ const LOCK: &str = "index.json.lock";
 /// How many blocks of a blob wait to be written.
 const BLOCKS: usize = 4;
 
+/// The size of a write to an archive, in bytes.
+const WRITE_BUFFER: usize = 128 << 10;
+
 /// How many blobs are read at once: the one that is written, and the next.
 const READ_AT_ONCE: usize = 2;
 
@@ -163,7 +166,7 @@ fn write_tar(parts: BTreeMap<String, Part>, destination: &Path, mtime: i64) -> R
 /// Writes a tar archive.
 fn tar_of(parts: BTreeMap<String, Part>, out: impl Write, mtime: i64) -> io::Result<()> {
     {
-        let mut tar = tar::Builder::new(io::BufWriter::with_capacity(1 << 20, out));
+        let mut tar = tar::Builder::new(io::BufWriter::with_capacity(WRITE_BUFFER, out));
         let header = |size: u64, kind: tar::EntryType, mode: u32| {
             let mut header = tar::Header::new_ustar();
             header.set_size(size);

@@ -1,5 +1,6 @@
 //! The caller's side: starts the helper and sends operations to it.
 
+use super::attendant::Attendants;
 use super::descriptors;
 use super::protocol::{Hello, Reply, Request, Start, Started, read_frame, write_frame};
 use super::{HelperCommand, Identity, Isolation, Place, Rung, SandboxOptions};
@@ -47,6 +48,8 @@ struct Inner {
     command: HelperCommand,
     /// What every helper is told first.
     start: Start,
+    /// They end before the helper, which waits for them.
+    attendants: Attendants,
     helper: Mutex<Option<Arc<Helper>>>,
     hello: Hello,
     /// Where `hello` is kept.
@@ -80,10 +83,15 @@ impl Operation {
     pub(crate) fn split(self) -> Result<(Control, OwnedFd, OwnedFd)> {
         Ok((Control::new(self.control)?, self.output, self.errors))
     }
+
+    /// The control alone, of an operation without output.
+    pub(super) fn into_control(self) -> UnixStream {
+        self.control
+    }
 }
 
 impl Control {
-    fn new(stream: UnixStream) -> Result<Self> {
+    pub(super) fn new(stream: UnixStream) -> Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self(tokio::net::UnixStream::from_std(stream)?))
     }
@@ -97,6 +105,13 @@ impl Control {
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).await.map_err(lost)?;
         parse(&bytes)
+    }
+
+    /// The socket, for another request.
+    pub(super) fn into_std(self) -> Result<UnixStream> {
+        let stream = self.0.into_std()?;
+        stream.set_nonblocking(false)?;
+        Ok(stream)
     }
 
     /// Closes it after the reply.
@@ -155,7 +170,19 @@ impl Sandbox {
             let notes = notes(&hello, &options);
             let (helper, turn) = (Mutex::new(helper.map(Arc::new)), Arc::default());
             let (known, changed) = (is_known, AtomicBool::new(false));
-            Ok(Self(Arc::new(Inner { command, start, helper, hello, place, known, changed, notes, turn })))
+            let attendants = Attendants::default();
+            Ok(Self(Arc::new(Inner {
+                command,
+                start,
+                attendants,
+                helper,
+                hello,
+                place,
+                known,
+                changed,
+                notes,
+                turn,
+            })))
         })
         .await
         .map_err(|e| Error::internal("starting the sandbox helper panicked").with_source(e))?
@@ -284,6 +311,7 @@ impl Sandbox {
                 Err(e) => {
                     let mut current = self.0.helper.lock().unwrap_or_else(PoisonError::into_inner);
                     if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, &helper)) {
+                        self.0.attendants.end();
                         *current = None;
                     }
                     last = Some(e);
@@ -330,10 +358,8 @@ impl Sandbox {
         Control::new(operation.control)?.reply().await
     }
 
-    /// Runs an operation without a stream on this thread.
-    pub(crate) fn call_blocking(&self, request: &Request) -> Result<Reply> {
-        let mut operation = self.begin(request)?;
-        read_reply(&mut operation.control)
+    pub(super) fn attendants(&self) -> &Attendants {
+        &self.0.attendants
     }
 
     /// Runs an operation that reads a tar, on a blocking thread, and then the folders of the layers below. Dropping the
@@ -524,7 +550,7 @@ fn lost(e: std::io::Error) -> Error {
     Error::internal("the sandbox helper ended without a reply; it may have been killed").with_source(e)
 }
 
-fn read_reply(control: &mut UnixStream) -> Result<Reply> {
+pub(super) fn read_reply(control: &mut UnixStream) -> Result<Reply> {
     let bytes =
         read_frame(control).map_err(lost)?.ok_or_else(|| lost(std::io::ErrorKind::UnexpectedEof.into()))?;
     parse(&bytes)

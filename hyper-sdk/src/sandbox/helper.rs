@@ -12,7 +12,9 @@
 
 use super::RootFs;
 use super::protocol::{Failure, FrameReader, Hello, Reply, Request, Start, Started, read_frame, write_frame};
-use super::{Context, ExitStatus, Isolation, Rung, cache_folder, descriptors, sys, tree, userns, view};
+use super::{
+    Context, ExitStatus, Isolation, Rung, attendant, cache_folder, descriptors, sys, tree, userns, view,
+};
 use crate::{Error, ErrorKind, Result};
 use rustix::net::SocketType;
 use serde::de::DeserializeOwned;
@@ -252,9 +254,21 @@ fn operation<S: Steps>(mut control: UnixStream, output: OwnedFd, errors: OwnedFd
         },
         _ => return 1,
     };
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        dispatch::<S>(request, &mut control, output, errors, context)
-    }));
+    if matches!(request, Request::Attend) {
+        drop((output, errors));
+        return attendant::attend(control, context);
+    }
+    let served = |control: &mut UnixStream| dispatch::<S>(request, control, output, errors, context);
+    i32::from(answer(&mut control, served).is_err())
+}
+
+/// Does the work of a request, and sends the reply. A panic is an error in it. An error means that the caller is to close
+/// the socket, or has closed it.
+pub(super) fn answer(
+    control: &mut UnixStream,
+    work: impl FnOnce(&mut UnixStream) -> Result<Reply>,
+) -> std::io::Result<()> {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(control)));
     let reply = match outcome {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => Reply::Failed(error.into()),
@@ -268,7 +282,11 @@ fn operation<S: Steps>(mut control: UnixStream, output: OwnedFd, errors: OwnedFd
         }
     };
     let text = serde_json::to_vec(&reply).expect("plain data");
-    i32::from(write_frame(&mut control, &text).is_err())
+    write_frame(control, &text)?;
+    match reply {
+        Reply::Failed(_) => Err(std::io::ErrorKind::Other.into()),
+        _ => Ok(()),
+    }
 }
 
 fn dispatch<S: Steps>(
@@ -292,9 +310,11 @@ fn dispatch<S: Steps>(
     exit_with_caller(control)?;
     let mut output = std::io::BufWriter::with_capacity(256 << 10, std::fs::File::from(output));
     match request {
-        Request::Run { .. } | Request::Check { .. } | Request::Describe | Request::Network => {
-            Err(Error::internal("an operation that was done already"))
-        }
+        Request::Run { .. }
+        | Request::Check { .. }
+        | Request::Describe
+        | Request::Network
+        | Request::Attend => Err(Error::internal("an operation that was done already")),
         Request::Apply { target, plain, times, any_owner } => {
             // Headers are read in small parts.
             let tar = std::io::BufReader::with_capacity(256 << 10, FrameReader::new(control));
@@ -332,26 +352,7 @@ fn dispatch<S: Steps>(
         Request::ReadFile { rootfs, path, limit } => {
             view::read_file(view::open(&rootfs)?.as_fd(), &path, limit).map(Reply::File)
         }
-        Request::MakeFolders { folders } => {
-            for folder in folders {
-                std::fs::create_dir_all(&folder)
-                    .map_err(|e| Error::io("cannot make a folder", &folder, e))?;
-            }
-            Ok(Reply::Done)
-        }
-        Request::InheritRoot { lower, upper } => {
-            tree::inherit_root(&lower, &upper, context)?;
-            Ok(Reply::Done)
-        }
         Request::CopyTree { from, to, for_step } => copy_tree(&from, &to, for_step),
-        Request::Usage { root, parts } => {
-            let usage = crate::disk_usage::disk_usage(&root, &parts);
-            Ok(Reply::Usage { total: usage.total, parts: usage.parts })
-        }
-        Request::Remove { paths } => {
-            crate::remove_tree::remove_all(&paths, tree::remove)?;
-            Ok(Reply::Done)
-        }
     }
 }
 
@@ -380,7 +381,7 @@ fn finish(mut output: std::io::BufWriter<std::fs::File>) -> Result<Reply> {
 }
 
 /// Ends this process when the caller closes the control socket. A thread waits for that, since the work itself blocks.
-fn exit_with_caller(control: &UnixStream) -> Result<()> {
+pub(super) fn exit_with_caller(control: &UnixStream) -> Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};
     // The kernel waits for tens of milliseconds whenever the table of open files of a process with threads has to grow,
     // and each lower layer is an open file. So it grows now. A low limit of open files is no error here.

@@ -14,6 +14,7 @@
 //! - No process outlives its operation: dropping the future, or killing the caller, ends the helper and what it runs.
 //! - Files of mapped owners are accessed only inside the user namespace that maps them.
 
+mod attendant;
 pub(crate) mod cache_folder;
 mod client;
 pub(crate) mod copied_folders;
@@ -33,6 +34,7 @@ pub(crate) mod tree;
 pub(crate) mod userns;
 pub(crate) mod view;
 
+pub(crate) use attendant::Errand;
 pub use client::Sandbox;
 pub use exit::{ExitStatus, ReachedLimit};
 pub use helper::HelperCommand;

@@ -7,6 +7,7 @@
 //!   caller ▶ helper   one byte + 3 descriptors  for each operation: control socket, output pipe, error pipe
 //! control socket (SOCK_STREAM, one an operation)
 //!   caller ▶ helper   frame: Request
+//!   caller ▶ helper   Attend: frames of an Errand, each after the Reply to the one before
 //!   caller ▶ helper   Apply, FillCache: frames of tar, an empty one at the end; a frame with the folders of the lower layers
 //!   helper ▶ caller   frame: Reply
 //! frame: length u32 little-endian, then as many bytes
@@ -129,16 +130,6 @@ pub(crate) enum Request<S = NoStep> {
         path: String,
         limit: u64,
     },
-    /// Make a folder, and its parents below `root`, owned by the namespace's root.
-    MakeFolders {
-        folders: Vec<PathBuf>,
-    },
-    /// Give the empty upper folder of an overlay owner, mode, time and attributes of its topmost lower folder: the
-    /// overlay shows those of the upper one.
-    InheritRoot {
-        lower: PathBuf,
-        upper: PathBuf,
-    },
     /// Copy a whole tree into an existing empty folder.
     CopyTree {
         from: RootFs,
@@ -154,15 +145,8 @@ pub(crate) enum Request<S = NoStep> {
         target: PathBuf,
         limit: usize,
     },
-    /// Remove whole trees.
-    Remove {
-        paths: Vec<PathBuf>,
-    },
-    /// Count the bytes that a folder and its parts take on the disk.
-    Usage {
-        root: PathBuf,
-        parts: Vec<PathBuf>,
-    },
+    /// Serve the requests that follow: see [`super::attendant`].
+    Attend,
     /// Say how steps are restricted here.
     Describe,
     /// Make the network of a build, which is there until the control socket closes.

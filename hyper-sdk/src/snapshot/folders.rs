@@ -12,6 +12,7 @@
 //! removed/RANDOM/     the content of such a folder               being removed; locked while its remover lives
 //! synced              6                                          layers up to this number are durable
 //! settled             see [`settled`]                            what a start need not look at again
+//! looked              the boot; its mtime is when a start last read all
 //! lock                                                           shared by all users, exclusive for removals
 //! numbers             8                                          the last number; also a lock, held while numbers are
 //!                     allocated or read
@@ -27,7 +28,8 @@
 //! - A number is never reused: cancelled work that is still running finds nothing under its path, so it cannot write to
 //!   or remove the files of another snapshot.
 //! - Nothing is synced while a build runs. A layer that was not durable when the machine stopped (the boot id differs)
-//!   is dropped at the next start and can be made again. Each start syncs layers that are older than a minute.
+//!   is dropped by the first start of the next boot and can be made again. A start that reads the records (see [`settled`])
+//!   syncs layers that are older than a minute.
 
 use crate::sandbox::lent;
 use crate::{Digest, Error, ErrorKind, Result};
@@ -42,6 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+mod durable;
 mod joins;
 mod settled;
 
@@ -119,9 +122,9 @@ pub(super) struct Folders {
 
 /// What a start finds in the folder.
 #[derive(Debug)]
-struct Listing {
+pub(super) struct Listing {
     /// The records of snapshots.
-    records: Vec<(Digest, Record)>,
+    pub(super) records: Vec<(Digest, Record)>,
     /// The numbers that records of snapshots and joins name.
     named: BTreeSet<u64>,
 }
@@ -166,14 +169,32 @@ impl Folders {
         let folders = Self { root, lock, boot, known, whole, floor, joins, joins_are_read };
         let held = folders.hold_numbers()?;
         let state = folders.state();
-        let listing = if folders.is_settled(state.as_ref()) { None } else { Some(folders.read_all()?) };
-        let leftovers = folders.clean(listing.as_ref())?;
-        if let Some(listing) = listing {
+        let leftovers = if folders.is_settled(state.as_ref()) || folders.was_read_lately() {
+            folders.clean(None)?
+        } else {
+            let (listing, leftovers) = folders.read_and_clean()?;
             folders.sync_listed(&listing);
             folders.settle(state, &listing);
-        }
+            folders.note_reading();
+            leftovers
+        };
         drop(held);
         Ok((folders, leftovers))
+    }
+
+    /// Reads all records and puts in order what dead processes and a power cut left. The second value is the folders that
+    /// are to be removed. The caller holds the numbers.
+    fn read_and_clean(&self) -> Result<(Listing, Vec<Removed>)> {
+        let listing = self.read_all()?;
+        let leftovers = self.clean(Some(&listing))?;
+        Ok((listing, leftovers))
+    }
+
+    /// All records. The second value is the folders that dead processes left behind, which the caller must remove: they are
+    /// looked for also where a start did so a moment ago.
+    pub(super) fn look_again(&self) -> Result<(Listing, Vec<Removed>)> {
+        let _held = self.hold_numbers()?;
+        self.read_and_clean()
     }
 
     fn numbers(&self, of: &str) -> Result<BTreeSet<u64>> {
@@ -184,7 +205,7 @@ impl Folders {
     }
 
     /// Locks the numbers: while the result lives, no other process or thread allocates or reads one.
-    fn hold_numbers(&self) -> Result<File> {
+    pub(super) fn hold_numbers(&self) -> Result<File> {
         let path = self.root.join("numbers");
         let held = open_lock(&path)?;
         held.lock().map_err(|e| Error::io("cannot lock the snapshots", &path, e))?;
@@ -209,7 +230,7 @@ impl Folders {
     }
 
     /// Moves the folders of dead processes to `removed`, and finds those that are there already. The caller holds the
-    /// numbers. Without a listing, each folder of `layers` is known to have a name.
+    /// numbers. Without a listing, those of `layers` are not looked at.
     fn clean(&self, listing: Option<&Listing>) -> Result<Vec<Removed>> {
         let nothing = BTreeSet::new();
         let of_layers = listing.map(|listing| ("layers", &listing.named));
@@ -329,40 +350,6 @@ impl Folders {
     fn number_in(&self, name: &str) -> u64 {
         let text = std::fs::read_to_string(self.root.join(name));
         text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
-    }
-
-    /// Syncs the layers that the kernel has likely written out by now, and marks them durable. The caller holds the
-    /// numbers.
-    ///
-    /// Newer layers wait for a later build: a process cannot end during a sync, so a short build would wait for the
-    /// data of a long one.
-    fn sync_listed(&self, listing: &Listing) -> Option<std::thread::JoinHandle<()>> {
-        let synced = self.synced();
-        let fresh = listing.records.iter().filter(|(_, record)| record.id > synced);
-        let settled = fresh.filter(|(chain, _)| is_old(&self.record_path(chain)));
-        let last = settled.map(|(_, record)| record.id).max()?;
-        // A layer gets its number at its start, so an unfinished layer may have a lower number than finished ones.
-        let layers = self.numbers("layers").ok()?;
-        let mut under_way = self.numbers("active").ok()?;
-        under_way.extend(layers.difference(&listing.named));
-        let last = under_way.first().map_or(last, |first| last.min(first - 1));
-        if last <= synced {
-            return None;
-        }
-        let root = self.root.clone();
-        let sync = move || {
-            // After a failure these layers are dropped after a power cut, as without this sync.
-            let Ok(folder) = File::open(&root) else { return };
-            if rustix::fs::syncfs(&folder).is_ok() {
-                tempfile::NamedTempFile::new_in(&root)
-                    .and_then(|mut fresh| {
-                        fresh.write_all(last.to_string().as_bytes())?;
-                        fresh.persist(root.join("synced")).map_err(|e| e.error)
-                    })
-                    .ok();
-            }
-        };
-        std::thread::Builder::new().spawn(sync).ok()
     }
 
     fn record_path(&self, chain: &Digest) -> PathBuf {
@@ -589,11 +576,6 @@ fn free(folder: &Path) -> Result<Option<Option<File>>> {
         }
         Err(e) => Err(Error::io("cannot open a lock file", path, e)),
     }
-}
-
-fn is_old(folder: &Path) -> bool {
-    let age = std::fs::metadata(folder).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
-    age.is_some_and(|age| age.as_secs() > 60)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::{
     TarStream, UnpackOptions,
 };
 use crate::layer::copy::CopyRequest;
-use crate::sandbox::{Reply, Request, RootFs, Rung, Sandbox};
+use crate::sandbox::{Errand, Reply, Request, RootFs, Rung, Sandbox};
 use crate::{Digest, Error, ErrorKind, Result, private_folder};
 use async_trait::async_trait;
 use std::collections::{HashMap, HashSet};
@@ -254,7 +254,7 @@ async fn refuses_overlays(root: &Path, sandbox: &Sandbox) -> Result<Option<Strin
     let rootfs =
         RootFs::Overlay { lowers: vec![folder("lower")], upper: Some((folder("upper"), folder("work"))) };
     let result = sandbox.call(Request::ReadFile { rootfs, path: "none".to_owned(), limit: 0 }).await;
-    sandbox.call(Request::Remove { paths: vec![probe] }).await?;
+    sandbox.errand(&Errand::Remove { paths: vec![probe] }).await?;
     Ok(result.err().map(|e| {
         let cause = std::error::Error::source(&e).map(|cause| format!(": {cause}")).unwrap_or_default();
         format!("the file system of {} cannot hold overlays{cause}", root.display())
@@ -362,8 +362,8 @@ impl Snapshotter for LocalSnapshotter {
         if let RootFs::Overlay { lowers, upper: Some((upper, _)) } = &active.rootfs
             && let Some(lower) = lowers.first()
         {
-            let request = Request::InheritRoot { lower: lower.clone(), upper: upper.clone() };
-            self.0.sandbox.call(request).await?;
+            let (lower, upper) = (lower.clone(), upper.clone());
+            self.0.sandbox.errand(&Errand::InheritRoot { lower, upper }).await?;
         }
         Ok(Box::new(active))
     }
@@ -451,6 +451,8 @@ impl Snapshotter for LocalSnapshotter {
         }
         let folders = &self.0.folders;
         let (removed, set_aside) = folders.exclusively(|| {
+            // A listing of this process takes folders without a record for those of dead processes.
+            let _held = folders.hold_numbers()?;
             let (mut removed, mut set_aside) = (Vec::new(), Vec::new());
             for step in removal::plan(folders.list()?, chains) {
                 set_aside.extend(folders.retire_joins(&step.chain)?);
@@ -467,7 +469,7 @@ impl Snapshotter for LocalSnapshotter {
 
     async fn discard(&self, paths: Vec<PathBuf>) -> Result<()> {
         if !paths.is_empty() {
-            self.0.sandbox.call(Request::Remove { paths }).await?;
+            self.0.sandbox.errand(&Errand::Remove { paths }).await?;
         }
         // Who frees space wants it free.
         while self.0.garbage().is_some() {
@@ -477,7 +479,7 @@ impl Snapshotter for LocalSnapshotter {
     }
 
     async fn usage(&self, root: PathBuf, parts: Vec<PathBuf>) -> Result<(u64, Vec<u64>)> {
-        match self.0.sandbox.call(Request::Usage { root, parts }).await? {
+        match self.0.sandbox.errand(&Errand::Usage { root, parts }).await? {
             Reply::Usage { total, parts } => Ok((total, parts)),
             _ => Err(Error::internal("the sandbox helper sent a reply of the wrong kind")),
         }
@@ -485,8 +487,13 @@ impl Snapshotter for LocalSnapshotter {
 
     async fn list(&self) -> Result<Vec<SnapshotInfo>> {
         let folders = &self.0.folders;
-        Ok(folders
-            .list()?
+        // Who frees space frees also what processes left that died since the last start.
+        let (listing, leftovers) = folders.look_again()?;
+        for leftover in leftovers {
+            self.0.remove_later(Garbage::Removed(leftover));
+        }
+        Ok(listing
+            .records
             .into_iter()
             .map(|(chain, record)| SnapshotInfo {
                 used: folders.used(&chain),

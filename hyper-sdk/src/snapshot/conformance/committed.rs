@@ -157,6 +157,24 @@ pub async fn a_chain_is_removed(snapshots: SharedSnapshotter) {
     assert_eq!(read(&snapshots, "a", "/f").await.as_deref(), Some("new"));
 }
 
+/// Who lists takes nothing for a leftover that is being removed.
+pub async fn chains_are_removed_while_others_list(snapshots: SharedSnapshotter) {
+    let names: Vec<String> = (0..24).map(|number| format!("listed {number}")).collect();
+    for name in &names {
+        apply(&snapshots, None, name, &[("a", "a")]).await;
+    }
+    let lister = snapshots.clone();
+    let listing = tokio::spawn(async move {
+        while !lister.list().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    });
+    for name in &names {
+        assert_eq!(snapshots.remove(&[chain(name)]).await.unwrap(), [chain(name)]);
+    }
+    listing.await.unwrap();
+}
+
 pub async fn a_parent_is_removed_after_its_children(snapshots: SharedSnapshotter) {
     apply(&snapshots, None, "a", &[("f", "x")]).await;
     apply(&snapshots, Some("a"), "b", &[("g", "y")]).await;

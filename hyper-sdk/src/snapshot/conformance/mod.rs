@@ -68,7 +68,7 @@ macro_rules! snapshotter_conformance {
             only_regular_files_are_read, a_large_file_is_refused, an_export_is_the_whole_tree,
             an_export_of_a_folder_is_below_it, an_export_of_a_missing_path_fails,
             an_export_unpacks_as_the_same_tree, every_chain_is_listed_with_its_parent,
-            a_chain_is_removed, a_parent_is_removed_after_its_children, removing_an_unknown_chain_is_not_an_error,
+            a_chain_is_removed, chains_are_removed_while_others_list, a_parent_is_removed_after_its_children, removing_an_unknown_chain_is_not_an_error,
             a_tree_in_use_keeps_its_chain, many_layers_are_unpacked_at_once, a_snapshotter_has_a_name,
         );
     };

@@ -5,6 +5,10 @@
 //! writes what would change with any change of the folders into `settled`; a start that finds the same there has nothing
 //! to read.
 //!
+//! Where layers were added a moment ago nothing is settled, and builds often follow one another within seconds. So a start
+//! that read all notes that, too, in `looked`, and those of the next minute read nothing. A power cut in between is known
+//! by the number of the boot.
+//!
 //! A record that is damaged later, or whose files are removed from within its folder, is found when it is used.
 
 use super::{Folders, Listing};
@@ -16,6 +20,9 @@ const WATCHED: [&str; 3] = ["chains", "joins", "layers"];
 
 /// Changes within so many seconds before a start may have the same time as others after it.
 const RACY: i64 = 2;
+
+/// For how many seconds after a start that read all the others read nothing.
+const LATELY: u64 = 60;
 
 /// The state of the folder: equal when no snapshot was added or removed in between.
 #[derive(Debug)]
@@ -41,6 +48,24 @@ impl Folders {
     pub(super) fn is_settled(&self, state: Option<&State>) -> bool {
         let known = std::fs::read_to_string(self.root.join("settled"));
         state.is_some_and(|state| known.is_ok_and(|known| known == state.text))
+    }
+
+    /// Whether a start of this boot read all within the last minute.
+    pub(super) fn was_read_lately(&self) -> bool {
+        let path = self.root.join("looked");
+        let age =
+            std::fs::metadata(&path).and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
+        age.is_some_and(|age| age.as_secs() < LATELY)
+            && !self.boot.is_empty()
+            && std::fs::read_to_string(&path).is_ok_and(|boot| boot == self.boot)
+    }
+
+    /// Notes that all was read. Without the note the next start reads all again.
+    pub(super) fn note_reading(&self) {
+        let path = self.root.join("looked");
+        if std::fs::write(&path, &self.boot).is_err() {
+            let _ = std::fs::remove_file(&path);
+        }
     }
 
     /// Notes the state, if everything is named and durable in it. Without the note the next start reads all again.

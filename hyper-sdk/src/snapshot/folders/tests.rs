@@ -2,6 +2,12 @@
 
 use super::*;
 
+/// Opens the folder as a start does that comes a minute after the others.
+fn started(root: &Path) -> Result<(Folders, Vec<Removed>)> {
+    let _ = std::fs::remove_file(root.join("looked"));
+    Folders::open(root)
+}
+
 /// Syncs as a start does.
 fn sync(folders: &Folders) -> Option<std::thread::JoinHandle<()>> {
     let _held = folders.hold_numbers().unwrap();
@@ -15,7 +21,7 @@ fn chain(text: &str) -> Digest {
 #[test]
 fn a_commit_is_found_and_a_second_one_returns_its_folder() {
     let folder = tempfile::tempdir().unwrap();
-    let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+    let (folders, leftovers) = started(folder.path()).unwrap();
     assert!(leftovers.is_empty());
     let claim = folders.claim().unwrap();
     std::fs::write(claim.folder.join("fs/a"), "a").unwrap();
@@ -27,7 +33,7 @@ fn a_commit_is_found_and_a_second_one_returns_its_folder() {
     assert!(folders.claim().unwrap().id > id);
     let child = folders.claim().unwrap();
     folders.commit(child, Some(&chain("a")), &chain("b"), None).unwrap();
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     let list = folders.pieces(Some(&chain("b"))).unwrap();
     assert_eq!(list.len(), 2);
     assert_eq!(std::fs::read(list[1].files.join("a")).unwrap(), b"a");
@@ -37,7 +43,7 @@ fn a_commit_is_found_and_a_second_one_returns_its_folder() {
 #[test]
 fn numbers_are_never_reused() {
     let folder = tempfile::tempdir().unwrap();
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     let first = folders.claim().unwrap();
     let (id, path) = (first.id, first.folder.clone());
     // Cancelled work may still use this path.
@@ -45,14 +51,14 @@ fn numbers_are_never_reused() {
     let second = folders.claim().unwrap();
     assert!(second.id > id && !path.exists());
     drop(folders.give_up(second).unwrap());
-    let (other, _) = Folders::open(folder.path()).unwrap();
+    let (other, _) = started(folder.path()).unwrap();
     assert!(other.claim().unwrap().id > id + 1, "another process knows it too");
 }
 
 #[test]
 fn only_folders_of_dead_processes_are_leftovers() {
     let folder = tempfile::tempdir().unwrap();
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     let alive = folders.claim().unwrap();
     let dead = folders.claim().unwrap();
     std::fs::write(dead.folder.join("fs/dead"), "").unwrap();
@@ -64,7 +70,7 @@ fn only_folders_of_dead_processes_are_leftovers() {
     drop(unnamed);
     // Its owner died before it made the lock file.
     std::fs::create_dir(folders.root.join("active/9")).unwrap();
-    let (second, leftovers) = Folders::open(folder.path()).unwrap();
+    let (second, leftovers) = started(folder.path()).unwrap();
     assert_eq!(leftovers.len(), 3);
     assert!(leftovers[0].path.join("fs/dead").exists());
     assert!(leftovers[2].path.join("fs/unnamed").exists());
@@ -72,16 +78,16 @@ fn only_folders_of_dead_processes_are_leftovers() {
     assert_eq!(second.numbers("layers").unwrap(), [].into());
     // While one process removes them, others ignore them. After its death the next one continues. Only folders without
     // a lock may be removed by two processes.
-    assert_eq!(Folders::open(folder.path()).unwrap().1.len(), 1);
+    assert_eq!(started(folder.path()).unwrap().1.len(), 1);
     drop(leftovers);
-    assert_eq!(Folders::open(folder.path()).unwrap().1.len(), 3);
+    assert_eq!(started(folder.path()).unwrap().1.len(), 3);
 }
 
 #[test]
 fn concurrent_starts_and_claims_do_not_conflict() {
     let folder = tempfile::tempdir().unwrap();
     let opened = &|| {
-        let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+        let (folders, leftovers) = started(folder.path()).unwrap();
         for leftover in leftovers {
             std::fs::remove_dir_all(&leftover.path).ok();
         }
@@ -114,7 +120,7 @@ fn concurrent_starts_and_claims_do_not_conflict() {
             });
         }
     });
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     assert_eq!(folders.numbers("active").unwrap(), [].into());
     assert_eq!(folders.numbers("layers").unwrap().len(), 2);
 }
@@ -122,7 +128,7 @@ fn concurrent_starts_and_claims_do_not_conflict() {
 #[test]
 fn unsynced_layers_of_another_boot_are_dropped() {
     let folder = tempfile::tempdir().unwrap();
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     for name in ["a", "b"] {
         folders.commit(folders.claim().unwrap(), None, &chain(name), None).unwrap();
     }
@@ -131,7 +137,7 @@ fn unsynced_layers_of_another_boot_are_dropped() {
         std::fs::write(folders.record_path(&digest), record.to_bytes()).unwrap();
     }
     std::fs::write(folders.root.join("synced"), "1").unwrap();
-    let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+    let (folders, leftovers) = started(folder.path()).unwrap();
     assert!(folders.record(&chain("a")).unwrap().is_some());
     assert!(folders.record(&chain("b")).unwrap().is_none());
     assert_eq!(leftovers.len(), 1);
@@ -140,7 +146,7 @@ fn unsynced_layers_of_another_boot_are_dropped() {
 #[test]
 fn only_old_layers_are_synced() {
     let folder = tempfile::tempdir().unwrap();
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     for name in ["a", "b"] {
         folders.commit(folders.claim().unwrap(), None, &chain(name), None).unwrap();
     }
@@ -156,7 +162,7 @@ fn only_old_layers_are_synced() {
 #[test]
 fn an_unfinished_layer_is_not_durable() {
     let folder = tempfile::tempdir().unwrap();
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     let slow = folders.claim().unwrap();
     let id = slow.id;
     folders.commit(folders.claim().unwrap(), None, &chain("fast"), None).unwrap();
@@ -181,10 +187,10 @@ fn an_unfinished_layer_is_not_durable() {
 #[test]
 fn a_damaged_record_is_dropped_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     folders.commit(folders.claim().unwrap(), None, &chain("a"), None).unwrap();
     std::fs::write(folders.record_path(&chain("a")), "").unwrap();
-    let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+    let (folders, leftovers) = started(folder.path()).unwrap();
     assert!(folders.record(&chain("a")).unwrap().is_none());
     assert_eq!(leftovers.len(), 1);
 }
@@ -192,8 +198,8 @@ fn a_damaged_record_is_dropped_at_the_next_start() {
 #[test]
 fn removals_need_exclusive_access() {
     let folder = tempfile::tempdir().unwrap();
-    let (first, _) = Folders::open(folder.path()).unwrap();
-    let (second, _) = Folders::open(folder.path()).unwrap();
+    let (first, _) = started(folder.path()).unwrap();
+    let (second, _) = started(folder.path()).unwrap();
     assert_eq!(first.exclusively(|| Ok(())).unwrap_err().kind(), ErrorKind::Conflict);
     drop(second);
     first.exclusively(|| Ok(())).unwrap();
@@ -202,7 +208,7 @@ fn removals_need_exclusive_access() {
 #[test]
 fn a_join_replaces_a_record_that_is_damaged_or_has_no_files() {
     let folder = tempfile::tempdir().unwrap();
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     let top = chain("top");
     let claim = folders.claim().unwrap();
     folders.commit(claim, None, &top, None).unwrap();
@@ -239,7 +245,7 @@ fn a_join_replaces_a_record_that_is_damaged_or_has_no_files() {
 /// A folder of two layers that an earlier start found in order, and the folders that it opened.
 fn settled_folder() -> (tempfile::TempDir, Folders) {
     let folder = tempfile::tempdir().unwrap();
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     folders.commit(folders.claim().unwrap(), None, &chain("below"), None).unwrap();
     folders.commit(folders.claim().unwrap(), Some(&chain("below")), &chain("top"), None).unwrap();
     std::fs::write(folder.path().join("synced"), "2").unwrap();
@@ -257,11 +263,11 @@ fn a_start_reads_no_record_when_nothing_changed_since_all_was_in_order() {
     let record = std::fs::read_dir(folder.path().join("chains")).unwrap().next().unwrap().unwrap().path();
     let intact = std::fs::read(&record).unwrap();
     std::fs::write(&record, "x").unwrap();
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     assert!(record.exists());
     drop(folders);
     std::fs::write(&record, intact).unwrap();
-    let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+    let (folders, leftovers) = started(folder.path()).unwrap();
     assert!(leftovers.is_empty() && folders.is_whole(&chain("top")).unwrap());
 }
 
@@ -313,8 +319,55 @@ fn joins_are_found_after_a_start_that_read_nothing() {
     let state = folders.state().map(|state| settled::State { changed: 0, ..state });
     folders.settle(state, &folders.read_all().unwrap());
     drop(folders);
-    let (folders, _) = Folders::open(folder.path()).unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
     assert!(folders.joins_are_read.get().is_none());
     let pieces = folders.pieces(Some(&chain("top"))).unwrap();
     assert_eq!((pieces.len(), pieces[0].level, &pieces[0].files), (1, 1, &files));
+}
+
+#[test]
+fn starts_in_the_minute_after_one_that_read_all_read_no_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
+    folders.commit(folders.claim().unwrap(), None, &chain("a"), None).unwrap();
+    let unnamed = folders.claim().unwrap();
+    std::fs::rename(&unnamed.folder, folders.root.join("layers").join(unnamed.id.to_string())).unwrap();
+    let active = folders.claim().unwrap();
+    let record = folders.record_path(&chain("a"));
+    std::fs::write(&record, "x").unwrap();
+    drop((unnamed, active, folders));
+    // What a step left is found at each start.
+    let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+    assert!(record.exists() && leftovers.len() == 1);
+    // A damaged record is found where it is used.
+    assert!(folders.record(&chain("a")).unwrap().is_none() && !record.exists());
+    drop((folders, leftovers));
+    let old = SystemTime::now() - std::time::Duration::from_secs(61);
+    let ahead = SystemTime::now() + std::time::Duration::from_secs(3600);
+    for time in [old, ahead] {
+        std::fs::write(&record, "x").unwrap();
+        let looked = File::options().write(true).open(folder.path().join("looked")).unwrap();
+        looked.set_modified(time).unwrap();
+        Folders::open(folder.path()).unwrap();
+        assert!(!record.exists());
+    }
+    std::fs::write(&record, "x").unwrap();
+    std::fs::write(folder.path().join("looked"), "another boot").unwrap();
+    Folders::open(folder.path()).unwrap();
+    assert!(!record.exists());
+}
+
+#[test]
+fn a_listing_finds_what_processes_left_that_died_a_moment_ago() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
+    folders.commit(folders.claim().unwrap(), None, &chain("a"), None).unwrap();
+    let unnamed = folders.claim().unwrap();
+    let left = folders.root.join("layers").join(unnamed.id.to_string());
+    std::fs::rename(&unnamed.folder, &left).unwrap();
+    drop((unnamed, folders));
+    let (folders, leftovers) = Folders::open(folder.path()).unwrap();
+    assert!(leftovers.is_empty() && left.exists());
+    let (listing, leftovers) = folders.look_again().unwrap();
+    assert_eq!((listing.records.len(), leftovers.len(), left.exists()), (1, 1, false));
 }

@@ -2,7 +2,7 @@
 
 use super::Inner;
 use crate::Result;
-use crate::sandbox::Request;
+use crate::sandbox::Errand;
 use crate::snapshot::folders::{Claim, Removed};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ impl Inner {
             return Ok(());
         }
         let paths = removed.iter().map(|removed| removed.path.clone()).collect();
-        self.sandbox.call(Request::Remove { paths }).await.map(drop)
+        self.sandbox.errand(&Errand::Remove { paths }).await.map(drop)
     }
 
     /// Removes the content of a moved folder on another thread, since each removed folder can take milliseconds. What a
@@ -51,7 +51,7 @@ impl Inner {
                 };
                 let removed: Vec<Removed> = garbage.into_iter().filter_map(set_aside).collect();
                 let paths = removed.iter().map(|removed| removed.path.clone()).collect();
-                inner.sandbox.call_blocking(&Request::Remove { paths }).ok();
+                inner.sandbox.errand_blocking(&Errand::Remove { paths }).ok();
             }
         };
         if std::thread::Builder::new().name("snapshot-garbage".to_owned()).spawn(work).is_err() {

@@ -81,12 +81,17 @@ impl Database {
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
                 .pragma("journal_size_limit", JOURNAL_LIMIT);
-            let connection = Self::connect_upgraded(&options, &path).await;
-            let options = options.create_if_missing(false);
-            let statements = Some(readers::pool(1).connect_lazy_with(options.clone()));
-            let readers = Readers::new(options.clone().pragma("query_only", "on"), busy_timeout);
+            let existing = options.clone().create_if_missing(false);
+            let statements = Some(readers::pool(1).connect_lazy_with(existing.clone()));
+            let readers = Readers::new(existing.clone().pragma("query_only", "on"), busy_timeout);
+            let connection = match is_complete(&path, &readers).await {
+                // The first change opens a connection. Many programs only read.
+                true => Ok(None),
+                false => Self::connect_upgraded(&options, &path).await.map(Some),
+            };
+            let options = existing;
             let connection = match connection {
-                Ok(connection) => Some(connection),
+                Ok(connection) => connection,
                 Err(e) if e.kind() == ErrorKind::StorageFull => {
                     // A database without tables is not usable before there is space.
                     let Ok(mut reader) = readers.get().await else { return Err(e) };
@@ -244,6 +249,16 @@ impl Database {
 async fn upgrade(connection: &mut SqliteConnection, path: &Path) -> Result<()> {
     let found = schema::migrate(connection).await.map_err(|e| sql_error(path, e))?;
     schema::reject_newer(found).context("path", path.display())
+}
+
+/// Whether a database can be used as it is: it is writable, has all tables, and its changes go to a write-ahead log.
+async fn is_complete(path: &Path, readers: &Readers) -> bool {
+    if rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_err() {
+        return false;
+    }
+    let Ok(mut reader) = readers.shared().await else { return false };
+    let mode = sqlx::query_scalar::<_, String>("PRAGMA journal_mode").fetch_one(&mut *reader).await;
+    mode.is_ok_and(|mode| mode == "wal") && check(&mut reader, path).await.is_ok()
 }
 
 /// Checks that no migration is missing, without writing.

@@ -39,6 +39,11 @@ impl Readers {
         Self { shared: pool(READERS).connect_lazy_with(options), alone: None, timeout: Duration::ZERO }
     }
 
+    /// A connection that shares the database with others, which a full disk can prevent.
+    pub(super) async fn shared(&self) -> sqlx::Result<PoolConnection<Sqlite>> {
+        self.shared.acquire().await
+    }
+
     /// A connection.
     pub(super) async fn get(&self) -> sqlx::Result<PoolConnection<Sqlite>> {
         let start = Instant::now();
