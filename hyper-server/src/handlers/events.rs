@@ -1,6 +1,6 @@
 //! Events (`_hyper/events`), and what a tag has named (`_hyper/tags/TAG/history`).
 //!
-//! A caller gets the events of the repositories that the catalog shows, which name no other ones, and who made a change where it may delete. The cursor goes
+//! A caller gets the events of the repositories that the catalog shows and that it may pull from, which name no other ones, and who made a change where it may delete. The cursor goes
 //! on over what it does not get.
 
 use super::{Outcome, json};
@@ -44,13 +44,18 @@ fn failed(e: Error) -> ApiError {
     if is_gone { answer.with_status(StatusCode::GONE, "CURSOR_GONE") } else { answer }
 }
 
+/// Whether a caller gets the events of a repository. A token for the catalog alone may list repositories, and not read their tags.
+fn is_visible(call: &Call<'_>, repository: &RepositoryName) -> bool {
+    call.can_list(repository) && call.may(repository, Action::Pull)
+}
+
 /// An event as its caller gets it.
 fn shown(call: &Call<'_>, mut event: Event, log: &str) -> Value {
     if !call.may(&event.repository, Action::Delete) {
         event.by = ChangeContext { origin: event.by.origin, ..ChangeContext::default() };
     }
     // A caller does not learn of a repository that it may not see.
-    event.from = event.from.filter(|from| call.can_list(from));
+    event.from = event.from.filter(|from| is_visible(call, from));
     cloud_event(&event, log, &call.options.event_source())
 }
 
@@ -92,7 +97,7 @@ async fn read(
     for number in 1.. {
         let page = log.read(&start, limit - events.len()).await.map_err(failed)?;
         let (is_last, more) = (page.events.is_empty(), page.next.after() < page.last);
-        let visible = page.events.into_iter().filter(|event| call.can_list(&event.repository));
+        let visible = page.events.into_iter().filter(|event| is_visible(call, &event.repository));
         events.extend(visible.map(|event| shown(call, event, page.next.log())));
         if is_last || !more || events.len() >= limit || number == PAGES {
             return Ok((events, page.next, more));

@@ -184,6 +184,12 @@ async fn events_are_those_of_the_repositories_that_the_caller_may_see() {
     assert_eq!(history(&bob, "open/app").await.expect(200).json()["history"][0]["by"], json!({}));
     history(&bob, "secret/app").await.expect(403);
     api.request("GET", "/v2/_hyper/events", &[], Body::empty()).await.expect(401);
+    // A token for the catalog alone reads no tags.
+    let token = "/v2/token?service=hyperregistry&scope=registry:catalog:*";
+    let token = send(&alice, "GET", token, Vec::new()).await.expect(200).json();
+    let bearer = format!("Bearer {}", token["token"].as_str().unwrap());
+    send(&bearer, "GET", "/v2/_catalog", Vec::new()).await.expect(200);
+    assert_eq!(shown(&events(&bearer).await).len(), 0);
 }
 
 /// A server and the commands beside it, with what survives `kill -9`.
