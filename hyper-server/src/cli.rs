@@ -340,8 +340,8 @@ async fn serve_until_signal(
         )
         .with_context("data", config.data.display()));
     }
-    let has_users = config.has_users();
-    let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, has_users));
+    let known = config.knows();
+    let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, known));
     for warning in config.warnings().into_iter().chain(of_policy) {
         tracing::warn!("{warning}");
     }
@@ -377,7 +377,7 @@ async fn serve_until_signal(
     let lines = addresses.iter().map(|address| format!("hyperregistry listens on {address}\n"));
     print(&lines.collect::<String>())?;
     tracing::info!(address = addresses.join(" "), store = %place, read_only = config.read_only, "started");
-    let reload = Arc::new(Reload { file, registry: registry.clone(), policy, has_users, token_keys, tls });
+    let reload = Arc::new(Reload { file, registry: registry.clone(), policy, known, token_keys, tls });
     let shutdown = async move {
         loop {
             tokio::select! {

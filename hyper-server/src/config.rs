@@ -10,8 +10,10 @@ use crate::config_shapes::{AccessShape, AllowanceShape, LogFormatShape, OneOrMor
 use crate::cors_config::CorsConfig;
 use crate::database::DatabaseConfig;
 use crate::event_config::EventsConfig;
+use crate::issuer_config::{self, IssuerConfig};
 use crate::listen_on::{ListenOn, one_or_more};
 use crate::path_prefix::PathPrefix;
+use crate::policy_command::Known;
 use crate::proxies::TrustedProxy;
 use crate::quota_config::{self, QuotaConfig};
 use crate::retention_config::RetentionConfig;
@@ -110,6 +112,8 @@ pub(crate) struct AuthConfig {
     pub(crate) realm: String,
     /// Tokens that the registry issues.
     pub(crate) token: TokenConfig,
+    /// Other issuers whose tokens are accepted.
+    pub(crate) issuer: Vec<IssuerConfig>,
 }
 
 /// Limits.
@@ -272,7 +276,14 @@ impl Default for Config {
 impl Default for AuthConfig {
     fn default() -> Self {
         let realm = RegistryOptions::default().realm;
-        Self { htpasswd: None, policy: None, anonymous: None, realm, token: TokenConfig::default() }
+        Self {
+            htpasswd: None,
+            policy: None,
+            anonymous: None,
+            realm,
+            token: TokenConfig::default(),
+            issuer: Vec::new(),
+        }
     }
 }
 
@@ -348,7 +359,7 @@ impl Config {
         self.database.check()?;
         if self.metrics.users_only && !self.has_users() {
             return Err(Error::invalid(
-                "the configuration key `metrics.users-only` needs users: set `auth.htpasswd` or `tls.client-ca` too",
+                "the configuration key `metrics.users-only` needs users: set `auth.htpasswd`, `auth.issuer` or `tls.client-ca` too",
             ));
         }
         if self.auth.policy.is_some() && self.auth.anonymous.is_some() {
@@ -363,6 +374,7 @@ impl Config {
         self.tls.check(&self.listen)?;
         self.cors.cors()?;
         self.retention.rules()?;
+        issuer_config::issuers(&self.auth.issuer)?;
         quota_config::rules(&self.quota)?;
         self.events.check()?;
         webhook_config::check(&self.webhook)?;
@@ -397,7 +409,12 @@ impl Config {
 
     /// Whether anybody can log in.
     pub(crate) fn has_users(&self) -> bool {
-        self.auth.htpasswd.is_some() || self.tls.client_ca.is_some()
+        self.auth.htpasswd.is_some() || self.tls.client_ca.is_some() || !self.auth.issuer.is_empty()
+    }
+
+    /// What is known of those who log in.
+    pub(crate) fn knows(&self) -> Known {
+        Known { users: self.has_users(), claims: !self.auth.issuer.is_empty() }
     }
 
     /// Warnings about settings that are valid and probably a mistake.
@@ -422,9 +439,10 @@ impl Config {
                     .to_owned(),
             );
         }
-        if !self.auth.token.keys.is_empty() && self.auth.htpasswd.is_none() {
+        if !self.auth.token.keys.is_empty() && self.auth.htpasswd.is_none() && self.auth.issuer.is_empty() {
             warnings.push("`auth.token.keys` has no effect: without users there are no tokens".to_owned());
         }
+        warnings.extend(issuer_config::warnings(&self.auth.issuer, self.auth.policy.is_some()));
         warnings.extend(self.retention.warnings(self.gc.untagged_after.is_some()));
         warnings
     }
@@ -447,6 +465,7 @@ impl Config {
             sparse: self.sparse,
             htpasswd: self.auth.htpasswd.clone(),
             api_tokens: None,
+            issuers: issuer_config::issuers(&self.auth.issuer).unwrap_or_default(),
             anonymous: self.auth.anonymous,
             authenticator: None,
             client_certificates: self.tls.client_ca.is_some(),
@@ -532,7 +551,9 @@ mod tests {
         assert_eq!(everything.limits.blob, Some(Size(20 << 30)));
         assert!(everything.auth.htpasswd.is_some());
         assert_eq!(everything.registry().trusted_proxies.unwrap().len(), 2);
-        let everything = REFERENCE.replace("# url", "url").replace("# password-file", "password-file");
+        let everything = REFERENCE
+            .replace("# url = \"postgres", "url = \"postgres")
+            .replace("# password-file", "password-file");
         let everything = Config::parse(&everything.replace("# untagged", "untagged")).unwrap();
         assert!(everything.database.password_file.is_some());
         let database = everything.database.options().unwrap().unwrap();

@@ -1,9 +1,10 @@
 //! `hyperregistry config`: checks and explains configuration files.
 
 use crate::audit::AuditLog;
-use crate::auth::PolicyFile;
+use crate::auth::{Issuers, PolicyFile};
 use crate::config::{Config, REFERENCE};
 use crate::config_schema;
+use crate::issuer_config;
 use crate::standard_io::print;
 use crate::{Tls, log_level, policy_command};
 use clap::{Args, Subcommand};
@@ -47,11 +48,12 @@ fn check(args: &CheckArgs) -> Result<()> {
         crate::auth::check_htpasswd(path)?;
     }
     config.auth.token.keys()?;
+    Issuers::new(&issuer_config::issuers(&config.auth.issuer)?)?;
     if let Some(path) = &config.log.audit {
         AuditLog::check(path)?;
     }
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
-    let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, config.has_users()));
+    let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, config.knows()));
     let tls = config.tls.options().map(Tls::open).transpose()?;
     let of_tls = tls.iter().flat_map(Tls::warnings);
     for warning in config.warnings().into_iter().chain(of_policy).chain(of_tls) {

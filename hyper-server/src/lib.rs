@@ -44,6 +44,7 @@ mod gc_command;
 mod handlers;
 mod hang_up;
 mod import_command;
+mod issuer_config;
 mod key_command;
 mod listen;
 mod listen_on;

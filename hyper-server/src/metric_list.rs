@@ -4,6 +4,7 @@
 //! are bounded: each label has the values that it lists here.
 
 use crate::audit::AuditLog;
+use crate::auth::Issuers;
 use crate::connection::Connections;
 use crate::metrics::{self, Histogram, Metrics};
 use crate::quota_gauges;
@@ -23,6 +24,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) audit: Option<&'a AuditLog>,
     pub(crate) quotas: &'a [QuotaUse],
     pub(crate) webhooks: &'a [WebhookCounts],
+    /// The other issuers of tokens.
+    pub(crate) issuers: Option<&'a Issuers>,
 }
 
 /// One metric.
@@ -77,6 +80,8 @@ const NAMESPACE: Label = Label {
         "the namespaces of the configuration; `*` is the one that uses most of what `*` gives each",
     ),
 };
+const ISSUER: Label =
+    Label { name: "issuer", values: Values::OneOf("the names of the issuers of the configuration") };
 const RESOURCE: Label = Label { name: "resource", values: Values::OneOf("bytes, tags or manifests") };
 const WEBHOOK: Label =
     Label { name: "webhook", values: Values::OneOf("the webhooks of the configuration, by their names") };
@@ -298,6 +303,30 @@ static METRICS: &[Metric] = &[
         read: Read::Gauges(|from, each| webhook::each(from.webhooks, each, Counts::lag)),
     },
     Metric {
+        name: "issuer_key_age_seconds",
+        unit: "seconds",
+        labels: &[ISSUER],
+        meaning: "How old the known keys of another issuer of tokens are; absent before the first token of it",
+        read: Read::Gauges(|from, each| {
+            for issuer in from.issuers.into_iter().flat_map(Issuers::states) {
+                if let Some(age) = issuer.age {
+                    each(&[issuer.name], i64::try_from(age).unwrap_or(i64::MAX));
+                }
+            }
+        }),
+    },
+    Metric {
+        name: "issuer_key_failures_total",
+        unit: "fetches",
+        labels: &[ISSUER],
+        meaning: "Fetches of the keys of another issuer of tokens that failed",
+        read: Read::Counters(|from, each| {
+            for issuer in from.issuers.into_iter().flat_map(Issuers::states) {
+                each(&[issuer.name], issuer.failures);
+            }
+        }),
+    },
+    Metric {
         name: "audit_lines_total",
         unit: "lines",
         labels: &[],
@@ -475,6 +504,7 @@ mod tests {
             audit: None,
             quotas: &[],
             webhooks: &[],
+            issuers: None,
         })
     }
 

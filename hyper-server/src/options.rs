@@ -1,7 +1,7 @@
 //! The options of a registry.
 
 use crate::audit::AuditLog;
-use crate::auth::{AnonymousAccess, Authenticator, Authorizer, TokenKeys};
+use crate::auth::{AnonymousAccess, Authenticator, Authorizer, IssuerOptions, TokenKeys};
 use crate::cors::Cors;
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
@@ -154,7 +154,9 @@ pub struct RegistryOptions {
     pub htpasswd: Option<PathBuf>,
     /// API tokens of the users of `htpasswd`, which machines use in place of a password.
     pub api_tokens: Option<Arc<dyn TokenStore>>,
-    /// Authenticates requests, instead of `htpasswd`.
+    /// Other issuers whose tokens are accepted, beside `htpasswd`: of CI systems, clusters, or a company.
+    pub issuers: Vec<IssuerOptions>,
+    /// Authenticates requests, instead of `htpasswd` and `issuers`.
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Takes users from the certificates of clients ([`crate::ClientCertificate`]), beside `htpasswd` or `authenticator`.
     pub client_certificates: bool,
@@ -231,6 +233,7 @@ impl Default for RegistryOptions {
             sparse: false,
             htpasswd: None,
             api_tokens: None,
+            issuers: Vec::new(),
             authenticator: None,
             client_certificates: false,
             anonymous: None,
@@ -276,7 +279,8 @@ impl RegistryOptions {
 
     /// What decides who may do what.
     pub(crate) fn effective_authorizer(&self) -> Arc<dyn Authorizer> {
-        let is_closed = self.htpasswd.is_some() || self.authenticator.is_some() || self.client_certificates;
+        let has_tokens = self.htpasswd.is_some() || !self.issuers.is_empty();
+        let is_closed = has_tokens || self.authenticator.is_some() || self.client_certificates;
         let anonymous = self.anonymous.unwrap_or(match is_closed {
             true => AnonymousAccess::None,
             false => AnonymousAccess::Full,

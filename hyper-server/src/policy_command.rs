@@ -55,7 +55,7 @@ impl PolicyCommand {
     pub(crate) fn run(&self) -> Result<Answer> {
         match self {
             Self::Check(args) => {
-                for warning in warnings(&PolicyFile::open(&args.file)?, true) {
+                for warning in warnings(&PolicyFile::open(&args.file)?, Known { users: true, claims: true }) {
                     let _ = writeln!(std::io::stderr(), "warning: {warning}");
                 }
                 Ok(Answer { text: "the policy is valid\n".to_owned(), is_yes: true })
@@ -65,30 +65,39 @@ impl PolicyCommand {
     }
 }
 
+/// What a registry knows of those who log in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known {
+    /// Whether anybody can log in.
+    pub(crate) users: bool,
+    /// Whether anybody has claims.
+    pub(crate) claims: bool,
+}
+
 /// What is valid in a policy and probably a mistake in this program.
-pub(crate) fn warnings(file: &PolicyFile, has_users: bool) -> Vec<String> {
+pub(crate) fn warnings(file: &PolicyFile, known: Known) -> Vec<String> {
     let (policy, path) = (file.policy(), file.path().display());
     let mut warnings = file.warnings();
-    if !has_users && policy.needs_users() {
+    if !known.users && policy.needs_users() {
         warnings.push(format!(
-            "{path}: rules for users never match, because there are no users: set `auth.htpasswd` or `tls.client-ca`"
+            "{path}: rules for users never match, because there are no users: set `auth.htpasswd`, `auth.issuer` or `tls.client-ca`"
         ));
     }
-    if policy.reads_claims() {
+    if !known.claims && policy.reads_claims() {
         warnings.push(format!(
-            "{path}: `claim:` never matches, because the users of this program have no claims: only an authenticator \
-             of a program of your own gives them"
+            "{path}: `claim:` never matches, because the users of files and certificates have no claims: only those \
+             of other issuers (`auth.issuer`) have some"
         ));
     }
     warnings
 }
 
 /// Reads the policy again, and logs what came of it.
-pub(crate) fn reload(policy: &PolicyFile, has_users: bool) {
+pub(crate) fn reload(policy: &PolicyFile, known: Known) {
     match policy.reload() {
         Ok(()) => {
             tracing::info!(path = %policy.path().display(), "the policy was read again");
-            for warning in warnings(policy, has_users) {
+            for warning in warnings(policy, known) {
                 tracing::warn!("{warning}");
             }
         }

@@ -5,7 +5,7 @@
 use crate::auth::{PolicyFile, TokenKeys};
 use crate::config::Config;
 use crate::log_level::LogLevel;
-use crate::policy_command;
+use crate::policy_command::{self, Known};
 use crate::quota_config;
 use crate::registry::Registry;
 use crate::tls::Tls;
@@ -20,8 +20,8 @@ pub(crate) struct Reload {
     pub(crate) file: Option<ConfigFile>,
     pub(crate) registry: Registry,
     pub(crate) policy: Option<PolicyFile>,
-    /// Whether anybody can log in, for the warnings about a policy.
-    pub(crate) has_users: bool,
+    /// What is known of those who log in, for the warnings about a policy.
+    pub(crate) known: Known,
     pub(crate) token_keys: Option<TokenKeys>,
     pub(crate) tls: Option<Tls>,
 }
@@ -56,7 +56,7 @@ impl Reload {
         }
         // First: a right that was taken away must not stay for longer than it has to.
         if let Some(policy) = &self.policy {
-            policy_command::reload(policy, self.has_users);
+            policy_command::reload(policy, self.known);
         }
         if let Some(tls) = &self.tls {
             tls.reload_and_log();

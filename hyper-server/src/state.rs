@@ -1,6 +1,8 @@
 //! The state that all requests of a registry share.
 
-use crate::auth::{AnonymousOnly, Authenticator, Authorizer, ClientCertificates, PasswordOptions, Passwords};
+use crate::auth::{
+    AnonymousOnly, Authenticator, Authorizer, ClientCertificates, Issuers, PasswordOptions, Passwords,
+};
 use crate::connection::Connections;
 use crate::metrics::Metrics;
 use crate::options::RegistryOptions;
@@ -109,17 +111,19 @@ impl State {
         let store: SharedStore = Arc::new(cache.clone());
         let authorizer = options.effective_authorizer();
         let throttle = Throttle::new(&options.throttling);
+        let issuers = Issuers::new(&options.issuers)?;
         if options.api_tokens.is_some() && options.htpasswd.is_none() {
             return Err(Error::invalid("API tokens (`api_tokens`) need a file of users (`htpasswd`)"));
         }
-        let tokens = match &options.htpasswd {
-            Some(_) if options.authenticator.is_some() => {
+        let tokens = match options.htpasswd.is_some() || !options.issuers.is_empty() {
+            true if options.authenticator.is_some() => {
                 return Err(Error::invalid(
-                    "a registry has an `authenticator` or a file of users (`htpasswd`), not both",
+                    "a registry has an `authenticator`, or a file of users (`htpasswd`) and `issuers`, not both",
                 ));
             }
-            Some(htpasswd) => Some(Arc::new(Passwords::open(&PasswordOptions {
-                htpasswd,
+            true => Some(Arc::new(Passwords::open(PasswordOptions {
+                htpasswd: options.htpasswd.as_deref(),
+                issuers,
                 realm: &options.realm,
                 token_key: options.token_key.as_deref(),
                 token_secret: options.token_secret.as_ref(),
@@ -133,7 +137,7 @@ impl State {
                 guesses: throttle.guesses().clone(),
                 clock: options.clock.clone(),
             })?)),
-            None => None,
+            false => None,
         };
         let authenticator: Arc<dyn Authenticator> = match (&options.authenticator, &tokens) {
             (Some(own), _) => own.clone(),

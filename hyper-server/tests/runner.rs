@@ -21,6 +21,7 @@ mod suite {
     mod hostile;
     mod http_store;
     mod import;
+    mod issuers;
     mod limits;
     mod lists;
     mod machine;

@@ -9,6 +9,7 @@ mod certificates;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod copy;
+mod document;
 #[cfg(feature = "build")]
 mod engine;
 mod ext;
@@ -46,6 +47,7 @@ pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
 #[cfg(feature = "build")]
 pub(crate) use copy::copy_known;
+pub use document::{Document, DocumentClient, DocumentOptions};
 #[cfg(feature = "build")]
 pub use engine::{Engine, EngineAddresses};
 pub use ext::RegistryClientExt;

@@ -172,6 +172,11 @@ struct Line<'a> {
     time: &'a str,
     request_id: Option<&'a str>,
     user: Option<&'a str>,
+    /// Of a user of another issuer: the issuer and the subject, as its token has them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
     client: Option<IpAddr>,
     #[serde(flatten)]
     deed: &'a Deed,
@@ -191,6 +196,8 @@ impl Entry {
             time: &now(),
             request_id: author.and_then(|a| a.request_id.to_str().ok()),
             user: author.and_then(|a| a.principal.name()),
+            issuer: claim(author, "iss"),
+            subject: claim(author, "sub"),
             client: author.and_then(|a| a.client),
             deed: &self.deed,
             outcome: self.outcome,
@@ -199,6 +206,11 @@ impl Entry {
         bytes.push(b'\n');
         bytes
     }
+}
+
+/// A claim of the author that is a text.
+fn claim<'a>(author: Option<&'a Author>, name: &str) -> Option<&'a str> {
+    author.and_then(|author| author.principal.claim(name)?.as_str())
 }
 
 /// The time in UTC, with microseconds.

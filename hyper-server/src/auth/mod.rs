@@ -7,8 +7,9 @@
 //!                   └── Challenge (401)      Authenticator::challenge ── Challenge (401) or a denial (403)
 //! ```
 //!
-//! The first authenticator is the registry's own: an htpasswd file and tokens ([`crate::RegistryOptions::htpasswd`]). A
-//! program brings its own with [`crate::RegistryOptions::authenticator`]: OpenID Connect, client certificates, a directory.
+//! The first authenticator is the registry's own: an htpasswd file and tokens ([`crate::RegistryOptions::htpasswd`]), also those of
+//! other issuers ([`crate::RegistryOptions::issuers`]). A program brings its own with [`crate::RegistryOptions::authenticator`], such
+//! as a directory.
 //! The authorizers are [`AnonymousAccess`] and [`PolicyFile`].
 //!
 //! # Invariants
@@ -23,8 +24,7 @@ mod api_tokens;
 mod certificates;
 mod challenge;
 mod htpasswd;
-#[cfg_attr(not(test), allow(dead_code, unused_imports, reason = "keys of other issuers"))]
-#[cfg_attr(test, allow(dead_code, unused_imports, reason = "keys of other issuers"))]
+mod issuers;
 mod jose;
 mod password_hash;
 mod passwords;
@@ -41,6 +41,8 @@ pub(crate) use certificates::ClientCertificates;
 pub use challenge::Challenge;
 pub(crate) use htpasswd::has_user;
 pub use htpasswd::{check as check_htpasswd, entry as htpasswd_entry};
+pub(crate) use issuers::Issuers;
+pub use issuers::{IssuerKeys, IssuerOptions};
 pub(crate) use passwords::{PasswordOptions, Passwords, Proof, TokenRequest};
 pub use policy_file::PolicyFile;
 pub use principal::Principal;

@@ -1,5 +1,5 @@
 //! The authenticator of a registry with an htpasswd file: it accepts passwords, API tokens, refresh tokens and the tokens that it
-//! issues.
+//! issues, and those of other issuers.
 //!
 //! If anonymous callers may do nothing, the challenge has the Basic scheme, which all clients support. Otherwise it has
 //! the Bearer scheme, because docker sends a password only then. Passwords and tokens are accepted in both cases.
@@ -7,7 +7,8 @@
 use super::api_token::ApiToken;
 use super::api_tokens::{ApiTokens, Grant};
 use super::htpasswd::Htpasswd;
-use super::token::{Issued, Issuer};
+use super::issuers::{External, Issuers};
+use super::token::{Holder, Issued, Issuer};
 use super::token_keys::TokenKeys;
 use super::{
     Action, AuthError, AuthRequest, Authenticator, Authorizer, Challenge, Denial, Principal, Resource, Scope,
@@ -30,7 +31,9 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct PasswordOptions<'a> {
     /// The file of users.
-    pub(crate) htpasswd: &'a Path,
+    pub(crate) htpasswd: Option<&'a Path>,
+    /// The issuers whose tokens are accepted.
+    pub(crate) issuers: Issuers,
     /// The realm that clients show when they ask for a password, and the service of the tokens.
     pub(crate) realm: &'a str,
     /// The file with the key of tokens.
@@ -64,11 +67,13 @@ struct Login {
     api_token: Option<String>,
     /// Whether it was the password of a user.
     by_password: bool,
+    /// Of the token of another issuer: what is known of its user, and when it expires.
+    external: Option<(External, i64)>,
 }
 
 impl Login {
-    fn anonymous() -> Self {
-        Self { principal: Principal::anonymous(), api_token: None, by_password: false }
+    fn of(principal: Principal) -> Self {
+        Self { principal, api_token: None, by_password: false, external: None }
     }
 }
 
@@ -114,7 +119,9 @@ pub(crate) struct Given {
 /// Checks the passwords of an htpasswd file, API tokens of its users and the tokens that were issued to its users.
 #[derive(Debug)]
 pub(crate) struct Passwords {
-    users: Htpasswd,
+    /// The users of the file; `None` without one.
+    users: Option<Htpasswd>,
+    issuers: Issuers,
     api_tokens: Option<ApiTokens>,
     issuer: Issuer,
     guesses: Arc<Guesses>,
@@ -136,7 +143,12 @@ impl Authenticator for Passwords {
         if let Some(token) = request.bearer() {
             let principal = match self.api_tokens_for(token) {
                 Some(tokens) => tokens.verify(token).await?.and_then(|grant| self.principal(&grant)),
-                None => self.of_token(token).await?,
+                None => match self.of_token(token).await? {
+                    None if self.issuers.know(token) => {
+                        self.of_issuer(token, None, request.client()).await?.map(|login| login.principal)
+                    }
+                    found => found,
+                },
             };
             return principal.ok_or_else(|| {
                 let challenge = self.bearer(request).with("error", "invalid_token");
@@ -181,11 +193,12 @@ impl Passwords {
     ///
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Invalid`] or [`hyper_sdk::ErrorKind::Io`] when the file or the key cannot be used.
-    pub(crate) fn open(options: &PasswordOptions<'_>) -> Result<Self> {
+    pub(crate) fn open(options: PasswordOptions<'_>) -> Result<Self> {
         let visible = options.realm.chars().filter(|c| c.is_ascii_graphic() || *c == ' ');
         let service: String = visible.filter(|c| !"\"\\".contains(*c)).collect();
         Ok(Self {
-            users: Htpasswd::open(options.htpasswd, options.guesses.clone())?,
+            users: options.htpasswd.map(|file| Htpasswd::open(file, options.guesses.clone())).transpose()?,
+            issuers: options.issuers,
             api_tokens: options
                 .api_tokens
                 .clone()
@@ -221,15 +234,51 @@ impl Passwords {
     /// The principal of an API token; `None` when its user was removed from the file.
     fn principal(&self, grant: &Grant) -> Option<Principal> {
         let user = Principal::user(&grant.user);
-        self.users.knows(&grant.user).then(|| user.with_scopes(grant.scopes.iter().cloned()))
+        self.knows(&grant.user).then(|| user.with_scopes(grant.scopes.iter().cloned()))
+    }
+
+    /// Whether the file has this user.
+    fn knows(&self, user: &str) -> bool {
+        self.users.as_ref().is_some_and(|users| users.knows(user))
+    }
+
+    /// Who the token of another issuer is about; `None` when it is none, or not valid. Wrong ones count as wrong passwords do.
+    /// `only` names the issuer that is asked.
+    async fn of_issuer(
+        &self,
+        token: &str,
+        only: Option<&str>,
+        client: Option<IpAddr>,
+    ) -> Result<Option<Login>> {
+        if !self.issuers.know(token) {
+            return Ok(None);
+        }
+        // First, as an issuer may be slow: a token whose keys are waited for takes nothing of the limit.
+        let identity = self.issuers.verify(token, only, self.clock.now()).await?;
+        let guess = self.guesses.begin_token(client, Instant::now())?;
+        let Some(identity) = identity else {
+            guess.wrong();
+            return Ok(None);
+        };
+        guess.right(Instant::now());
+        let principal = identity.proof.principal(&identity.user);
+        Ok(Some(Login { external: Some((identity.proof, identity.expires)), ..Login::of(principal) }))
+    }
+
+    /// The issuers whose tokens are accepted.
+    pub(crate) fn issuers(&self) -> &Issuers {
+        &self.issuers
     }
 
     async fn of_token(&self, token: &str) -> Result<Option<Principal>> {
         let Some(claims) = self.issuer.verify(token, self.clock.now()) else { return Ok(None) };
-        let principal = match claims.sub.as_str() {
-            "" => Principal::anonymous(),
-            // A token of a user who was removed from the file is invalid.
-            user if self.users.knows(user) => Principal::user(user),
+        let principal = match (claims.sub.as_str(), &claims.external) {
+            // A token of an issuer that was removed from the configuration is invalid, and so is one of a user who was removed
+            // from the file.
+            (user, Some(external)) if self.issuers.has(external) => external.principal(user),
+            (_, Some(_)) => return Ok(None),
+            ("", None) => Principal::anonymous(),
+            (user, None) if self.knows(user) => Principal::user(user),
             _ => return Ok(None),
         };
         // A token for an API token or a refresh token ends with it.
@@ -247,7 +296,7 @@ impl Passwords {
     /// name and password.
     async fn verify(&self, user: &str, password: &str, client: Option<IpAddr>) -> Result<Option<Login>> {
         if user.is_empty() && password.is_empty() {
-            return Ok(Some(Login::anonymous()));
+            return Ok(Some(Login::of(Principal::anonymous())));
         }
         if let Some(tokens) = self.api_tokens_for(password) {
             let Some(grant) = tokens.verify(password).await?.filter(|grant| grant.user == user) else {
@@ -255,11 +304,14 @@ impl Passwords {
             };
             let principal = self.principal(&grant);
             let api_token = Some(grant.id.clone());
-            return Ok(principal.map(|principal| Login { principal, api_token, by_password: false }));
+            return Ok(principal.map(|principal| Login { api_token, ..Login::of(principal) }));
         }
-        let is_right = self.users.verify(user, password, client).await?;
-        let principal = Principal::user(user);
-        Ok(is_right.then_some(Login { principal, api_token: None, by_password: true }))
+        if self.issuers.is_login(user, password) {
+            return self.of_issuer(password, self.issuers.named(user), client).await;
+        }
+        let Some(users) = &self.users else { return Ok(None) };
+        let is_right = users.verify(user, password, client).await?;
+        Ok(is_right.then(|| Login { by_password: true, ..Login::of(Principal::user(user)) }))
     }
 
     /// Who a refresh token stands for; `None` when it is wrong. Wrong ones count as wrong passwords do.
@@ -274,14 +326,14 @@ impl Passwords {
         guess.right(Instant::now());
         tokens.record_use(&grant);
         let principal = Principal::user(&grant.user);
-        Ok(Some(Login { principal, api_token: Some(grant.id.clone()), by_password: false }))
+        Ok(Some(Login { api_token: Some(grant.id.clone()), ..Login::of(principal) }))
     }
 
     /// What a refresh token of a user is bound to: this registry, and the password. `None` for who is not in the file.
     fn binding(&self, user: &str) -> Option<Digest> {
         let mut hasher = Hasher::sha256();
         hasher.update_field(&self.service);
-        hasher.update_field(self.users.stamp(user)?.as_str());
+        hasher.update_field(self.users.as_ref()?.stamp(user)?.as_str());
         Some(hasher.finish())
     }
 
@@ -324,7 +376,14 @@ impl Passwords {
             }
             _ => None,
         };
-        let issued = self.issuer.issue((user, login.api_token.as_deref()), &scopes, self.clock.now())?;
+        let external = login.external.as_ref();
+        let holder = Holder {
+            user,
+            api_token: login.api_token.as_deref(),
+            external: external.map(|(external, _)| external),
+            until: external.map(|(_, until)| *until),
+        };
+        let issued = self.issuer.issue(holder, &scopes, self.clock.now())?;
         Ok(Given { issued, scopes, refresh })
     }
 
@@ -339,10 +398,11 @@ impl Passwords {
                     .ok_or_else(|| refusal("the refresh token is invalid or has expired: log in again"));
             }
             Proof::Password(user, password) => self.verify(user, password, client).await?,
-            Proof::Header => match request.basic() {
-                Some((user, password)) => self.verify(&user, &password, client).await?,
-                None if request.has_authorization() => None,
-                None => Some(Login::anonymous()),
+            Proof::Header => match (request.basic(), request.bearer()) {
+                (Some((user, password)), _) => self.verify(&user, &password, client).await?,
+                (None, Some(token)) => self.of_issuer(token, None, client).await?,
+                (None, None) if request.has_authorization() => None,
+                (None, None) => Some(Login::of(Principal::anonymous())),
             },
         };
         found.ok_or_else(|| refusal(WRONG))

@@ -30,12 +30,15 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::Scope;
+use super::issuers::External;
 use super::scope::Access;
 use super::token_keys::TokenKeys;
 
 /// How long a token is valid, in seconds. It is checked only at the beginning of a request, so an upload may take
 /// longer.
 const LIFETIME: i64 = 300;
+/// How long a token is valid at least, in seconds.
+const LEAST_LIFETIME: i64 = 60;
 /// The largest difference between the clocks of two servers on one folder, in seconds.
 const LEEWAY: i64 = 60;
 /// The most scopes of one token: it has to fit into a header.
@@ -58,6 +61,9 @@ pub(crate) struct Claims {
     /// The id of the API token that it was issued for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_token: Option<String>,
+    /// What is known of a user of another issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) external: Option<External>,
     iat: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nbf: Option<i64>,
@@ -81,6 +87,19 @@ pub(crate) struct Issued {
     pub(crate) token: String,
     pub(crate) expires_in: i64,
     pub(crate) issued_at: String,
+}
+
+/// Whom a token is issued to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Holder<'a> {
+    /// The name of the user; empty for an anonymous caller.
+    pub(super) user: &'a str,
+    /// The id of the API token or refresh token that it is issued for.
+    pub(super) api_token: Option<&'a str>,
+    /// What is known of a user of another issuer.
+    pub(super) external: Option<&'a External>,
+    /// When the token of that issuer expires, in seconds since 1970.
+    pub(super) until: Option<i64>,
 }
 
 /// Issues and verifies tokens.
@@ -133,22 +152,23 @@ impl Issuer {
         }
     }
 
-    /// Issues a token to a user, whose name is empty for an anonymous caller; `api_token` is the id of the API token that it is
-    /// issued for. `now` is in seconds since 1970.
-    pub(crate) fn issue(
-        &self,
-        (user, api_token): (&str, Option<&str>),
-        scopes: &[Scope],
-        now: i64,
-    ) -> Result<Issued> {
+    /// Issues a token. `now` is in seconds since 1970.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Invalid`] when the scopes are more than a header can have.
+    pub(super) fn issue(&self, to: Holder<'_>, scopes: &[Scope], now: i64) -> Result<Issued> {
+        // Clients take a shorter time for a minute.
+        let lifetime =
+            to.until.map_or(LIFETIME, |until| until.saturating_sub(now).clamp(LEAST_LIFETIME, LIFETIME));
         let claims = Claims {
             iss: self.service.clone(),
-            sub: user.to_owned(),
+            sub: to.user.to_owned(),
             aud: self.service.clone(),
-            api_token: api_token.map(str::to_owned),
+            api_token: to.api_token.map(str::to_owned),
+            external: to.external.cloned(),
             iat: now,
             nbf: Some(now),
-            exp: now + LIFETIME,
+            exp: now + lifetime,
             jti: Some(random_id()?),
             access: scopes.iter().filter_map(Access::of).collect(),
         };
@@ -165,7 +185,10 @@ impl Issuer {
                 token
             }
         };
-        Ok(Issued { token, expires_in: LIFETIME, issued_at: rfc3339(now) })
+        if token.len() > MAX_LENGTH {
+            return Err(Error::invalid("the token would be too long for a header: ask for fewer scopes"));
+        }
+        Ok(Issued { token, expires_in: lifetime, issued_at: rfc3339(now) })
     }
 
     /// The claims of a token; `None` when the token is forged, or not valid at the time `now`.
@@ -285,6 +308,10 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
+    fn alice() -> Holder<'static> {
+        Holder { user: "alice", ..Holder::default() }
+    }
+
     fn issuer() -> Issuer {
         Issuer::new("s", None).unwrap()
     }
@@ -293,7 +320,7 @@ mod tests {
     fn a_token_grants_what_it_says_until_it_expires() {
         let issuer = issuer();
         let scopes: [Scope; 1] = ["repository:a/b:pull,push".parse().unwrap()];
-        let issued = issuer.issue(("alice", None), &scopes, 1000).unwrap();
+        let issued = issuer.issue(alice(), &scopes, 1000).unwrap();
         let claims = issuer.verify(&issued.token, 1000).unwrap();
         assert_eq!(claims.sub, "alice");
         assert_eq!(claims.scopes().collect::<Vec<_>>(), scopes);
@@ -303,9 +330,24 @@ mod tests {
     }
 
     #[test]
+    fn a_token_ends_soon_after_what_it_was_issued_for_and_fits_into_a_header() {
+        let issuer = issuer();
+        let lifetime = |until| issuer.issue(Holder { until, ..alice() }, &[], 1000).unwrap().expires_in;
+        assert_eq!(
+            [None, Some(1200), Some(1010), Some(0), Some(i64::MAX)].map(lifetime),
+            [300, 200, 60, 60, 300]
+        );
+        let scope = format!("repository:{}:pull,push,delete", "a/".repeat(120) + "a");
+        let scopes = vec![scope.parse::<Scope>().unwrap(); 60];
+        let e = issuer.issue(alice(), &scopes, 1000).unwrap_err();
+        assert_eq!(e.kind(), hyper_sdk::ErrorKind::Invalid);
+        assert!(issuer.issue(alice(), &scopes[..MAX_SCOPES], 1000).is_ok());
+    }
+
+    #[test]
     fn a_forged_token_is_invalid() {
         let issuer = issuer();
-        let good = issuer.issue(("alice", None), &[], 1000).unwrap().token;
+        let good = issuer.issue(alice(), &[], 1000).unwrap().token;
         let parts: Vec<&str> = good.split('.').collect();
         let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"JWT"}"#);
         let claims = String::from_utf8(URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
@@ -335,8 +377,8 @@ mod tests {
         fs::write(&path, new_token_key(TokenAlgorithm::Es256).unwrap().0.expose()).unwrap();
         let (secret, keys) = (issuer(), Issuer::with_keys("s", TokenKeys::open(&[&path]).unwrap()));
         let scopes: [Scope; 1] = ["repository:a/b:pull,push".parse().unwrap()];
-        let of_secret = secret.issue(("alice", None), &scopes, 1000).unwrap().token;
-        let of_keys = keys.issue(("alice", None), &scopes, 1000).unwrap().token;
+        let of_secret = secret.issue(alice(), &scopes, 1000).unwrap().token;
+        let of_keys = keys.issue(alice(), &scopes, 1000).unwrap().token;
         assert!(secret.verify(&of_keys, 1000).is_none() && keys.verify(&of_secret, 1000).is_none());
         let claims = keys.verify(&of_keys, 1000).unwrap();
         assert_eq!(claims.scopes().collect::<Vec<_>>(), scopes);
@@ -362,7 +404,7 @@ mod tests {
             })
             .collect();
         let issuers: Vec<Issuer> = threads.into_iter().map(|t| t.join().unwrap()).collect();
-        let token = issuers[0].issue(("a", None), &[], 1000).unwrap().token;
+        let token = issuers[0].issue(alice(), &[], 1000).unwrap().token;
         assert!(issuers.iter().all(|issuer| issuer.verify(&token, 1000).is_some()));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

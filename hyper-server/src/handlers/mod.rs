@@ -39,6 +39,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         Endpoint::Metrics if call.options.metrics => Ok(text(metric_list::render(&metric_list::Sources {
             quotas: &quotas(call).await,
             webhooks: &call.webhooks.counts(),
+            issuers: call.tokens.as_ref().map(|tokens| tokens.issuers()),
             metrics: &call.metrics,
             cache: call.cache.statistics(),
             connections: &call.connections,

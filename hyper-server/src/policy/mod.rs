@@ -19,6 +19,7 @@ mod who;
 
 pub use parse::Problem;
 pub use who::Subject;
+pub(crate) use who::has_value;
 
 use hyper_sdk::{RepositoryPattern, TextPattern};
 use std::collections::HashMap;

@@ -33,14 +33,29 @@ impl<'a> Subject<'a> {
         Self { user: self.user, groups, claims }
     }
 
+    /// Whether it is a user of another issuer of tokens, whose name begins with that of the issuer.
+    fn is_of_issuer(&self) -> bool {
+        self.claims.contains_key("iss") && self.user.is_some_and(|name| name.contains(':'))
+    }
+
     fn has_claim(&self, name: &str, pattern: &TextPattern) -> bool {
         let in_groups = name == GROUPS && self.groups.iter().any(|group| pattern.matches(group));
         in_groups || self.claims.get(name).is_some_and(|value| has_value(value, pattern))
     }
 }
 
+/// Whether a user has a name of a pattern. The name of a user of another issuer is `ISSUER:TEXT`, and people there may choose the
+/// text: a `*` stands for no part of `ISSUER:`, so that `*-bot` or `ci-*` means users of this registry alone.
+fn is_user(pattern: &TextPattern, name: &str, is_of_issuer: bool) -> bool {
+    let names_issuer = || {
+        let issuer = name.split_once(':').map_or(0, |(issuer, _)| issuer.len() + 1);
+        pattern.as_str().get(..issuer) == name.get(..issuer)
+    };
+    pattern.matches(name) && (!is_of_issuer || names_issuer())
+}
+
 /// Whether a claim has a value: a list has each of its texts, numbers and truth values.
-fn has_value(value: &Value, pattern: &TextPattern) -> bool {
+pub(crate) fn has_value(value: &Value, pattern: &TextPattern) -> bool {
     match value {
         Value::String(text) => pattern.matches(text),
         Value::Number(number) => pattern.matches(&number.to_string()),
@@ -143,7 +158,7 @@ impl Who {
             Some(name) => {
                 self.authenticated
                     || self.users.contains(name)
-                    || self.patterns.iter().any(|pattern| pattern.matches(name))
+                    || self.patterns.iter().any(|pattern| is_user(pattern, name, subject.is_of_issuer()))
             }
         };
         by_name
@@ -191,10 +206,16 @@ impl Who {
         let everybody = self.anonymous && self.authenticated;
         let users = self.authenticated
             || other.users.iter().all(|name| {
-                self.users.contains(name) || self.patterns.iter().any(|pattern| pattern.matches(name))
+                // It may be of another issuer.
+                let is_of_issuer = name.contains(':');
+                self.users.contains(name)
+                    || self.patterns.iter().any(|pattern| is_user(pattern, name, is_of_issuer))
             });
         let patterns = self.authenticated
-            || other.patterns.iter().all(|pattern| self.patterns.iter().any(|own| own.covers(pattern)));
+            || other.patterns.iter().all(|pattern| {
+                let is_of_issuer = pattern.as_str().contains(':');
+                self.patterns.iter().any(|own| own == pattern || (!is_of_issuer && own.covers(pattern)))
+            });
         let groups = everybody || other.groups.iter().all(|group| self.groups.contains(group));
         let claims = everybody || other.claims.iter().all(|claim| self.claims.contains(claim));
         anonymous && authenticated && users && patterns && groups && claims

@@ -1,0 +1,267 @@
+//! Fetches small documents that are trusted because of where they come from, such as the public keys of an issuer of tokens.
+//!
+//! # Invariants
+//! - TLS alone, but for this machine: nobody on the way can replace a document.
+//! - No redirect is followed: the document is what the named server says.
+//! - A request has one limit of time for all of it, and a document one of size.
+
+use super::{Proxies, tls};
+use crate::{Error, ErrorKind, Result};
+use bytes::Bytes;
+use reqwest::StatusCode;
+use reqwest::header::{ACCEPT, CACHE_CONTROL, HeaderMap};
+use std::fmt;
+use std::time::Duration;
+use url::{Host, Url};
+
+/// How documents are fetched.
+#[derive(Clone, Debug)]
+pub struct DocumentOptions {
+    /// The largest document, in bytes.
+    pub bytes: usize,
+    /// The longest time for a document, from the connection to its last byte.
+    pub time: Duration,
+    /// Certificates to trust besides those of the system, as PEM.
+    pub roots: Vec<Vec<u8>>,
+    /// The proxies.
+    pub proxies: Proxies,
+}
+
+impl Default for DocumentOptions {
+    fn default() -> Self {
+        Self {
+            bytes: 512 << 10,
+            time: Duration::from_secs(5),
+            roots: Vec::new(),
+            proxies: Proxies::default(),
+        }
+    }
+}
+
+/// A document.
+#[derive(Clone, Debug)]
+pub struct Document {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// How long its server wants it to be kept (`Cache-Control: max-age`).
+    pub max_age: Option<Duration>,
+}
+
+/// Fetches documents over TLS. Clones share their connections.
+///
+/// ```no_run
+/// use hyper_sdk::client::{DocumentClient, DocumentOptions};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> hyper_sdk::Result<()> {
+/// let client = DocumentClient::new(&DocumentOptions::default())?;
+/// let document = client.get("https://login.example.com/.well-known/openid-configuration").await?;
+/// println!("{} bytes", document.bytes.len());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct DocumentClient {
+    http: reqwest::Client,
+    bytes: usize,
+    time: Duration,
+}
+
+impl fmt::Debug for DocumentClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DocumentClient")
+            .field("bytes", &self.bytes)
+            .field("time", &self.time)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DocumentClient {
+    /// A client with these options. Reads the authorities of the system.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] when the certificates cannot be used.
+    pub fn new(options: &DocumentOptions) -> Result<Self> {
+        let roots = options.roots.iter().map(|pem| tls::certificates(pem)).collect::<Result<Vec<_>>>()?;
+        let proxies = options.proxies.clone();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .proxy(reqwest::Proxy::custom(move |url| {
+                proxies.for_url(url).and_then(|proxy| Url::parse(&proxy).ok())
+            }))
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(options.time)
+            .timeout(options.time)
+            .pool_max_idle_per_host(1)
+            .tls_backend_preconfigured(tls::config(&roots.concat(), None)?)
+            .build()
+            .map_err(|e| Error::invalid("the HTTP client cannot be configured").with_source(e))?;
+        Ok(Self { http, bytes: options.bytes, time: options.time })
+    }
+
+    /// Whether documents may come from a URL: of https, or of http on this machine.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] that says why not.
+    pub fn check(url: &str) -> Result<()> {
+        parse(url).map(drop)
+    }
+
+    /// Fetches a document. Dropping the future ends the request.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a URL that [`check`](Self::check) refuses, and for a document that is too large;
+    /// [`ErrorKind::Timeout`] when it takes too long; [`ErrorKind::Unavailable`] when the server cannot be reached, or answers with
+    /// another status than 200.
+    pub async fn get(&self, url: &str) -> Result<Document> {
+        let url = parse(url)?;
+        let shown = url.to_string();
+        match tokio::time::timeout(self.time, self.read(url)).await {
+            Ok(document) => document,
+            Err(_) => Err(late(self.time)),
+        }
+        .map_err(|e| e.with_context("url", shown))
+    }
+
+    async fn read(&self, url: Url) -> Result<Document> {
+        let failed = |e: reqwest::Error| match e.is_timeout() {
+            true => late(self.time),
+            false => Error::new(ErrorKind::Unavailable, "the document cannot be fetched")
+                .with_source(e.without_url()),
+        };
+        let request = self.http.get(url).header(ACCEPT, "application/json");
+        let mut response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        if status != StatusCode::OK {
+            let why = if status.is_redirection() { "redirects, which is not followed" } else { "refuses" };
+            let message = format!("the server of the document {why}");
+            return Err(Error::new(ErrorKind::Unavailable, message).with_context("status", status.as_u16()));
+        }
+        let max_age = max_age(response.headers());
+        let too_large = || {
+            Error::invalid("the document is too large").with_context("limit", format!("{} bytes", self.bytes))
+        };
+        if response.content_length().is_some_and(|length| length > self.bytes as u64) {
+            return Err(too_large());
+        }
+        let mut bytes = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(failed)? {
+            if bytes.len() + piece.len() > self.bytes {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(Document { bytes: bytes.into(), max_age })
+    }
+}
+
+fn late(limit: Duration) -> Error {
+    Error::new(ErrorKind::Timeout, "the document takes too long")
+        .with_context("seconds", limit.as_secs_f32().to_string())
+}
+
+fn parse(text: &str) -> Result<Url> {
+    let bad = |why: &str| Error::invalid(format!("invalid URL `{}`: {why}", text.escape_debug()));
+    let url = Url::parse(text).map_err(|_| bad("it is not a URL"))?;
+    let is_here = match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => return Err(bad("it has no host")),
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(Error::invalid("the URL of a document must have no user and no password"));
+    }
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if is_here => Ok(url),
+        _ => Err(bad("use https, or http for this machine alone")),
+    }
+}
+
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let mut directives = values.flat_map(|value| value.split(',')).map(str::trim);
+    let seconds = directives.find_map(|directive| match directive.split_once('=') {
+        Some((name, seconds)) if name.eq_ignore_ascii_case("max-age") => {
+            seconds.trim_matches('"').parse().ok()
+        }
+        _ => None,
+    });
+    seconds.map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    /// A server that gives each connection this answer, and then leaves it open.
+    async fn server(answer: String) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+                open.push(stream);
+            }
+        });
+        url
+    }
+
+    fn client() -> DocumentClient {
+        let options =
+            DocumentOptions { bytes: 10, time: Duration::from_millis(300), ..DocumentOptions::default() };
+        DocumentClient::new(&options).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_document_is_whole_within_its_limits() {
+        let good =
+            "HTTP/1.1 200 OK\r\ncache-control: public, Max-Age=60\r\ncontent-length: 10\r\n\r\n0123456789";
+        let document = client().get(&server(good.to_owned()).await).await.unwrap();
+        assert_eq!(
+            (&document.bytes[..], document.max_age),
+            (&b"0123456789"[..], Some(Duration::from_secs(60)))
+        );
+        for (answer, kind) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n", ErrorKind::Invalid),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nb\r\n01234567890\r\n", ErrorKind::Invalid),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n012", ErrorKind::Timeout),
+            ("", ErrorKind::Timeout),
+            ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", ErrorKind::Unavailable),
+            ("HTTP/1.1 302 Found\r\nlocation: /other\r\ncontent-length: 0\r\n\r\n", ErrorKind::Unavailable),
+            ("nonsense\r\n\r\n", ErrorKind::Unavailable),
+        ] {
+            let e = client().get(&server(answer.to_owned()).await).await.unwrap_err();
+            assert_eq!(e.kind(), kind, "{answer}: {e}");
+        }
+        let e = client().get("http://127.0.0.1:1/").await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
+    }
+
+    #[test]
+    fn documents_come_over_tls_but_for_this_machine() {
+        for good in ["https://a.example/x", "http://127.0.0.1:1/", "http://[::1]/", "http://localhost:5/"] {
+            DocumentClient::check(good).unwrap();
+        }
+        for bad in [
+            "http://a.example/",
+            "http://127.0.0.1.a.example/",
+            "http://localhost.a.example/",
+            "http://10.0.0.1/",
+            "ftp://a.example/",
+            "file:///etc/passwd",
+            "data:x",
+            "a.example",
+            "",
+            "https://user:secret@a.example/",
+        ] {
+            let e = DocumentClient::check(bad).unwrap_err();
+            assert!(e.kind() == ErrorKind::Invalid && !e.to_string().contains("secret"), "{bad}: {e}");
+        }
+    }
+}
