@@ -1,7 +1,7 @@
 //! The caller's side: starts the helper and sends operations to it.
 
-use super::attendant::Attendants;
 use super::descriptors;
+use super::errand::Attendants;
 use super::protocol::{Hello, Reply, Request, Start, Started, read_frame, write_frame};
 use super::{HelperCommand, Identity, Isolation, Place, Rung, SandboxOptions};
 use crate::{Error, ErrorKind, MissingInput, Result};
@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+mod errands;
 
 /// How long a helper may take to become ready. It usually takes milliseconds.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -85,13 +87,13 @@ impl Operation {
     }
 
     /// The control alone, of an operation without output.
-    pub(super) fn into_control(self) -> UnixStream {
+    fn into_control(self) -> UnixStream {
         self.control
     }
 }
 
 impl Control {
-    pub(super) fn new(stream: UnixStream) -> Result<Self> {
+    fn new(stream: UnixStream) -> Result<Self> {
         stream.set_nonblocking(true)?;
         Ok(Self(tokio::net::UnixStream::from_std(stream)?))
     }
@@ -108,7 +110,7 @@ impl Control {
     }
 
     /// The socket, for another request.
-    pub(super) fn into_std(self) -> Result<UnixStream> {
+    fn into_std(self) -> Result<UnixStream> {
         let stream = self.0.into_std()?;
         stream.set_nonblocking(false)?;
         Ok(stream)
@@ -358,10 +360,6 @@ impl Sandbox {
         Control::new(operation.control)?.reply().await
     }
 
-    pub(super) fn attendants(&self) -> &Attendants {
-        &self.0.attendants
-    }
-
     /// Runs an operation that reads a tar, on a blocking thread, and then the folders of the layers below. Dropping the
     /// future ends it with the next read.
     pub(crate) async fn feed(
@@ -550,7 +548,7 @@ fn lost(e: std::io::Error) -> Error {
     Error::internal("the sandbox helper ended without a reply; it may have been killed").with_source(e)
 }
 
-pub(super) fn read_reply(control: &mut UnixStream) -> Result<Reply> {
+fn read_reply(control: &mut UnixStream) -> Result<Reply> {
     let bytes =
         read_frame(control).map_err(lost)?.ok_or_else(|| lost(std::io::ErrorKind::UnexpectedEof.into()))?;
     parse(&bytes)

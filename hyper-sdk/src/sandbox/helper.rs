@@ -13,7 +13,7 @@
 use super::RootFs;
 use super::protocol::{Failure, FrameReader, Hello, Reply, Request, Start, Started, read_frame, write_frame};
 use super::{
-    Context, ExitStatus, Isolation, Rung, attendant, cache_folder, descriptors, sys, tree, userns, view,
+    Context, ExitStatus, Isolation, Rung, cache_folder, descriptors, errand, sys, tree, userns, view,
 };
 use crate::{Error, ErrorKind, Result};
 use rustix::net::SocketType;
@@ -256,15 +256,29 @@ fn operation<S: Steps>(mut control: UnixStream, output: OwnedFd, errors: OwnedFd
     };
     if matches!(request, Request::Attend) {
         drop((output, errors));
-        return attendant::attend(control, context);
+        return attend(control, context);
     }
     let served = |control: &mut UnixStream| dispatch::<S>(request, control, output, errors, context);
     i32::from(answer(&mut control, served).is_err())
 }
 
+/// Serves short requests in the process of an operation until the caller closes the socket. Returns the exit code.
+fn attend(mut control: UnixStream, context: Context) -> i32 {
+    if exit_with_caller(&control).is_err() {
+        return 1;
+    }
+    while let Ok(Some(bytes)) = read_frame(&mut control) {
+        let Ok(errand) = serde_json::from_slice(&bytes) else { return 1 };
+        if answer(&mut control, |_| errand::serve(errand, context)).is_err() {
+            return 1;
+        }
+    }
+    0
+}
+
 /// Does the work of a request, and sends the reply. A panic is an error in it. An error means that the caller is to close
 /// the socket, or has closed it.
-pub(super) fn answer(
+fn answer(
     control: &mut UnixStream,
     work: impl FnOnce(&mut UnixStream) -> Result<Reply>,
 ) -> std::io::Result<()> {
@@ -381,7 +395,7 @@ fn finish(mut output: std::io::BufWriter<std::fs::File>) -> Result<Reply> {
 }
 
 /// Ends this process when the caller closes the control socket. A thread waits for that, since the work itself blocks.
-pub(super) fn exit_with_caller(control: &UnixStream) -> Result<()> {
+fn exit_with_caller(control: &UnixStream) -> Result<()> {
     use rustix::event::{PollFd, PollFlags, poll};
     // The kernel waits for tens of milliseconds whenever the table of open files of a process with threads has to grow,
     // and each lower layer is an open file. So it grows now. A low limit of open files is no error here.

@@ -14,11 +14,11 @@
 //! - No process outlives its operation: dropping the future, or killing the caller, ends the helper and what it runs.
 //! - Files of mapped owners are accessed only inside the user namespace that maps them.
 
-mod attendant;
 pub(crate) mod cache_folder;
 mod client;
 pub(crate) mod copied_folders;
 pub(crate) mod descriptors;
+mod errand;
 mod exit;
 mod helper;
 mod isolation;
@@ -34,8 +34,8 @@ pub(crate) mod tree;
 pub(crate) mod userns;
 pub(crate) mod view;
 
-pub(crate) use attendant::Errand;
 pub use client::Sandbox;
+pub(crate) use errand::Errand;
 pub use exit::{ExitStatus, ReachedLimit};
 pub use helper::HelperCommand;
 pub(crate) use helper::{StepIo, Steps, helper_main, is_marked};

@@ -145,7 +145,7 @@ pub(crate) enum Request<S = NoStep> {
         target: PathBuf,
         limit: usize,
     },
-    /// Serve the requests that follow: see [`super::attendant`].
+    /// Serve the requests that follow: see [`super::errand`].
     Attend,
     /// Say how steps are restricted here.
     Describe,
