@@ -120,7 +120,11 @@ impl ExplainArgs {
             return Err(Error::invalid(format!("{} is not about a tag: write {name}", self.action)));
         }
         let policy = PolicyFile::open(&self.policy)?.policy();
-        let (none, claims) = (BTreeSet::new(), self.claims()?);
+        let (none, mut claims) = (BTreeSet::new(), self.claims()?);
+        if self.user.strip_prefix("user:").unwrap_or(&self.user).contains(':') {
+            // No user of a file has a colon in the name: this one is of an issuer, and always has the claim.
+            claims.entry("iss".to_owned()).or_insert_with(|| Value::Array(Vec::new()));
+        }
         let subject = match self.user.strip_prefix("user:") {
             Some(user) => Subject::user(user),
             None if self.user == "anonymous" => Subject::ANONYMOUS,

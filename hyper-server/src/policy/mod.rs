@@ -276,7 +276,7 @@ impl Policy {
                 && !rule.tags.is_empty()
                 && rule.operations.has(Operation::Delete)
                 && rule.repositories.iter().any(|p| p.matches(repository))
-                && rule.who.has(subject, &self.groups)
+                && rule.who.denies(subject, &self.groups)
         };
         self.rules.iter().find(denies).map(|rule| rule.line)
     }
@@ -323,7 +323,10 @@ impl Rule {
         self.has_operation(operation)
             && (self.tags.is_empty() || tag.is_some_and(|tag| self.tags.iter().any(|p| p.matches(tag))))
             && self.repositories.iter().any(|p| p.matches(repository))
-            && self.who.has(subject, groups)
+            && match self.allow {
+                true => self.who.has(subject, groups),
+                false => self.who.denies(subject, groups),
+            }
     }
 }
 

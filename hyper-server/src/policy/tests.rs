@@ -42,6 +42,45 @@ fn decide(who: &str, operation: Operation, repository: &str, tag: Option<&str>) 
     policy.decide(&subject, operation, repository, tag)
 }
 
+/// Whoever is of an issuer chose the text after its name. What is allowed to `*` is not meant for him, and what is denied is.
+#[test]
+fn a_pattern_of_users_denies_those_of_issuers_and_allows_them_nothing() {
+    let policy = Policy::parse(
+        r#"
+        [groups]
+        bots = ["user:*-bot"]
+        [[allow]]
+        who = ["user:gh:*"]
+        repositories = ["**"]
+        actions = ["pull", "push", "delete"]
+        [[allow]]
+        who = ["group:bots", "user:*"]
+        repositories = ["**"]
+        actions = ["admin"]
+        [[deny]]
+        who = ["user:*"]
+        repositories = ["prod/**"]
+        actions = ["push"]
+        [[deny]]
+        who = ["group:bots"]
+        repositories = ["team/**"]
+        actions = ["delete"]
+        tags = ["v*"]
+        "#,
+    )
+    .unwrap();
+    let (none, claims) = (BTreeSet::new(), BTreeMap::from([("iss".to_owned(), json!("https://x"))]));
+    let subject = Subject::user("gh:evil/x-bot").with(&none, &claims);
+    let decide =
+        |operation, repository, tag| policy.decide(&subject, operation, repository, tag).is_allowed();
+    assert!(decide(Operation::Push, "other/a", None) && !decide(Operation::Admin, "other/a", None));
+    assert!(!decide(Operation::Push, "prod/a", None) && decide(Operation::Pull, "prod/a", None));
+    assert!(
+        !decide(Operation::Delete, "team/a", Some("v1")) && decide(Operation::Delete, "team/a", Some("w"))
+    );
+    assert!(policy.undeletable_for(&subject, "team/a").is_some());
+}
+
 #[test]
 fn a_rule_allows_what_it_says() {
     use Operation::{Admin, CreateTag, Delete, MoveTag, Pull, Push};

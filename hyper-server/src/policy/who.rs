@@ -153,17 +153,27 @@ impl Who {
     }
 
     pub(super) fn has(&self, subject: &Subject<'_>, groups: &[Group]) -> bool {
+        self.has_if(subject, groups, subject.is_of_issuer())
+    }
+
+    /// Whether a rule that denies is about a subject: a `*` stands for the name of an issuer, too, as in such a rule more is
+    /// safer than less.
+    pub(super) fn denies(&self, subject: &Subject<'_>, groups: &[Group]) -> bool {
+        self.has_if(subject, groups, false)
+    }
+
+    fn has_if(&self, subject: &Subject<'_>, groups: &[Group], is_of_issuer: bool) -> bool {
         let by_name = match subject.user {
             None => self.anonymous,
             Some(name) => {
                 self.authenticated
                     || self.users.contains(name)
-                    || self.patterns.iter().any(|pattern| is_user(pattern, name, subject.is_of_issuer()))
+                    || self.patterns.iter().any(|pattern| is_user(pattern, name, is_of_issuer))
             }
         };
         by_name
             || self.claims.iter().any(|(name, value)| subject.has_claim(name, value))
-            || self.any_group(groups, |group| group.has(subject, &[]))
+            || self.any_group(groups, |group| group.has_if(subject, &[], is_of_issuer))
     }
 
     /// The number of members.

@@ -27,6 +27,8 @@ const POLL: Duration = Duration::from_millis(500);
 const BATCH: usize = 50;
 /// How long after a request the webhook is still had.
 const SPARE: Duration = Duration::from_secs(5);
+/// How often a webhook is renewed that waits after a failure.
+const RENEW: Duration = Duration::from_secs(2);
 /// How often the place is recorded, at least, while requests are answered.
 const RECORD: Duration = Duration::from_secs(1);
 /// The first and the longest pause after a failure, and the longest that a receiver may ask for.
@@ -188,7 +190,7 @@ enum Round {
     /// There is nothing to do, or another server does it.
     Idle,
     /// A request failed.
-    Failed(Duration),
+    Failed { pause: Duration, place: EventCursor, why: String },
     /// The task is to end.
     Stopped,
 }
@@ -206,7 +208,10 @@ impl Job {
             let pause = match self.round(&mut failures).await {
                 Ok(Round::More) => Duration::ZERO,
                 Ok(Round::Idle) => POLL,
-                Ok(Round::Failed(pause)) => pause,
+                Ok(Round::Failed { pause, place, why }) => {
+                    self.wait(pause, &place, &why).await;
+                    Duration::ZERO
+                }
                 Ok(Round::Stopped) => break,
                 Err(error) => {
                     if !is_lost {
@@ -227,6 +232,26 @@ impl Job {
             }
         }
         self.give_back().await;
+    }
+
+    /// Waits after a failure. Nobody else tries meanwhile, but the webhook is had for no longer than a request may take: another
+    /// server goes on when this one dies. Ends early when the place was set anew, or another server has it.
+    async fn wait(&self, pause: Duration, place: &EventCursor, why: &str) {
+        let end = Instant::now() + pause;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(left.min(RENEW)) => {}
+            }
+            if left <= RENEW {
+                return;
+            }
+            match self.hold(self.time(), None, Some(why.to_owned())).await {
+                Ok(Some(consumer)) if consumer.place == *place => {}
+                _ => return,
+            }
+        }
     }
 
     /// Lets another server go on at once.
@@ -323,9 +348,8 @@ impl Job {
                 Err(Undelivered::Failed { why, retry_after }) => {
                     *failures = failures.saturating_add(1);
                     let pause = pause_after(*failures, retry_after);
-                    // Nobody else tries meanwhile.
-                    self.hold(self.time() + pause, moved(from, to, taken), Some(why)).await?;
-                    return Ok(Round::Failed(pause));
+                    self.hold(self.time(), moved(from, to.clone(), taken), Some(why.clone())).await?;
+                    return Ok(Round::Failed { pause, place: to, why });
                 }
             }
             to = EventCursor::new(to.log(), event.sequence);

@@ -375,6 +375,43 @@ async fn nothing_is_lost_by_a_kill_in_the_middle_of_a_delivery() {
     }
 }
 
+/// A receiver that asks for half an hour keeps the webhook from no other server, nor from who replays it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_pause_ends_with_its_server_and_when_the_webhook_is_replayed() {
+    let folder = tempfile::tempdir().unwrap();
+    let receiver = Receiver::start(&[Does::Waits(1800)]).await;
+    let (data, path) = (folder.path().join("data"), folder.path().join("config.toml"));
+    std::fs::write(&path, config(folder.path(), &[("ci", &receiver)])).unwrap();
+    let file = path.to_str().unwrap();
+    let mut process = Process::start(&data, &["--config", file]);
+    push(&process.url, "v1", "1").await;
+    receiver.wait_for("it fails", |one| !one.all().is_empty()).await;
+    // The failure is recorded after the answer, and renewed every two seconds.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(receiver.all().len(), 1);
+    process.child.kill().unwrap();
+    process.child.wait().unwrap();
+    let process = Process::start(&data, &["--config", file]);
+    receiver.wait_for_taken(3).await;
+
+    receiver.script.lock().unwrap().push_back(Does::Waits(1800));
+    push(&process.url, "v2", "2").await;
+    receiver.wait_for("it fails again", |one| one.all().len() == 5).await;
+    let id = receiver.all()[4].headers["webhook-id"].clone();
+    let args =
+        ["webhook", "replay", "ci", "--since", &id, "--data", data.to_str().unwrap(), "--config", file];
+    // What the server writes about the failure may come after it.
+    let passed = |one: &Receiver| one.taken().last().is_some_and(|last| last.number() == 5);
+    let end = Instant::now() + Duration::from_secs(60);
+    while !passed(&receiver) {
+        assert!(Instant::now() < end, "{:?}", receiver.all());
+        assert!(run(&args, "").status.success());
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    let numbers: Vec<u64> = receiver.taken().iter().map(Received::number).collect();
+    assert!(!numbers.contains(&4), "{numbers:?}");
+}
+
 /// SIGHUP reads the webhooks again, SIGTERM ends soon although a request hangs, and the commands say how far they are.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webhooks_are_read_again_replayed_and_listed() {

@@ -132,9 +132,14 @@ fn untagged(repository: &RepositoryName, tag: &Tag, digest: Option<Digest>) -> E
 }
 
 /// A media type as an event has it. A client chooses it, and events are kept and read together, so one that no media type may
-/// be as long as (RFC 6838, section 4.2) is left out.
+/// be (RFC 6838, section 4.2) is left out: receivers refuse a request for a text of that kind, and then get no other event.
 fn short(media_type: &str) -> Option<String> {
-    (media_type.len() <= MEDIA_TYPE).then(|| media_type.to_owned())
+    let is_part = |part: &str| {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
+        part.starts_with(|first: char| first.is_ascii_alphanumeric()) && part.bytes().all(is_allowed)
+    };
+    let is_media_type = media_type.split_once('/').is_some_and(|(kind, name)| is_part(kind) && is_part(name));
+    (media_type.len() <= MEDIA_TYPE && is_media_type).then(|| media_type.to_owned())
 }
 
 fn pushed(put: &ManifestChange, facts: &Facts) -> Vec<Event> {
@@ -188,4 +193,34 @@ fn removed(name: &RepositoryName, digest: &Digest, facts: Facts) -> Vec<Event> {
         events.push(Event::new(EventKind::RepositoryEmptied, name.clone()));
     }
     events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_media_type_is_told_as_one() {
+        let long = format!("a/{}", "b".repeat(MEDIA_TYPE));
+        for text in [
+            "",
+            "a",
+            "a/",
+            "/a",
+            "a/b/c",
+            "a/<script>",
+            "<b>/c",
+            "a/b\r\nX: y",
+            "a/ b",
+            "a/b;c=d",
+            "a/\u{e4}",
+            ".a/b",
+            &long,
+        ] {
+            assert_eq!(short(text), None, "{text}");
+        }
+        for text in ["a/b", "application/vnd.oci.image.manifest.v1+json", "x-1/y_2.z^3&$!#"] {
+            assert_eq!(short(text).as_deref(), Some(text));
+        }
+    }
 }
