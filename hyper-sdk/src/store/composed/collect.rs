@@ -41,29 +41,29 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             while self.collect_manifests(options, before, &mut collected).await? && !options.dry_run {}
         }
         self.collect_links(options, &mut collected).await?;
-        if !options.dry_run {
-            // The next collection does it.
-            if let Err(error) = self.forget_namespaces().await {
-                tracing::warn!(%error, "the counts of empty namespaces stay");
-            }
+        // Space is freed also where this fails.
+        let forgotten = if options.dry_run { Ok(()) } else { self.forget_namespaces().await };
+        if options.bytes {
+            self.collect_bytes(options, &mut collected).await?;
         }
-        if !options.bytes {
-            return Ok(collected);
-        }
+        forgotten.map(|()| collected)
+    }
+
+    async fn collect_bytes(&self, options: &CollectOptions, collected: &mut Collected) -> Result<()> {
         if self.0.meta.bytes_held().await? {
             collected.left_to_another = true;
-            return Ok(collected);
+            return Ok(());
         }
         let right = if options.dry_run { None } else { self.0.blobs.deletion_right().await? };
         if right.is_none() && !options.dry_run {
             collected.left_to_another = true;
-            return Ok(collected);
+            return Ok(());
         }
-        self.collect_blobs(options, &mut collected).await?;
+        self.collect_blobs(options, collected).await?;
         if options.unnamed {
-            self.collect_unnamed(options, &mut collected).await?;
+            self.collect_unnamed(options, collected).await?;
         }
-        Ok(collected)
+        Ok(())
     }
 
     /// Removes the manifests that nothing keeps. Returns whether it removed any.
