@@ -515,7 +515,8 @@ fn the_program_checks_and_explains_a_policy() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("policy.toml");
     let more = "\n[[allow]]\nwho = [\"user:carol\"]\nrepositories = [\"x\"]\nactions = [\"create-tag\"]\n\
-                [[allow]]\nwho = [\"user:root\"]\nrepositories = [\"**\"]\nactions = [\"admin\"]\n";
+                [[allow]]\nwho = [\"user:root\"]\nrepositories = [\"**\"]\nactions = [\"admin\"]\n\
+                [[allow]]\nwho = [\"user:*\"]\nrepositories = [\"open/**\"]\nactions = [\"push\"]\n";
     std::fs::write(&path, POLICY.to_owned() + more).unwrap();
     let file = path.to_str().unwrap();
     let output = run(&["policy", "check", file], "");
@@ -548,6 +549,8 @@ fn the_program_checks_and_explains_a_policy() {
         ),
         (&["anonymous", "pull", "public/x"], format!("allowed: pull by the rule {file}:2\n")),
         (&["user:anonymous", "push", "public/x"], format!("denied: no rule of {file} allows push\n")),
+        (&["x-bot", "push", "open/a"], format!("allowed: push by the rule {file}:34\n")),
+        (&["gh:x-bot", "push", "open/a"], format!("denied: no rule of {file} allows push\n")),
         (&["x", "pull", "x", "--claim", "groups=a"], format!("denied: no rule of {file} allows pull\n")),
     ] {
         let arguments = [&["policy", "explain"], arguments, &["--policy", file]].concat();
