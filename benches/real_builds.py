@@ -60,7 +60,7 @@ def projects():
         {"CMakeLists.txt": "cmake_minimum_required(VERSION 3.20)\nproject(app CXX)\nfile(GLOB parts *.cpp)\nadd_executable(app ${parts})\n",
          "main.cpp": "#include <cstdio>\n#include <string>\n" + "".join(f"int part{i}(const std::string &);\n" for i in range(count))
          + "int main() { std::string text = \"one\"; int sum = 0;\n" + "".join(f"  sum += part{i}(text);\n" for i in range(count))
-         + "  std::printf(\"%d\\n\", sum); }\n",
+         + "  std::printf(\"%s %d\\n\", text.c_str(), sum); }\n",
          **{f"part{i}.cpp": cpp(i) for i in range(count)}},
         "main.cpp", "one", "two")
     rows["pip"] = (

@@ -40,6 +40,8 @@ mod error;
 mod event_config;
 mod event_query;
 mod events_command;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod gc_command;
 mod handlers;
 mod hang_up;

@@ -51,6 +51,8 @@ pub use document::{Document, DocumentClient, DocumentOptions};
 #[cfg(feature = "build")]
 pub use engine::{Engine, EngineAddresses};
 pub use ext::RegistryClientExt;
+#[cfg(feature = "fuzzing")]
+pub use http::fuzzing;
 pub use http::{
     CredentialCheck, HttpClient, HttpClientBuilder, RetryPolicy, WebhookAnswer, WebhookClient, WebhookOptions,
 };

@@ -23,6 +23,8 @@ mod api_token;
 mod api_tokens;
 mod certificates;
 mod challenge;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod htpasswd;
 mod issuers;
 mod jose;

@@ -4,9 +4,12 @@ mod blobs;
 mod events;
 mod lists;
 mod manifests;
-mod ranges;
+pub(crate) mod ranges;
 mod token;
 mod uploads;
+
+#[cfg(feature = "fuzzing")]
+pub(crate) use uploads::content_range;
 
 use crate::audit::Deed;
 use crate::auth::Action;

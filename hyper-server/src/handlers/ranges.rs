@@ -15,7 +15,7 @@ const MOST: usize = 1000;
 
 /// The ranges of a `Range` header. `None` for other units, malformed texts and too many ranges: the response is then
 /// the whole content.
-pub(super) fn parse(value: &str) -> Option<Vec<ByteRange>> {
+pub(crate) fn parse(value: &str) -> Option<Vec<ByteRange>> {
     let (unit, list) = value.trim().split_once('=')?;
     if !unit.eq_ignore_ascii_case("bytes") {
         return None;
@@ -46,7 +46,7 @@ fn parse_one(text: &str) -> Option<ByteRange> {
 /// The parts of content of `size` bytes to send. Ranges outside of the content are left out, and overlapping ranges are
 /// merged, so no more than the content is sent. Ranges that do not overlap keep their order. Empty when no range can be
 /// satisfied.
-pub(super) fn resolve(ranges: &[ByteRange], size: u64) -> Vec<Range<u64>> {
+pub(crate) fn resolve(ranges: &[ByteRange], size: u64) -> Vec<Range<u64>> {
     let parts = ranges.iter().filter_map(|range| range.resolve(size).ok());
     let parts: Vec<Range<u64>> = parts.map(|(offset, length)| offset..offset + length).collect();
     let mut sorted = parts.clone();

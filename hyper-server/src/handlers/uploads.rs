@@ -351,7 +351,7 @@ fn from_upload(e: Error) -> ApiError {
 
 /// First offset and length of a `Content-Range`: `FIRST-LAST` as the distribution specification has it, or `bytes
 /// FIRST-LAST/SIZE` as RFC 9110 has it.
-fn content_range(value: &str) -> Option<(u64, u64)> {
+pub(crate) fn content_range(value: &str) -> Option<(u64, u64)> {
     let value = value.trim();
     let range = match value.strip_prefix("bytes ") {
         Some(rest) => rest.trim().split('/').next()?,

@@ -21,6 +21,8 @@ mod challenge;
 pub(super) mod errors;
 #[cfg(feature = "registry-conformance")]
 pub(super) mod exchange;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub(super) mod link;
 mod listings;
 mod login;

@@ -13,6 +13,8 @@
 
 mod claims;
 mod fetched;
+#[cfg(feature = "fuzzing")]
+pub(in crate::auth) mod fuzzing;
 mod key_set;
 mod keys;
 mod options;
