@@ -13,6 +13,7 @@
 //! - No error and no line of the log has a byte of the key.
 
 use crate::client_certificate::NameRule;
+use crate::standard_io::chain;
 use hyper_sdk::digest::Hasher;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Digest, Error, Result, ResultExt};
@@ -193,7 +194,7 @@ impl Tls {
             }
             Ok(false) => {}
             Err(e) => {
-                let error = with_causes(&e);
+                let error = chain(&e);
                 tracing::error!(error, "the files of TLS cannot be used: the old ones stay in use");
             }
         }
@@ -219,16 +220,6 @@ impl Tls {
     pub(crate) fn name_rule(&self) -> NameRule {
         self.0.options.client_name
     }
-}
-
-fn with_causes(e: &Error) -> String {
-    let mut text = e.to_string();
-    let mut source = std::error::Error::source(e);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 impl Files {

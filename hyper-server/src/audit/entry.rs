@@ -5,6 +5,7 @@ use crate::route::Endpoint;
 use http::{HeaderValue, Method};
 use hyper_sdk::clock::rfc3339;
 use hyper_sdk::reference::ManifestReference;
+use hyper_sdk::store::errors::is_quota_exceeded;
 use hyper_sdk::store::{DeleteTarget, Removal, TagDecision};
 use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Tag};
 use serde::Serialize;
@@ -20,7 +21,7 @@ const MOST_REFUSED: usize = 5;
 pub(crate) enum Outcome {
     /// It is made.
     Done,
-    /// The sender may not make it.
+    /// The sender may not make it, or a quota is exceeded.
     Refused,
     /// The store failed in between: it may be made or not.
     Unknown,
@@ -32,7 +33,7 @@ impl Outcome {
     pub(crate) fn of(error: Option<&Error>, is_refused: bool) -> Option<Self> {
         let Some(error) = error else { return Some(Self::Done) };
         match error.kind() {
-            ErrorKind::Denied if is_refused => Some(Self::Refused),
+            ErrorKind::Denied if is_refused || is_quota_exceeded(error) => Some(Self::Refused),
             // The row may be there, and the bytes not.
             ErrorKind::Denied | ErrorKind::Unauthorized | ErrorKind::NotFound => Some(Self::Unknown),
             kind => crate::error::status_and_code(kind).0.is_server_error().then_some(Self::Unknown),
@@ -262,6 +263,17 @@ mod tests {
         let of = |kind, is_refused| Outcome::of(Some(&Error::new(kind, "x")), is_refused);
         assert_eq!(Outcome::of(None, true), Some(Outcome::Done));
         assert_eq!(of(ErrorKind::Denied, true), Some(Outcome::Refused));
+        let excess = hyper_sdk::QuotaExcess {
+            namespace: "team".to_owned(),
+            resource: "bytes",
+            used: 1,
+            added: 1,
+            limit: 1,
+        };
+        assert_eq!(
+            Outcome::of(Some(&hyper_sdk::store::errors::quota_exceeded(excess)), false),
+            Some(Outcome::Refused)
+        );
         use ErrorKind::*;
         for kind in [Denied, Unauthorized, Unavailable, Timeout, Internal, Io, StorageFull, NotFound] {
             assert_eq!(of(kind, false), Some(Outcome::Unknown), "{kind}");

@@ -12,7 +12,9 @@ use std::sync::LazyLock;
 pub fn token(text: &str, now: i64) -> bool {
     static ISSUER: LazyLock<Issuer> = LazyLock::new(|| {
         let mut key = [0; 32];
-        super::fill_random(&mut key).and_then(|()| Issuer::with_key("registry", &key)).expect("there is a key")
+        super::fill_random(&mut key)
+            .and_then(|()| Issuer::with_key("registry", &key))
+            .expect("there is a key")
     });
     for token in [ApiToken::parse(text), ApiToken::parse_refresh(text)].into_iter().flatten() {
         assert!(text.contains(token.id()));

@@ -247,7 +247,11 @@ impl Htpasswd {
                     }
                     Err(error) => {
                         if state.seen.is_some() {
-                            tracing::error!(%error, "htpasswd file is malformed: the former users stay");
+                            let error = crate::standard_io::chain(&error);
+                            tracing::error!(
+                                error,
+                                "htpasswd file cannot be read or is malformed: the former users stay"
+                            );
                         }
                         state.seen = None;
                     }

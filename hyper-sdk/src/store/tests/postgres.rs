@@ -255,6 +255,38 @@ async fn two_servers_are_one_registry() {
     }
 }
 
+/// A server whose database is dropped, and made anew with another registry, neither reads that one nor writes to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_does_not_go_on_with_another_registry_in_the_place_of_its_own() {
+    let Some(server) = server("a database that is replaced") else { return };
+    let (url, blobs) = (server.database(), MemoryBlobs::default());
+    let (_, rest) = url.split_once("localhost/").unwrap();
+    let (database, _) = rest.split_once('?').unwrap();
+    let old = store(&url, &blobs).await;
+    tag(&old, "old").await.unwrap();
+    server.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)"));
+    server.sql("postgres", &format!("CREATE DATABASE {database}"));
+    let refuses = async |what: &str| {
+        let reference: ManifestReference = Tag::latest().into();
+        let read = old.get_manifest(&name("a"), &reference).await.map(drop);
+        for refused in [read, tag(&old, what).await] {
+            let e = refused.expect_err(what);
+            assert!(
+                e.kind() == ErrorKind::Unavailable && e.to_string().contains("was replaced"),
+                "{what}: {e:#}"
+            );
+        }
+    };
+    refuses("an empty database").await;
+    let new = store(&url, &blobs).await;
+    tag(&new, "new").await.unwrap();
+    for _ in 0..3 {
+        refuses("another registry").await;
+    }
+    let kept = new.get_manifest(&name("a"), &Tag::latest().into()).await.unwrap();
+    assert_eq!(kept, index("new"));
+}
+
 /// A counter with a condition, raised by many tasks at two servers: no update is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conditions_hold_between_servers() {

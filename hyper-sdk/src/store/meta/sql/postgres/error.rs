@@ -60,6 +60,11 @@ pub(super) fn sql_error(place: &str, e: sqlx::Error) -> Error {
         (_, sqlx::Error::PoolTimedOut) => {
             (Unavailable, "no connection to the database became free in time, or it does not answer")
         }
+        // See `presence`.
+        (_, sqlx::Error::Configuration(_)) => (
+            Unavailable,
+            "the database was replaced, and this process goes on with no other registry: start it again",
+        ),
         (_, sqlx::Error::PoolClosed) => (Unavailable, "the database was closed"),
         (_, sqlx::Error::Tls(_)) => {
             (Unavailable, "there is no TLS connection to the database: check `sslmode`")

@@ -126,6 +126,7 @@ impl Database {
                     Ok(state.idle_for < IDLE || connection.ping().await.is_ok())
                 })
             })
+            .after_connect(move |connection, _| Box::pin(presence.check(connection)))
             .connect_lazy_with(connect.clone());
         let versions = Versions::start(connect.clone(), Arc::clone(&place));
         let (rules, recording) = (SharedRules::default(), Recording::default());

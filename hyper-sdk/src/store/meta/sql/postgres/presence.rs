@@ -22,6 +22,27 @@ impl Presence {
         Self { registry: number(registry), process: number(&process.to_string()) }
     }
 
+    /// Fails when a connection leads to another registry than the one that the process opened, or to none any more: the database
+    /// was dropped meanwhile, and perhaps made anew by a restore.
+    pub(super) async fn check(self, connection: &mut PgConnection) -> sqlx::Result<()> {
+        let found =
+            sqlx::query_scalar::<_, String>("SELECT id FROM registry_state").fetch_one(connection).await;
+        match found {
+            Ok(id) if Self::of(&id, 0).registry == self.registry => Ok(()),
+            Ok(_) => Err(replaced("the database has another registry")),
+            Err(sqlx::Error::RowNotFound) => Err(replaced("the database has no registry")),
+            // No such table, no such schema.
+            Err(e)
+                if e.as_database_error()
+                    .and_then(|e| e.code())
+                    .is_some_and(|code| code == "42P01" || code == "3F000") =>
+            {
+                Err(replaced("the database has no registry"))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
     /// Shows that the process has the registry open, as long as the connection lasts.
     pub(super) async fn show(self, connection: &mut PgConnection) -> sqlx::Result<()> {
         sqlx::query("SELECT pg_advisory_lock_shared($1, $2)")
@@ -44,4 +65,9 @@ impl Presence {
         .fetch_all(connection)
         .await
     }
+}
+
+/// The error of a connection to what is not the registry any more.
+fn replaced(what: &'static str) -> sqlx::Error {
+    sqlx::Error::Configuration(what.into())
 }

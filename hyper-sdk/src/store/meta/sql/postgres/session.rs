@@ -79,6 +79,7 @@ impl Session {
                 }
                 outcome => {
                     let mut connection = outcome?;
+                    self.presence.check(&mut connection).await?;
                     self.presence.show(&mut connection).await?;
                     return Ok(connection);
                 }
