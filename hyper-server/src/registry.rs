@@ -31,7 +31,7 @@ use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Request, StatusCode, Version};
+use http::{Method, Request, StatusCode, Version};
 use hyper_sdk::Result;
 use hyper_sdk::store::errors::is_quota_exceeded;
 use hyper_sdk::store::{QuotaRules, SharedStore};
@@ -196,6 +196,9 @@ impl Registry {
         if let Some(cors) = cors {
             cors.add_to(headers, &parts.headers);
         }
+        if record.method == Method::HEAD {
+            response = without_body(response);
+        }
         if unread {
             response = hold(response, body, version);
         }
@@ -238,6 +241,16 @@ async fn answer(
         audit.refused(state, principal, asked).await;
     }
     outcome
+}
+
+/// The answer to HEAD: the head that GET gets, and no body (RFC 9110, section 9.3.2). HTTP/1 leaves it out by itself, HTTP/2 does
+/// not, and clients take it for a fault of the protocol.
+fn without_body(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact().filter(|length| *length > 0) {
+        head.headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    Response::from_parts(head, Body::empty())
 }
 
 /// Closes the connection after the response to a request with an unread body, and keeps that body until the response

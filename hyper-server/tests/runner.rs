@@ -12,6 +12,11 @@ mod suite {
     mod blobs;
     mod bucket;
     mod client;
+    mod clients;
+    mod clients_daemons;
+    mod clients_images;
+    mod clients_site;
+    mod clients_tools;
     mod cluster;
     mod conformance;
     mod database;

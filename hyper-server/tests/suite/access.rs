@@ -79,7 +79,9 @@ async fn anonymous_access_limits_requests_without_credentials() {
                     assert_eq!(reply.status, 401, "{request} {anonymous:?}");
                     let scheme = if reads { "Bearer realm=" } else { "Basic realm=\"hyperregistry\"" };
                     assert!(reply.header("www-authenticate").starts_with(scheme), "{request}");
-                    assert_eq!(reply.code(), "UNAUTHORIZED");
+                    if !request.starts_with("HEAD ") {
+                        assert_eq!(reply.code(), "UNAUTHORIZED");
+                    }
                 }
             }
         }

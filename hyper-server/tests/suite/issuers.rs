@@ -24,13 +24,13 @@ const NOW: i64 = 1_700_000_000;
 const PUSH: &str = "repository:acme/app:pull,push";
 
 /// A key of an issuer.
-enum Key {
+pub(super) enum Key {
     Es256(&'static str, EcdsaKeyPair),
     Rs256(&'static str, RsaKeyPair),
 }
 
 impl Key {
-    fn new(id: &'static str) -> Self {
+    pub(super) fn new(id: &'static str) -> Self {
         Self::Es256(id, EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
     }
 
@@ -38,7 +38,7 @@ impl Key {
         Self::Rs256(id, RsaKeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap())
     }
 
-    fn jwk(&self) -> Value {
+    pub(super) fn jwk(&self) -> Value {
         let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
         match self {
             Self::Es256(id, pair) => {
@@ -53,7 +53,7 @@ impl Key {
         }
     }
 
-    fn sign(&self, claims: &Value) -> String {
+    pub(super) fn sign(&self, claims: &Value) -> String {
         match self {
             Self::Es256(id, _) => self.sign_as(json!({"alg": "ES256", "kid": id}), claims),
             Self::Rs256(id, _) => self.sign_as(json!({"alg": "RS256", "kid": id}), claims),
@@ -484,7 +484,7 @@ async fn wrong_tokens_are_limited_as_wrong_passwords_are() {
 }
 
 /// The time of this machine, for programs that have no other.
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64
 }
 

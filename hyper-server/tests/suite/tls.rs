@@ -18,13 +18,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// An authority.
-struct Authority {
+pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(super) pem: String,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -36,8 +36,13 @@ impl Authority {
 
     /// A certificate and its key.
     fn issue(&self, name: &str, serial: u64, end: i32) -> (String, String) {
-        let mut params =
-            CertificateParams::new(vec!["127.0.0.1".to_owned(), "user.example".to_owned()]).unwrap();
+        self.issue_for(&["127.0.0.1", "user.example"], name, serial, end)
+    }
+
+    /// A certificate for these addresses and hosts, and its key.
+    pub(super) fn issue_for(&self, hosts: &[&str], name: &str, serial: u64, end: i32) -> (String, String) {
+        let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
+        let mut params = CertificateParams::new(hosts).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(SerialNumber::from(serial));
         params.not_after = date_time_ymd(end, 1, 1);
