@@ -287,6 +287,15 @@ static METRICS: &[Metric] = &[
         read: Read::Counters(|from, each| webhook::each(from.webhooks, each, |counts| load(&counts.skipped))),
     },
     Metric {
+        name: "webhook_given_up_events_total",
+        unit: "events",
+        labels: &[WEBHOOK],
+        meaning: "Events that a webhook did not take and that this server has given up",
+        read: Read::Counters(|from, each| {
+            webhook::each(from.webhooks, each, |counts| load(&counts.given_up))
+        }),
+    },
+    Metric {
         name: "webhook_pending_events",
         unit: "events",
         labels: &[WEBHOOK],

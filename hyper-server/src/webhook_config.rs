@@ -47,6 +47,9 @@ pub(crate) struct WebhookConfig {
     /// How long a request may take.
     #[serde(default = "timeout")]
     timeout: TimeSpan,
+    /// How long an event is tried before it is given up, and the next one is sent.
+    #[serde(default = "give_up")]
+    give_up: TimeSpan,
     /// Authorities that are trusted besides those of the system, PEM.
     ca: Option<PathBuf>,
 }
@@ -75,6 +78,11 @@ fn timeout() -> TimeSpan {
     TimeSpan(Duration::from_secs(10))
 }
 
+/// A day: an outage of a night is none, and an event that is in the way does not stop a webhook for long.
+fn give_up() -> TimeSpan {
+    TimeSpan(Duration::from_secs(24 * 60 * 60))
+}
+
 impl WebhookConfig {
     /// Checks what needs no file.
     fn check(&self) -> Result<()> {
@@ -87,6 +95,10 @@ impl WebhookConfig {
         }
         if self.timeout.0 < Duration::from_secs(1) || self.timeout.0 > Duration::from_secs(300) {
             return Err(Error::invalid("`timeout` must be from 1s to 5m"));
+        }
+        let longest = Duration::from_secs(30 * 24 * 60 * 60);
+        if self.give_up.0 < Duration::from_secs(60) || self.give_up.0 > longest {
+            return Err(Error::invalid("`give-up` must be from 1m to 720h"));
         }
         self.kinds()?;
         self.patterns().map(drop)
@@ -157,6 +169,7 @@ impl WebhookConfig {
                 .map(|(name, text)| (name.clone(), Secret::from(text.0.as_str())))
                 .collect(),
             timeout: self.timeout.0,
+            give_up: self.give_up.0,
             authorities,
         })
     }
@@ -259,6 +272,7 @@ mod tests {
             (format!("{ok}events = [\"tag.renamed\"]"), &["`tag.renamed`", "tag.moved"]),
             (format!("{ok}repositories = [\"Team\"]"), &["`Team`", "`repositories`"]),
             (format!("{ok}timeout = \"10ms\""), &["`timeout`"]),
+            (format!("{ok}give-up = \"30s\""), &["`give-up`", "1m"]),
             (format!("{ok}format = \"xml\""), &["xml", "cloudevents"]),
             (format!("{ok}[[webhook]]\n{ok}"), &["webhook` 2", "name `a`"]),
             (format!("{ok}secret = \"x\""), &["secret-file"]),

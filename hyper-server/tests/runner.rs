@@ -37,6 +37,7 @@ mod suite {
     mod policy;
     mod program;
     mod quotas;
+    mod receiver;
     mod refresh_tokens;
     mod registry_conformance;
     mod registry_mutants;
@@ -51,6 +52,7 @@ mod suite {
     mod tokens;
     mod unread;
     mod uploads;
+    mod webhook_failures;
     mod webhooks;
 
     /// A file that is not declared above would be a test that never runs.

@@ -47,9 +47,9 @@ pub use composed::Composed;
 #[cfg(feature = "build")]
 pub(crate) use composed::LEASE as LINK_LEASE;
 pub use event::{
-    CLOUD_EVENT_TYPE, CLOUD_EVENTS_TYPE, ChangeContext, ConsumerHold, ConsumerMove, DOCKER_EVENTS_TYPE,
+    CLOUD_EVENT_TYPE, CLOUD_EVENTS_TYPE, ChangeContext, ConsumerFailure, ConsumerHold, ConsumerMove, DOCKER_EVENTS_TYPE,
     Event, EventChange, EventConsumer, EventCursor, EventKind, EventLimits, EventLog, EventPage, EventRules,
-    EventStart, SharedEventLog, cloud_event, docker_events,
+    EventStart, SharedEventLog, cloud_event, docker_action, docker_events,
 };
 pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
 #[cfg(feature = "store-sql")]

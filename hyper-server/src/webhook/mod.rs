@@ -8,18 +8,26 @@
 //! # Invariants
 //! - A place moves after the answer 2xx to everything before it. So each event arrives at least once and in order, also after a
 //!   server was killed; those since the last move arrive again, with the same id.
+//! - An event that was tried for long enough is given up: counted, logged, and kept in the place by its id. No event keeps the later
+//!   ones back for ever.
+//! - The store learns of a webhook where a server begins, or reads its configuration again, and nowhere else.
 //! - No request waits for a webhook.
 //! - Neither a secret, a header nor the path of an address is shown.
 
 mod client;
+mod counts;
+mod job;
+mod parts;
 mod run;
 mod running;
 mod sign;
+mod trial;
 
-pub(crate) use run::{Counts, Source, begin, test};
+pub(crate) use counts::Counts;
+pub(crate) use run::{begin, test};
 pub(crate) use running::{WebhookCounts, Webhooks, each};
 
-use hyper_sdk::store::{CLOUD_EVENT_TYPE, DOCKER_EVENTS_TYPE, Event, EventKind, cloud_event, docker_events};
+use hyper_sdk::store::{Event, EventKind, docker_action};
 use hyper_sdk::{RepositoryName, RepositoryPattern, Secret};
 use std::time::Duration;
 
@@ -52,35 +60,35 @@ pub struct Webhook {
     pub headers: Vec<(String, Secret)>,
     /// How long a request may take.
     pub timeout: Duration,
+    /// How long an event is tried before it is given up; one that is refused for a hundredth of it, with a status from 400 to 499 other
+    /// than 401, 407, 408, 425 and 429.
+    pub give_up: Duration,
     /// PEM texts of authorities that are trusted besides those of the system.
     pub authorities: Vec<Vec<u8>>,
 }
 
 impl Webhook {
+    /// Whether it is told of an event.
     fn wants(&self, event: &Event) -> bool {
-        (self.events.is_empty() || self.events.contains(&event.kind)) && self.has(&event.repository)
+        let has_word = match self.format {
+            WebhookFormat::CloudEvents => true,
+            WebhookFormat::Docker => docker_action(event.kind).is_some(),
+        };
+        let is_chosen = self.events.is_empty() || self.events.contains(&event.kind);
+        has_word && is_chosen && self.has(&event.repository)
     }
 
     /// Whether it gets the events of a repository.
     fn has(&self, name: &RepositoryName) -> bool {
         self.repositories.is_empty() || self.repositories.iter().any(|pattern| pattern.matches(name.as_str()))
     }
+}
 
-    /// The body of a request about an event; `None` when the format has no word for it.
-    fn body(&self, event: &Event, log: &str, source: &str, url: Option<&str>) -> Option<String> {
-        let mut event = event.clone();
-        // It does not learn of the other repositories.
-        event.from = event.from.filter(|from| self.has(from));
-        match self.format {
-            WebhookFormat::CloudEvents => Some(cloud_event(&event, log, source).to_string()),
-            WebhookFormat::Docker => docker_events(&event, log, url).map(|events| events.to_string()),
-        }
-    }
-
-    fn content_type(&self) -> &'static str {
-        match self.format {
-            WebhookFormat::CloudEvents => CLOUD_EVENT_TYPE,
-            WebhookFormat::Docker => DOCKER_EVENTS_TYPE,
-        }
-    }
+/// How events refer to their registry.
+#[derive(Clone, Debug)]
+pub(crate) struct Source {
+    /// As CloudEvents do.
+    pub(crate) reference: String,
+    /// The address of the registry, if it is known.
+    pub(crate) url: Option<String>,
 }

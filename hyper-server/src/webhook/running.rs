@@ -1,7 +1,8 @@
 //! The webhooks of a registry: those that run, and those that wait for a runtime.
 
-use super::run::{Counts, Running, Source, start};
-use super::{Webhook, client};
+use super::counts::Counts;
+use super::run::{Running, start, warn_of_others};
+use super::{Source, Webhook, client};
 use hyper_sdk::Result;
 use hyper_sdk::store::SharedEventLog;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,7 +42,8 @@ impl Webhooks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells these and no others. Those that are the same go on, and those of the same name keep their counts.
+    /// Tells these and no others. Those that are the same go on, those of the same name keep their counts, and those that the store
+    /// does not know begin with the next event.
     ///
     /// # Errors
     /// Those of a webhook that is not well formed: nothing changes.
@@ -58,6 +60,7 @@ impl Webhooks {
         for webhook in webhooks {
             let counts = match old.iter().position(|running| running.webhook.name == webhook.name) {
                 Some(at) if old[at].webhook == webhook => {
+                    old[at].begin_again();
                     inner.running.push(old.swap_remove(at));
                     continue;
                 }
@@ -66,6 +69,8 @@ impl Webhooks {
             };
             inner.running.push(start(webhook, log.clone(), source.clone(), counts)?);
         }
+        let names = inner.running.iter().map(|running| running.webhook.name.clone()).collect();
+        tokio::spawn(warn_of_others(log.clone(), names));
         Ok(())
     }
 

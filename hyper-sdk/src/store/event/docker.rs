@@ -8,19 +8,24 @@ use serde_json::{Map, Value, json};
 /// The media type of the envelope.
 pub const DOCKER_EVENTS_TYPE: &str = "application/vnd.docker.distribution.events.v2+json";
 
-/// An event as the envelope that receivers of notifications of Docker's registry know; `None` when it has no word for it, as for
-/// repositories. A manifest that was pushed with several tags is one event a tag there. `url` is where the registry is.
-pub fn docker_events(event: &Event, log: &str, url: Option<&str>) -> Option<Value> {
-    let action = match event.kind {
-        EventKind::ManifestPushed | EventKind::BlobPushed => "push",
-        EventKind::BlobMounted => "mount",
-        EventKind::ManifestDeleted | EventKind::TagDeleted | EventKind::BlobDeleted => "delete",
+/// The word of Docker's envelope for a kind of event; `None` when it has none: events of that kind are not told.
+pub fn docker_action(kind: EventKind) -> Option<&'static str> {
+    match kind {
+        EventKind::ManifestPushed | EventKind::BlobPushed => Some("push"),
+        EventKind::BlobMounted => Some("mount"),
+        EventKind::ManifestDeleted | EventKind::TagDeleted | EventKind::BlobDeleted => Some("delete"),
         // The push of the manifest names the tags.
         EventKind::TagCreated
         | EventKind::TagMoved
         | EventKind::RepositoryCreated
-        | EventKind::RepositoryEmptied => return None,
-    };
+        | EventKind::RepositoryEmptied => None,
+    }
+}
+
+/// An event as the envelope that receivers of notifications of Docker's registry know; `None` when it has no word for it, as for
+/// repositories. A manifest that was pushed with several tags is one event a tag there. `url` is where the registry is.
+pub fn docker_events(event: &Event, log: &str, url: Option<&str>) -> Option<Value> {
+    let action = docker_action(event.kind)?;
     let id = EventCursor::new(log, event.sequence).to_string();
     let one = |number: usize, tag: Option<&Tag>| {
         json!({

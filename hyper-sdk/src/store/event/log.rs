@@ -56,12 +56,27 @@ pub struct EventConsumer {
     pub taken: u64,
     /// How many were gone before it took them.
     pub skipped: u64,
-    /// Until when a process has it, in seconds since 1970.
-    pub held_until: i64,
-    /// Why the last attempt failed; `None` when it did not.
-    pub failure: Option<String>,
+    /// How many were given up: it would not take them.
+    pub given_up: u64,
+    /// The last of them.
+    pub last_given_up: Option<EventCursor>,
+    /// The number of the process that has it now, by the clock of the store; `None` when nobody has it.
+    pub holder: Option<u64>,
+    /// How the event after the place failed, when the last attempt did.
+    pub failure: Option<ConsumerFailure>,
     /// The newest event of the log when this was read.
     pub last: u64,
+}
+
+/// How a consumer fails to take the event after its place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerFailure {
+    /// Why the last attempt failed.
+    pub why: String,
+    /// For how long the event was tried, in seconds, without the time in which no process tried it.
+    pub tried: u64,
+    /// How many attempts the consumer refused because of what was sent.
+    pub refused: u64,
 }
 
 /// How far a consumer has come.
@@ -75,12 +90,14 @@ pub struct ConsumerMove {
     pub taken: u64,
     /// How many were gone.
     pub skipped: u64,
+    /// Whether the event at `to` was given up; `taken` does not count it.
+    pub gave_up: bool,
 }
 
 /// Takes a consumer for one process, or renews or ends that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerHold {
-    /// The name of the consumer. One that is not known begins with the next event that happens.
+    /// The name of the consumer, which [`EventLog::begin`] has made.
     pub name: String,
     /// A number that no other process uses.
     pub holder: u64,
@@ -88,8 +105,8 @@ pub struct ConsumerHold {
     pub seconds: i64,
     /// How far it has come.
     pub moved: Option<ConsumerMove>,
-    /// Why the last attempt failed, if it did.
-    pub failure: Option<String>,
+    /// How the last attempt failed, if it did.
+    pub failure: Option<ConsumerFailure>,
 }
 
 /// A change of an event log, which changes no content.
@@ -101,6 +118,11 @@ pub enum EventChange {
         limits: EventLimits,
         /// The most events that go at once.
         most: u64,
+    },
+    /// See [`EventLog::begin`]. Returns 1 if the consumer is new.
+    Begin {
+        /// The name.
+        name: String,
     },
     /// See [`EventLog::hold`]. Returns 1 if the holder has it.
     Hold(ConsumerHold),
@@ -167,8 +189,11 @@ pub trait EventLog: Debug + Send + Sync + 'static {
     /// The consumers, in the order of their names.
     async fn consumers(&self) -> Result<Vec<EventConsumer>>;
 
-    /// Takes a consumer, or renews or ends that, and records how far it has come. `None` while another process has it; and when it
-    /// is not at the place that it is moved from: somebody has reset it, or had it meanwhile.
+    /// Lets a consumer begin with the next event that happens, unless there is one of this name. Returns whether it is new.
+    async fn begin(&self, name: &str) -> Result<bool>;
+
+    /// Takes a consumer, or renews or ends that, and records how far it has come. `None` when there is none of this name, while
+    /// another process has it, and when it is not at the place that it is moved from: somebody has reset it, or had it meanwhile.
     async fn hold(&self, hold: ConsumerHold) -> Result<Option<EventConsumer>>;
 
     /// Lets a consumer begin again at a place. Returns whether there is one of this name.

@@ -20,9 +20,9 @@ mod record;
 pub use cloud_event::{CLOUD_EVENT_TYPE, CLOUD_EVENTS_TYPE, cloud_event};
 pub use context::ChangeContext;
 pub use cursor::{EventCursor, EventStart};
-pub use docker::{DOCKER_EVENTS_TYPE, docker_events};
+pub use docker::{DOCKER_EVENTS_TYPE, docker_action, docker_events};
 pub use log::{
-    ConsumerHold, ConsumerMove, EventChange, EventConsumer, EventLimits, EventLog, EventPage, EventRules,
+    ConsumerFailure, ConsumerHold, ConsumerMove, EventChange, EventConsumer, EventLimits, EventLog, EventPage, EventRules,
     SharedEventLog,
 };
 pub use record::{Event, EventKind};

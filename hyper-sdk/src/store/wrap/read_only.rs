@@ -252,6 +252,10 @@ impl EventLog for ReadOnlyLog {
         self.0.consumers().await
     }
 
+    async fn begin(&self, _: &str) -> Result<bool> {
+        rejected("begin a consumer")
+    }
+
     async fn hold(&self, _: ConsumerHold) -> Result<Option<EventConsumer>> {
         rejected("record the place of a consumer")
     }

@@ -7,7 +7,7 @@ use crate::reference::ManifestReference;
 use crate::store::errors::is_cursor_gone;
 use crate::store::meta::{Change, ManifestChange, MetaBackend, TagRecord};
 use crate::store::{
-    ChangeContext, ConsumerHold, ConsumerMove, DeleteTarget, Event, EventCursor, EventKind, EventLimits,
+    ChangeContext, ConsumerFailure, ConsumerHold, ConsumerMove, DeleteTarget, Event, EventCursor, EventKind, EventLimits,
     EventRules, EventStart, SharedEventLog, TagGuard,
 };
 
@@ -292,6 +292,7 @@ fn hold(holder: u64, seconds: i64, moved: Option<(&EventCursor, &EventCursor)>) 
         to: to.clone(),
         taken: to.after() - from.after(),
         skipped: 0,
+        gave_up: false,
     });
     ConsumerHold { name: "hook".to_owned(), holder, seconds, moved, failure: None }
 }
@@ -302,15 +303,22 @@ pub async fn a_consumer_has_one_holder(opener: MetaOpener) {
     let a = repository("a");
     put(&**meta, &a, &index("1"), &[]).await.unwrap();
     let begin = now(&log).await;
+    assert_eq!(log.hold(hold(1, 3600, None)).await.unwrap(), None, "nobody has begun");
+    assert!(log.consumers().await.unwrap().is_empty());
+    assert!(log.begin("hook").await.unwrap());
+    assert_eq!(log.consumers().await.unwrap()[0].holder, None);
     let mine = log.hold(hold(1, 3600, None)).await.unwrap().unwrap();
     assert_eq!((&mine.place, mine.taken, mine.last), (&begin, 0, 2), "it begins with what happens next");
+    assert_eq!(mine.holder, Some(1));
     assert_eq!(log.hold(hold(2, 3600, None)).await.unwrap(), None);
     put(&**meta, &a, &index("2"), &[]).await.unwrap();
     let next = now(&log).await;
     assert_eq!(log.hold(hold(2, 3600, Some((&begin, &next)))).await.unwrap(), None);
-    let failed = ConsumerHold { failure: Some("no answer".to_owned()), ..hold(1, 3600, None) };
+    assert!(!log.begin("hook").await.unwrap(), "it is there, and stays where it is");
+    let failure = ConsumerFailure { why: "no answer".to_owned(), tried: 7, refused: 2 };
+    let failed = ConsumerHold { failure: Some(failure.clone()), ..hold(1, 3600, None) };
     let consumer = log.hold(failed).await.unwrap().unwrap();
-    assert_eq!((&consumer.place, consumer.failure.as_deref()), (&begin, Some("no answer")));
+    assert_eq!((&consumer.place, consumer.failure.as_ref()), (&begin, Some(&failure)));
     let consumer = log.hold(hold(1, 3600, Some((&begin, &next)))).await.unwrap().unwrap();
     assert_eq!((&consumer.place, consumer.taken, &consumer.failure), (&next, 1, &None));
     assert_eq!(
@@ -318,11 +326,34 @@ pub async fn a_consumer_has_one_holder(opener: MetaOpener) {
         None,
         "it is not there any more"
     );
-    log.hold(hold(1, 0, None)).await.unwrap().unwrap();
+    let ended = log.hold(hold(1, 0, None)).await.unwrap().unwrap();
+    assert_eq!(ended.holder, None);
     let other = log.hold(hold(2, 3600, None)).await.unwrap().unwrap();
     assert_eq!((&other.place, other.taken), (&next, 1));
     assert_eq!(log.hold(hold(1, 3600, None)).await.unwrap(), None);
     assert_eq!(log.consumers().await.unwrap(), [other]);
+}
+
+pub async fn what_a_consumer_gives_up_is_counted(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let Some(log) = log(&**meta, false) else { return };
+    assert!(log.begin("hook").await.unwrap());
+    let begin = now(&log).await;
+    put(&**meta, &repository("a"), &index("1"), &["v"]).await.unwrap();
+    let at = |number| EventCursor::new(begin.log(), number);
+    let moved = |from: u64, to: u64, gave_up: bool| ConsumerHold {
+        moved: Some(ConsumerMove { from: at(from), to: at(to), taken: 1, skipped: 0, gave_up }),
+        ..hold(1, 3600, None)
+    };
+    for (hold, given_up, last) in
+        [(moved(0, 1, false), 0, None), (moved(1, 2, true), 1, Some(2)), (moved(2, 3, false), 1, Some(2))]
+    {
+        let consumer = log.hold(hold).await.unwrap().unwrap();
+        assert_eq!((consumer.given_up, consumer.last_given_up), (given_up, last.map(at)));
+    }
+    assert!(log.reset("hook", &EventStart::Oldest).await.unwrap());
+    let consumer = log.consumers().await.unwrap().remove(0);
+    assert_eq!((consumer.given_up, consumer.last_given_up), (1, Some(at(2))), "a replay forgets no loss");
 }
 
 pub async fn a_consumer_begins_again(opener: MetaOpener) {
@@ -331,8 +362,11 @@ pub async fn a_consumer_begins_again(opener: MetaOpener) {
     put(&**meta, &repository("a"), &index("1"), &[]).await.unwrap();
     assert!(!log.reset("hook", &EventStart::Oldest).await.unwrap(), "nobody has this name");
     let end = now(&log).await;
-    log.hold(hold(1, 3600, None)).await.unwrap().unwrap();
+    log.begin("hook").await.unwrap();
+    let failure = ConsumerFailure { why: "no answer".to_owned(), tried: 7, refused: 2 };
+    log.hold(ConsumerHold { failure: Some(failure), ..hold(1, 3600, None) }).await.unwrap().unwrap();
     assert!(log.reset("hook", &EventStart::Oldest).await.unwrap());
+    assert_eq!(log.consumers().await.unwrap()[0].failure, None, "it is tried anew");
     let begin = EventCursor::new(end.log(), 0);
     let moved = log.hold(hold(1, 3600, Some((&end, &end)))).await.unwrap();
     assert_eq!(moved, None, "its holder finds out");
@@ -341,5 +375,6 @@ pub async fn a_consumer_begins_again(opener: MetaOpener) {
     assert!(is_cursor_gone(&log.reset("hook", &unknown).await.unwrap_err()));
     assert!(log.forget("hook").await.unwrap());
     assert!(!log.forget("hook").await.unwrap());
+    assert_eq!(log.hold(hold(1, 3600, None)).await.unwrap(), None, "its holder does not bring it back");
     assert!(log.consumers().await.unwrap().is_empty());
 }

@@ -114,7 +114,7 @@ macro_rules! meta_conformance {
 
             a_push_has_its_events, an_event_is_small, a_deletion_has_its_events, events_of_blobs_are_recorded_if_they_are_wanted,
             what_is_not_changed_has_no_event, the_author_of_a_change_is_recorded, events_are_read_from_a_place_on,
-            old_events_go, the_history_of_a_tag_is_told, a_consumer_has_one_holder, a_consumer_begins_again,
+            old_events_go, the_history_of_a_tag_is_told, a_consumer_has_one_holder, what_a_consumer_gives_up_is_counted, a_consumer_begins_again,
 
             content_survives_reopening, sessions_survive_reopening,
             marks_and_leases_survive_reopening,

@@ -7,7 +7,7 @@ use crate::store::errors::cursor_gone;
 use crate::store::meta::event_drafts::{Facts, Wanted};
 use crate::store::meta::{Change, MetaBackend as _};
 use crate::store::{
-    ConsumerHold, Event, EventChange, EventConsumer, EventCursor, EventLimits, EventLog, EventPage,
+    ConsumerFailure, ConsumerHold, Event, EventChange, EventConsumer, EventCursor, EventLimits, EventLog, EventPage,
     EventRules, EventStart, Listing,
 };
 use async_trait::async_trait;
@@ -28,14 +28,16 @@ pub(super) struct Events {
     consumers: BTreeMap<String, Consumer>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Consumer {
     place: u64,
     taken: u64,
     skipped: u64,
+    given_up: u64,
+    last_given_up: Option<u64>,
     holder: u64,
     held_until: i64,
-    failure: Option<String>,
+    failure: Option<ConsumerFailure>,
 }
 
 impl State {
@@ -104,6 +106,12 @@ impl Events {
                 self.pruned += gone;
                 gone
             }
+            EventChange::Begin { name } => {
+                let place = self.last();
+                let is_new = !self.consumers.contains_key(&name);
+                self.consumers.entry(name).or_insert(Consumer { place, ..Consumer::default() });
+                u64::from(is_new)
+            }
             EventChange::Hold(hold) => u64::from(self.hold(hold, now)),
             EventChange::Reset { name, after } => match self.consumers.get_mut(&name) {
                 Some(consumer) => {
@@ -118,15 +126,7 @@ impl Events {
     }
 
     fn hold(&mut self, hold: ConsumerHold, now: i64) -> bool {
-        let place = self.last();
-        let consumer = self.consumers.entry(hold.name).or_insert(Consumer {
-            place,
-            taken: 0,
-            skipped: 0,
-            holder: hold.holder,
-            held_until: 0,
-            failure: None,
-        });
+        let Some(consumer) = self.consumers.get_mut(&hold.name) else { return false };
         if consumer.holder != hold.holder && consumer.held_until > now {
             return false;
         }
@@ -137,6 +137,10 @@ impl Events {
             consumer.place = moved.to.after();
             consumer.taken += moved.taken;
             consumer.skipped += moved.skipped;
+            if moved.gave_up {
+                consumer.given_up += 1;
+                consumer.last_given_up = Some(consumer.place);
+            }
         }
         consumer.holder = hold.holder;
         consumer.held_until = if hold.seconds == 0 { 0 } else { now.saturating_add(hold.seconds) };
@@ -144,13 +148,15 @@ impl Events {
         true
     }
 
-    fn consumer(&self, name: &str, consumer: &Consumer) -> EventConsumer {
+    fn consumer(&self, name: &str, consumer: &Consumer, now: i64) -> EventConsumer {
         EventConsumer {
             name: name.to_owned(),
             place: EventCursor::new(NAME, consumer.place),
             taken: consumer.taken,
             skipped: consumer.skipped,
-            held_until: consumer.held_until,
+            given_up: consumer.given_up,
+            last_given_up: consumer.last_given_up.map(|number| EventCursor::new(NAME, number)),
+            holder: (consumer.held_until > now).then_some(consumer.holder),
             failure: consumer.failure.clone(),
             last: self.last(),
         }
@@ -204,7 +210,12 @@ impl EventLog for MemoryMeta {
     async fn consumers(&self) -> Result<Vec<EventConsumer>> {
         let state = self.state();
         let events = &state.events;
-        Ok(events.consumers.iter().map(|(name, one)| events.consumer(name, one)).collect())
+        let now = self.0.clock.now();
+        Ok(events.consumers.iter().map(|(name, one)| events.consumer(name, one, now)).collect())
+    }
+
+    async fn begin(&self, name: &str) -> Result<bool> {
+        Ok(self.write(Change::Events(EventChange::Begin { name: name.to_owned() })).await? > 0)
     }
 
     async fn hold(&self, hold: ConsumerHold) -> Result<Option<EventConsumer>> {
@@ -214,7 +225,7 @@ impl EventLog for MemoryMeta {
         }
         let state = self.state();
         let events = &state.events;
-        Ok(events.consumers.get(&name).map(|one| events.consumer(&name, one)))
+        Ok(events.consumers.get(&name).map(|one| events.consumer(&name, one, self.0.clock.now())))
     }
 
     async fn reset(&self, name: &str, start: &EventStart) -> Result<bool> {

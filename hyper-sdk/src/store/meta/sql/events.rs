@@ -14,7 +14,7 @@ use crate::store::errors::cursor_gone;
 use crate::store::meta::event_drafts::{Facts, Wanted};
 use crate::store::meta::{Change, MetaBackend as _};
 use crate::store::{
-    ConsumerHold, Event, EventChange, EventConsumer, EventCursor, EventLimits, EventLog, EventPage,
+    ConsumerFailure, ConsumerHold, Event, EventChange, EventConsumer, EventCursor, EventLimits, EventLog, EventPage,
     EventRules, EventStart, Listing,
 };
 use crate::{Digest, Result};
@@ -172,12 +172,13 @@ pub(super) async fn begin_anew(db: &mut Connection<'_>, name: &str) -> sqlx::Res
 pub(super) async fn apply(db: &mut Connection<'_>, change: &EventChange) -> Outcome<u64> {
     match change {
         EventChange::Prune { limits, most } => prune(db, *limits, *most).await,
+        EventChange::Begin { name } => begin(db, name).await,
         EventChange::Hold(hold) => take(db, hold).await,
         EventChange::Reset { name, after } => {
             // Whoever has it finds out when it moves it.
             let reset = query(
                 "UPDATE event_consumers SET place = $2, log = (SELECT name FROM event_log WHERE id = 1), \
-                 failure = NULL WHERE name = $1",
+                 failure = NULL, tried = 0, refused = 0 WHERE name = $1",
             )
             .bind(name.as_str())
             .bind(signed(*after))
@@ -213,19 +214,23 @@ async fn prune(db: &mut Connection<'_>, limits: EventLimits, most: u64) -> Outco
     Ok(gone)
 }
 
-async fn take(db: &mut Connection<'_>, hold: &ConsumerHold) -> Outcome<u64> {
-    let (now, holder) = (db.now(), hold.holder.cast_signed());
-    let until = if hold.seconds == 0 { 0 } else { now.saturating_add(hold.seconds) };
-    query(
+async fn begin(db: &mut Connection<'_>, name: &str) -> Outcome<u64> {
+    let now = db.now();
+    let begun = query(
         "INSERT INTO event_consumers \
          (name, log, place, taken, skipped, holder, held_until, changed_at) \
-         SELECT $1, name, last, 0, 0, $2, 0, $3 FROM event_log WHERE id = 1 ON CONFLICT (name) DO NOTHING",
+         SELECT $1, name, last, 0, 0, 0, 0, $2 FROM event_log WHERE id = 1 ON CONFLICT (name) DO NOTHING",
     )
-    .bind(hold.name.as_str())
-    .bind(holder)
+    .bind(name)
     .bind(now)
     .execute(db)
     .await?;
+    Ok(begun)
+}
+
+async fn take(db: &mut Connection<'_>, hold: &ConsumerHold) -> Outcome<u64> {
+    let (now, holder) = (db.now(), hold.holder.cast_signed());
+    let until = if hold.seconds == 0 { 0 } else { now.saturating_add(hold.seconds) };
     let free: Option<(String, i64)> = query(
         "SELECT log, place FROM event_consumers WHERE name = $1 \
          AND (holder = $2 OR held_until <= $3 OR held_until > $4)",
@@ -243,31 +248,55 @@ async fn take(db: &mut Connection<'_>, hold: &ConsumerHold) -> Outcome<u64> {
             return Ok(0);
         }
         query(
-            "UPDATE event_consumers SET log = $2, place = $3, taken = taken + $4, skipped = skipped + $5 \
-             WHERE name = $1",
+            "UPDATE event_consumers SET log = $2, place = $3, taken = taken + $4, skipped = skipped + $5, \
+             given_up = given_up + $6, last_given_up = COALESCE($7, last_given_up) WHERE name = $1",
         )
         .bind(hold.name.as_str())
         .bind(moved.to.log())
         .bind(signed(moved.to.after()))
         .bind(signed(moved.taken))
         .bind(signed(moved.skipped))
+        .bind(i64::from(moved.gave_up))
+        .bind(moved.gave_up.then(|| signed(moved.to.after())))
         .execute(db)
         .await?;
     }
+    let failure = hold.failure.as_ref();
     let held = query(
-        "UPDATE event_consumers SET holder = $2, held_until = $3, failure = $4, changed_at = $5 WHERE name = $1",
+        "UPDATE event_consumers SET holder = $2, held_until = $3, failure = $4, tried = $5, refused = $6, \
+         changed_at = $7 WHERE name = $1",
     )
     .bind(hold.name.as_str())
     .bind(holder)
     .bind(until)
-    .bind(hold.failure.as_deref())
+    .bind(failure.map(|failure| failure.why.as_str()))
+    .bind(failure.map_or(0, |failure| signed(failure.tried)))
+    .bind(failure.map_or(0, |failure| signed(failure.refused)))
     .bind(now)
     .execute(db)
     .await?;
     Ok(held)
 }
 
-type ConsumerRow = (String, String, i64, i64, i64, i64, Option<String>);
+type ConsumerRow =
+    (String, String, i64, i64, i64, i64, Option<i64>, i64, i64, Option<String>, i64, i64);
+
+fn consumer(row: ConsumerRow, last: u64, now: i64) -> EventConsumer {
+    let (name, log, place, taken, skipped, given_up, last_given_up, holder, held_until, why, tried, refused) =
+        row;
+    let is_held = held_until > now && held_until <= now.saturating_add(LONGEST);
+    EventConsumer {
+        name,
+        taken: unsigned(taken),
+        skipped: unsigned(skipped),
+        given_up: unsigned(given_up),
+        last_given_up: last_given_up.map(|number| EventCursor::new(log.as_str(), unsigned(number))),
+        place: EventCursor::new(log, unsigned(place)),
+        holder: is_held.then(|| holder.cast_unsigned()),
+        failure: why.map(|why| ConsumerFailure { why, tried: unsigned(tried), refused: unsigned(refused) }),
+        last: last.max(unsigned(place)),
+    }
+}
 
 type EventRow = (i64, i64, String);
 
@@ -386,21 +415,18 @@ impl EventLog for SqlMeta {
     async fn consumers(&self) -> Result<Vec<EventConsumer>> {
         let (_, last, _) = self.find_log().await?;
         let rows: Vec<ConsumerRow> = query(
-            "SELECT name, log, place, taken, skipped, held_until, failure FROM event_consumers ORDER BY name",
+            "SELECT name, log, place, taken, skipped, given_up, last_given_up, holder, held_until, failure, \
+             tried, refused FROM event_consumers ORDER BY name",
         )
         .fetch_all(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
-        let read = |(name, log, place, taken, skipped, held_until, failure): ConsumerRow| EventConsumer {
-            name,
-            place: EventCursor::new(log, unsigned(place)),
-            taken: unsigned(taken),
-            skipped: unsigned(skipped),
-            held_until,
-            failure,
-            last: last.max(unsigned(place)),
-        };
-        Ok(rows.into_iter().map(read).collect())
+        let now = crate::clock::Clock::now(&*self.clock());
+        Ok(rows.into_iter().map(|row| consumer(row, last, now)).collect())
+    }
+
+    async fn begin(&self, name: &str) -> Result<bool> {
+        Ok(self.write(Change::Events(EventChange::Begin { name: name.to_owned() })).await? > 0)
     }
 
     async fn hold(&self, hold: ConsumerHold) -> Result<Option<EventConsumer>> {

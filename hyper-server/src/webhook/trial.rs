@@ -1,0 +1,90 @@
+//! When an event that a receiver does not take is given up.
+
+use hyper_sdk::store::ConsumerFailure;
+use std::time::{Duration, Instant};
+
+/// An event that is refused is given up after this part of the time, and after this many attempts.
+const REFUSED_PART: u32 = 100;
+const REFUSED_LEAST: u64 = 3;
+
+/// Whether a receiver with this answer refuses what was sent, so that it is of little use to send it again. Redirects, errors of the
+/// server, and what is about the time (408, 425, 429) or about who sends it (401, 407) is none.
+pub(super) fn is_refusal(status: u16) -> bool {
+    (400..500).contains(&status) && !matches!(status, 401 | 407 | 408 | 425 | 429)
+}
+
+/// How long and how often an event was tried.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trial {
+    tried: Duration,
+    refused: u64,
+    last: Option<Instant>,
+}
+
+impl Trial {
+    /// What this process and the store know together: another process may have tried it since.
+    pub(super) fn with(mut self, stored: Option<&ConsumerFailure>) -> Self {
+        let Some(stored) = stored else { return Self::default() };
+        self.tried = self.tried.max(Duration::from_secs(stored.tried));
+        self.refused = self.refused.max(stored.refused);
+        self
+    }
+
+    /// Counts an attempt that failed, and the time since the last one of this process: only time in which it is tried counts.
+    pub(super) fn fail(&mut self, is_refusal: bool) {
+        let now = Instant::now();
+        self.tried += self.last.replace(now).map_or(Duration::ZERO, |last| now - last);
+        self.refused += u64::from(is_refusal);
+    }
+
+    /// Whether it was tried long enough, after an attempt that was refused or failed in another way.
+    pub(super) fn is_over(&self, give_up: Duration, is_refusal: bool) -> bool {
+        let is_refused = is_refusal && self.refused >= REFUSED_LEAST && self.tried >= give_up / REFUSED_PART;
+        self.tried >= give_up || is_refused
+    }
+
+    /// What the store keeps of it.
+    pub(super) fn failure(&self, why: String) -> ConsumerFailure {
+        ConsumerFailure { why, tried: self.tried.as_secs(), refused: self.refused }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial(tried: u64, refused: u64) -> Trial {
+        Trial { tried: Duration::from_secs(tried), refused, last: None }
+    }
+
+    #[test]
+    fn what_is_refused_is_given_up_sooner() {
+        let give_up = Duration::from_secs(1000);
+        for (trial, is_refusal, is_over) in [
+            (trial(999, 0), false, false),
+            (trial(1000, 0), false, true),
+            (trial(10, 3), true, true),
+            (trial(9, 3), true, false),
+            (trial(900, 2), true, false),
+            // It was refused, and now it does not answer: that may be about the receiver.
+            (trial(900, 50), false, false),
+        ] {
+            assert_eq!(trial.is_over(give_up, is_refusal), is_over, "{trial:?} {is_refusal}");
+        }
+        for status in [400, 403, 404, 413, 415, 422, 499] {
+            assert!(is_refusal(status), "{status}");
+        }
+        for status in [200, 302, 401, 407, 408, 425, 429, 500, 503] {
+            assert!(!is_refusal(status), "{status}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_other_processes_counts_and_time_without_attempts_does_not() {
+        let stored = ConsumerFailure { why: String::new(), tried: 50, refused: 2 };
+        let mut trial = Trial::default().with(Some(&stored));
+        trial.fail(true);
+        assert_eq!(trial.failure(String::new()), ConsumerFailure { refused: 3, ..stored });
+        assert_eq!(trial.with(None).failure(String::new()), ConsumerFailure::default(), "it begins anew");
+    }
+}
