@@ -347,6 +347,9 @@ async fn serve_until_signal(
     }
     let mut options = config.registry();
     options.webhooks = webhook_config::webhooks(&config.webhook)?;
+    for warning in webhook_config::warnings(&options.webhooks) {
+        tracing::warn!("{warning}");
+    }
     if let Some(log) = store.event_log().filter(|_| !config.read_only) {
         webhook::begin(&log, &options.webhooks).await?;
     }

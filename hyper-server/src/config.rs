@@ -377,7 +377,7 @@ impl Config {
         issuer_config::issuers(&self.auth.issuer)?;
         quota_config::rules(&self.quota)?;
         self.events.check()?;
-        webhook_config::check(&self.webhook)?;
+        webhook_config::check(&self.webhook, self.events.blobs)?;
         if let Some(url) = &self.public_url
             && !is_root(url)
         {
@@ -414,7 +414,11 @@ impl Config {
 
     /// What is known of those who log in.
     pub(crate) fn knows(&self) -> Known {
-        Known { users: self.has_users(), claims: !self.auth.issuer.is_empty() }
+        Known {
+            users: self.has_users(),
+            claims: !self.auth.issuer.is_empty(),
+            strangers: issuer_config::lets_in_everybody(&self.auth.issuer),
+        }
     }
 
     /// Warnings about settings that are valid and probably a mistake.

@@ -6,7 +6,7 @@ use crate::config::{Config, REFERENCE};
 use crate::config_schema;
 use crate::issuer_config;
 use crate::standard_io::print;
-use crate::{Tls, log_level, policy_command};
+use crate::{Tls, log_level, policy_command, webhook, webhook_config};
 use clap::{Args, Subcommand};
 use hyper_sdk::Result;
 use std::io::Write as _;
@@ -52,11 +52,19 @@ fn check(args: &CheckArgs) -> Result<()> {
     if let Some(path) = &config.log.audit {
         AuditLog::check(path)?;
     }
+    let webhooks = webhook_config::webhooks(&config.webhook)?;
+    webhook::check(&webhooks)?;
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
     let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, config.knows()));
     let tls = config.tls.options().map(Tls::open).transpose()?;
     let of_tls = tls.iter().flat_map(Tls::warnings);
-    for warning in config.warnings().into_iter().chain(of_policy).chain(of_tls) {
+    for warning in config
+        .warnings()
+        .into_iter()
+        .chain(of_policy)
+        .chain(of_tls)
+        .chain(webhook_config::warnings(&webhooks))
+    {
         let _ = writeln!(std::io::stderr(), "warning: {warning}");
     }
     print("the configuration is valid\n")

@@ -78,6 +78,11 @@ pub(crate) fn issuers(tables: &[IssuerConfig]) -> Result<Vec<IssuerOptions>> {
     tables.iter().map(IssuerConfig::options).collect()
 }
 
+/// Whether one of them requires nothing of a token but its audience.
+pub(crate) fn lets_in_everybody(tables: &[IssuerConfig]) -> bool {
+    tables.iter().any(|table| table.require.is_empty())
+}
+
 /// What is valid, and lets in more than many mean.
 pub(crate) fn warnings(tables: &[IssuerConfig], has_policy: bool) -> Vec<String> {
     let open = tables.iter().filter(|table| table.require.is_empty() && !has_policy);
@@ -122,7 +127,35 @@ impl IssuerConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::PolicyFile;
     use crate::config::Config;
+    use crate::policy_command;
+
+    /// Who has a token of the issuer is in `authenticated`.
+    #[test]
+    fn an_issuer_without_requirements_is_warned_of_with_a_policy_that_trusts_everybody() {
+        let warnings = |rest: &str, who: &str, actions: &str| {
+            let text = format!(
+                "[[auth.issuer]]\nname = \"ci\"\nurl = \"https://ci.example\"\naudience = \"a\"\n{rest}\n"
+            );
+            let policy = tempfile::NamedTempFile::new().unwrap();
+            let rule = format!(
+                "[groups]\nall = [\"authenticated\"]\n[[allow]]\nwho = [{who:?}]\nrepositories = [\"**\"]\n\
+                 actions = {actions}\n"
+            );
+            std::fs::write(policy.path(), rule).unwrap();
+            let file = PolicyFile::open(policy.path()).unwrap();
+            let known = Config::parse(&text).unwrap().knows();
+            policy_command::warnings(&file, known).iter().filter(|one| one.contains("`require`")).count()
+        };
+        let push = "[\"pull\", \"push\"]";
+        for who in ["authenticated", "anyone", "group:all"] {
+            assert_eq!(warnings("", who, push), 1, "{who}");
+            assert_eq!(warnings("", who, "[\"pull\"]"), 0, "{who}");
+            assert_eq!(warnings("require = { repository = \"acme/*\" }", who, push), 0, "{who}");
+        }
+        assert_eq!(warnings("", "user:alice", push), 0);
+    }
 
     #[test]
     fn an_issuer_is_read() {

@@ -39,6 +39,7 @@ mod environment;
 mod error;
 mod event_config;
 mod event_query;
+mod event_waiters;
 mod events_command;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -2,6 +2,7 @@
 //! one counts what namespaces with a quota have.
 
 use crate::audit::{AuditLog, Deed, Entry, Outcome};
+use crate::auth::{Passwords, UserWatch};
 use crate::options::{GarbageCollection, Retention, Scrub};
 use crate::state::State;
 use hyper_sdk::ErrorKind;
@@ -40,6 +41,9 @@ pub(crate) fn start(state: &Arc<State>) {
     }
     if let Some(options) = state.options.retention.clone() {
         runtime.spawn(expire_tags(Arc::downgrade(state), options));
+    }
+    if let Some(passwords) = &state.tokens {
+        runtime.spawn(forget_logins(Arc::downgrade(state), Arc::downgrade(passwords)));
     }
     state.webhooks.start_waiting();
     if let Some(events) = state.options.events {
@@ -248,6 +252,33 @@ async fn scrub(state: Weak<State>, options: Scrub) {
     }
 }
 
+/// How often the users are looked at, to forget the logins of those that were removed.
+const LOGINS: Duration = Duration::from_secs(60);
+
+async fn forget_logins(state: Weak<State>, passwords: Weak<Passwords>) {
+    let mut watch = UserWatch::default();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(LOGINS) => {}
+            () = dropped(&state) => return,
+        }
+        let Some(passwords) = passwords.upgrade() else { return };
+        if !watch.is_due(passwords.users(), Instant::now()) {
+            continue;
+        }
+        match passwords.forget_logins().await {
+            Ok(0) => {}
+            Ok(removed) => {
+                tracing::info!(removed, "refresh tokens were removed: their user, password or time is gone")
+            }
+            Err(error) => {
+                tracing::warn!(%error, "refresh tokens that have ended cannot be removed");
+                watch = UserWatch::default();
+            }
+        }
+    }
+}
+
 /// How often namespaces are looked for that nobody has begun to count.
 const COUNT: Duration = Duration::from_secs(10 * 60);
 /// How often a count is looked for that a push or another server has begun, and not ended.
@@ -301,7 +332,7 @@ async fn count_quotas(state: Weak<State>, changed: Arc<Notify>) {
 
 /// Whether a count has begun and not ended.
 async fn is_unended(store: &SharedStore) -> bool {
-    store.quota_use().await.is_ok_and(|uses| uses.iter().any(|one| one.counting.is_some()))
+    store.is_counting().await.is_ok_and(|is_so| is_so)
 }
 
 async fn dropped(state: &Weak<State>) {

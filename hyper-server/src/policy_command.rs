@@ -55,7 +55,8 @@ impl PolicyCommand {
     pub(crate) fn run(&self) -> Result<Answer> {
         match self {
             Self::Check(args) => {
-                for warning in warnings(&PolicyFile::open(&args.file)?, Known { users: true, claims: true }) {
+                let known = Known { users: true, claims: true, strangers: false };
+                for warning in warnings(&PolicyFile::open(&args.file)?, known) {
                     let _ = writeln!(std::io::stderr(), "warning: {warning}");
                 }
                 Ok(Answer { text: "the policy is valid\n".to_owned(), is_yes: true })
@@ -72,6 +73,8 @@ pub(crate) struct Known {
     pub(crate) users: bool,
     /// Whether anybody has claims.
     pub(crate) claims: bool,
+    /// Whether an issuer has no `require`, and so lets in everybody whom it gives a token.
+    pub(crate) strangers: bool,
 }
 
 /// What is valid in a policy and probably a mistake in this program.
@@ -87,6 +90,12 @@ pub(crate) fn warnings(file: &PolicyFile, known: Known) -> Vec<String> {
         warnings.push(format!(
             "{path}: `claim:` never matches, because the users of files and certificates have no claims: only those \
              of other issuers (`auth.issuer`) have some"
+        ));
+    }
+    if known.strangers && policy.trusts_everybody() {
+        warnings.push(format!(
+            "{path}: a rule lets `authenticated` or `anyone` do more than pull, and an issuer in `auth.issuer` has no `require`: \
+             everybody whom it gives a token for this audience may do that"
         ));
     }
     warnings

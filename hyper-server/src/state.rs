@@ -4,6 +4,7 @@ use crate::auth::{
     AnonymousOnly, Authenticator, Authorizer, ClientCertificates, Issuers, PasswordOptions, Passwords,
 };
 use crate::connection::Connections;
+use crate::event_waiters::EventWaiters;
 use crate::metrics::Metrics;
 use crate::options::RegistryOptions;
 use crate::readiness::Readiness;
@@ -16,9 +17,6 @@ use hyper_sdk::{Error, Result};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, Semaphore};
-
-/// How many requests may wait for an event at once.
-const EVENT_WAITERS: usize = 128;
 
 /// The store, the options and everything that lives as long as the registry.
 #[derive(Debug)]
@@ -36,7 +34,7 @@ pub(crate) struct State {
     /// The right to look at a blob again that a reader found damaged.
     pub(crate) suspects: Arc<Semaphore>,
     /// The places of requests that wait for an event.
-    pub(crate) event_waiters: Arc<Semaphore>,
+    pub(crate) event_waiters: EventWaiters,
     /// Whether the maintenance task was started.
     pub(crate) has_maintenance: AtomicBool,
     /// The webhooks, which are told of events.
@@ -159,7 +157,7 @@ impl State {
             request_ids: RequestIds::new()?,
             throttle,
             suspects: Arc::new(Semaphore::new(1)),
-            event_waiters: Arc::new(Semaphore::new(EVENT_WAITERS)),
+            event_waiters: EventWaiters::default(),
             has_maintenance: AtomicBool::new(false),
             quotas: Mutex::default(),
             webhooks: Webhooks::default(),

@@ -1,7 +1,7 @@
 //! The commands `hyperregistry token`: API tokens for machines, in the metadata of a store. Servers of the store may run
 //! meanwhile.
 
-use crate::auth::{api_token, has_user};
+use crate::auth::{api_token, has_user, is_unseen};
 use crate::config::Config;
 use crate::open_store;
 use crate::standard_io::print;
@@ -213,12 +213,14 @@ fn table(tokens: &[TokenRecord], now: i64) -> String {
             None if is_over => "expired".to_owned(),
             None => time(token.expires),
         };
-        let name = if token.name.is_empty() { "-" } else { &token.name };
+        // A client chooses it.
+        let name: String = token.name.chars().filter(|c| !is_unseen(*c)).collect();
+        let name = if name.is_empty() { "-".to_owned() } else { name };
         [
             token.id.clone(),
             kind(token).to_owned(),
             token.user.clone(),
-            name.to_owned(),
+            name,
             expires,
             time(token.used),
             token.scopes.join(" "),

@@ -100,7 +100,9 @@ fn start(since: Option<EventStart>, from: Option<EventCursor>) -> Result<EventSt
         None => Ok(since.unwrap_or_default()),
         Some(event) => match event.after().checked_sub(1) {
             Some(before) => Ok(EventStart::After(EventCursor::new(event.log(), before))),
-            None => Err(Error::invalid("`--from` needs the id of an event, and the first one has the number 1")),
+            None => {
+                Err(Error::invalid("`--from` needs the id of an event, and the first one has the number 1"))
+            }
         },
     }
 }
@@ -119,7 +121,8 @@ async fn replay(log: &SharedEventLog, config: &Config, name: &str, start: &Event
 
 async fn remove(log: &SharedEventLog, config: &Config, name: &str) -> Result<()> {
     let refuse = |why: &str| {
-        let message = format!("{why}, or use `hyperregistry webhook replay --since now` to go on without what waits");
+        let message =
+            format!("{why}, or use `hyperregistry webhook replay --since now` to go on without what waits");
         Err(Error::new(ErrorKind::Conflict, message).with_context("webhook", name.escape_debug()))
     };
     let consumers = log.consumers().await?;
@@ -127,10 +130,14 @@ async fn remove(log: &SharedEventLog, config: &Config, name: &str) -> Result<()>
         return Err(unknown(name));
     };
     if is_configured(config, name) {
-        return refuse("the configuration still has the webhook: take its table out, send the servers SIGHUP");
+        return refuse(
+            "the configuration still has the webhook: take its table out, send the servers SIGHUP",
+        );
     }
     if consumer.holder.is_some() {
-        return refuse("a server has the webhook: take its table out of the configuration of all servers, send them SIGHUP");
+        return refuse(
+            "a server has the webhook: take its table out of the configuration of all servers, send them SIGHUP",
+        );
     }
     log.forget(name).await.map(drop)
 }
@@ -189,7 +196,8 @@ impl WebhookCommand {
 
 impl Format {
     fn line(self, consumer: &EventConsumer) -> String {
-        let EventConsumer { name, place, taken, skipped, given_up, last_given_up, failure, last, .. } = consumer;
+        let EventConsumer { name, place, taken, skipped, given_up, last_given_up, failure, last, .. } =
+            consumer;
         let waiting = last.saturating_sub(place.after());
         match self {
             Self::Json => format!(

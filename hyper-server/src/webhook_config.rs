@@ -1,15 +1,16 @@
 //! The tables `[[webhook]]` of the configuration: who is told of events.
 
 use crate::units::TimeSpan;
-use crate::webhook::{Webhook, WebhookFormat};
+use crate::webhook::{self, Webhook, WebhookFormat};
 use base64::Engine as _;
 use hyper_sdk::small_file::{self, Kinds};
-use hyper_sdk::store::EventKind;
+use hyper_sdk::store::{EventKind, docker_action};
 use hyper_sdk::{Error, RepositoryPattern, Result, ResultExt as _, Secret, TextPattern};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use std::time::Duration;
 const MAX_FILE: u64 = 64 << 10;
 /// The largest file of authorities.
 const MAX_CA: u64 = 4 << 20;
+/// The shortest key of a signature, in bytes.
+const LEAST_SECRET: usize = 16;
 /// The most secrets: one, and the one that replaces it.
 const MAX_SECRETS: usize = 2;
 
@@ -84,8 +87,8 @@ fn give_up() -> TimeSpan {
 }
 
 impl WebhookConfig {
-    /// Checks what needs no file.
-    fn check(&self) -> Result<()> {
+    /// Checks what needs no file. `blobs` is whether events of blobs are recorded.
+    fn check(&self, blobs: bool) -> Result<()> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(is_plain) {
             return Err(Error::invalid("`name` must be 1 to 64 letters, digits, `.`, `_` or `-`"));
@@ -100,11 +103,12 @@ impl WebhookConfig {
         if self.give_up.0 < Duration::from_secs(60) || self.give_up.0 > longest {
             return Err(Error::invalid("`give-up` must be from 1m to 720h"));
         }
-        self.kinds()?;
+        self.kinds(blobs)?;
         self.patterns().map(drop)
     }
 
-    fn kinds(&self) -> Result<Vec<EventKind>> {
+    /// The kinds that it gets. A pattern by which it would get none is an error.
+    fn kinds(&self, blobs: bool) -> Result<Vec<EventKind>> {
         let mut kinds = Vec::new();
         for text in &self.events {
             let pattern = TextPattern::new(text);
@@ -115,6 +119,20 @@ impl WebhookConfig {
                 let text = text.escape_debug();
                 return Err(Error::invalid(format!(
                     "`{text}` in `events` is no kind of event: there are {names}"
+                )));
+            }
+            let text = text.escape_debug();
+            let is_recorded = |kind: &EventKind| blobs || !is_of_blob(*kind);
+            if !found.iter().any(is_recorded) {
+                return Err(Error::invalid(format!(
+                    "`{text}` in `events` is about blobs, whose events are not recorded: set `blobs = true` in `[events]`"
+                )));
+            }
+            let has_word = |kind: &EventKind| is_recorded(kind) && docker_action(*kind).is_some();
+            if matches!(self.format, FormatConfig::Docker) && !found.iter().any(has_word) {
+                return Err(Error::invalid(format!(
+                    "`{text}` in `events` is nothing that `format = \"docker\"` can say: it has a word for manifest.pushed, \
+                     manifest.deleted, tag.deleted and blobs"
                 )));
             }
             kinds.extend(found.into_iter().filter(|kind| !kinds.contains(kind)).collect::<Vec<_>>());
@@ -160,7 +178,7 @@ impl WebhookConfig {
                 FormatConfig::CloudEvents => WebhookFormat::CloudEvents,
                 FormatConfig::Docker => WebhookFormat::Docker,
             },
-            events: self.kinds()?,
+            events: self.kinds(true)?,
             repositories: self.patterns()?,
             secrets,
             headers: self
@@ -194,21 +212,51 @@ fn secrets(file: &Path) -> Result<Vec<Secret>> {
         {
             return bad("a secret that begins with `whsec_` must have base64 after it");
         }
+        if webhook::key(secret).len() < LEAST_SECRET {
+            return bad("a secret must have at least 16 bytes: `openssl rand -base64 32` prints one");
+        }
     }
     Ok(secrets)
+}
+
+fn is_of_blob(kind: EventKind) -> bool {
+    matches!(kind, EventKind::BlobPushed | EventKind::BlobMounted | EventKind::BlobDeleted)
+}
+
+/// What is valid, and shows more to others than many mean.
+pub(crate) fn warnings(webhooks: &[Webhook]) -> Vec<String> {
+    let is_open = |webhook: &&Webhook| {
+        let url: Option<http::Uri> = webhook.url.expose().parse().ok();
+        url.is_some_and(|url| {
+            let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+            let is_here = host == "localhost"
+                || host.ends_with(".localhost")
+                || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+            url.scheme_str() == Some("http") && !is_here
+        })
+    };
+    let warning = |webhook: &Webhook| {
+        let headers = if webhook.headers.is_empty() { "" } else { ", and its `headers`" };
+        format!(
+            "the webhook `{}` gets events over plain HTTP: whoever is on the way reads the names of users and the addresses of \
+             clients in them{headers}",
+            webhook.name
+        )
+    };
+    webhooks.iter().filter(is_open).map(warning).collect()
 }
 
 /// Checks the tables, without their files.
 ///
 /// # Errors
 /// [`hyper_sdk::ErrorKind::Invalid`] that says which one is wrong.
-pub(crate) fn check(webhooks: &[WebhookConfig]) -> Result<()> {
+pub(crate) fn check(webhooks: &[WebhookConfig], blobs: bool) -> Result<()> {
     let mut names = BTreeSet::new();
     for (number, webhook) in webhooks.iter().enumerate() {
         let at = |e: Error| {
             Error::invalid(format!("the configuration table `webhook` {}: {}", number + 1, e.message()))
         };
-        webhook.check().map_err(at)?;
+        webhook.check(blobs).map_err(at)?;
         if !names.insert(&webhook.name) {
             return Err(at(Error::invalid(format!("another one has the name `{}`", webhook.name))));
         }
@@ -241,9 +289,12 @@ mod tests {
 
     #[test]
     fn a_webhook_is_read_with_its_files_and_shows_no_secret() {
-        let (secret, url) = (file("whsec_c2VjcmV0\nsecond\n"), file("http://127.0.0.1:1/token-in-path\n"));
+        let (secret, url) = (
+            file("whsec_MDEyMzQ1Njc4OWFiY2RlZg==\nthe second secret\n"),
+            file("http://127.0.0.1:1/token-in-path\n"),
+        );
         let text = format!(
-            "[[webhook]]\nname = \"ci\"\nurl-file = {:?}\nformat = \"docker\"\nevents = [\"tag.*\", \"tag.moved\", \
+            "[[webhook]]\nname = \"ci\"\nurl-file = {:?}\nformat = \"docker\"\nevents = [\"tag.*\", \"manifest.*\", \
              \"manifest.pushed\"]\nrepositories = [\"team/**\"]\nsecret-file = {:?}\ntimeout = \"3s\"\n\
              [webhook.headers]\nauthorization = \"Bearer hidden\"\n",
             url.path(),
@@ -253,11 +304,11 @@ mod tests {
         config.check().unwrap();
         assert!(config.registry().events.is_some(), "a webhook needs events");
         let [webhook] = &webhooks(&config.webhook).unwrap()[..] else { panic!() };
-        assert_eq!(webhook.events.len(), 4);
+        assert_eq!(webhook.events.len(), 5);
         assert_eq!(webhook.secrets.len(), 2);
         assert_eq!(webhook.url.expose(), "http://127.0.0.1:1/token-in-path");
         let shown = format!("{config:?} {webhook:?}");
-        for hidden in ["hidden", "c2VjcmV0", "second\"", "token-in-path"] {
+        for hidden in ["hidden", "MDEyMzQ1", "second", "token-in-path"] {
             assert!(!shown.contains(hidden), "{shown}");
         }
     }
@@ -272,6 +323,11 @@ mod tests {
             (format!("{ok}events = [\"tag.renamed\"]"), &["`tag.renamed`", "tag.moved"]),
             (format!("{ok}repositories = [\"Team\"]"), &["`Team`", "`repositories`"]),
             (format!("{ok}timeout = \"10ms\""), &["`timeout`"]),
+            (
+                format!("{ok}format = \"docker\"\nevents = [\"tag.moved\"]"),
+                &["`tag.moved`", "docker", "manifest.pushed"],
+            ),
+            (format!("{ok}events = [\"blob.*\"]"), &["`blob.*`", "`blobs = true`"]),
             (format!("{ok}give-up = \"30s\""), &["`give-up`", "1m"]),
             (format!("{ok}format = \"xml\""), &["xml", "cloudevents"]),
             (format!("{ok}[[webhook]]\n{ok}"), &["webhook` 2", "name `a`"]),
@@ -283,9 +339,39 @@ mod tests {
                 assert!(e.contains(part), "{webhook}: {e}");
             }
         }
-        for (text, part) in [("", "one line"), ("1\n2\n3\n", "one line"), ("whsec_???", "base64")] {
+        for (text, part) in [
+            ("", "one line"),
+            ("1\n2\n3\n", "one line"),
+            ("whsec_???", "base64"),
+            ("whsec_", "16 bytes"),
+            ("whsec_MDEyMzQ1Njc4OWFiY2Rl", "16 bytes"),
+            ("0123456789abcde", "16 bytes"),
+        ] {
             let e = secrets(file(text).path()).unwrap_err().to_string();
             assert!(e.contains(part), "{e}");
         }
+    }
+
+    #[test]
+    fn plain_http_to_another_machine_is_warned_of() {
+        let warnings_of = |rest: &str| {
+            let text = format!("[[webhook]]\nname = \"a\"\n{rest}\n");
+            warnings(&webhooks(&Config::parse(&text).unwrap().webhook).unwrap())
+        };
+        for url in [
+            "https://x",
+            "http://127.0.0.1:1/x",
+            "http://[::1]/",
+            "http://localhost",
+            "http://a.localhost:80",
+        ] {
+            assert!(warnings_of(&format!("url = {url:?}")).is_empty(), "{url}");
+        }
+        let [one] = &warnings_of("url = \"http://ci.example.com/secret\"")[..] else { panic!() };
+        assert!(one.contains("`a`") && !one.contains("secret") && !one.contains("headers"), "{one}");
+        let two = warnings_of("url = \"http://10.0.0.1\"\nheaders = { authorization = \"x\" }");
+        assert!(two[0].contains("`headers`"), "{two:?}");
+        let file = file("http://10.0.0.1/x\n");
+        assert_eq!(warnings_of(&format!("url-file = {:?}", file.path())).len(), 1);
     }
 }

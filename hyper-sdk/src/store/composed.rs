@@ -576,6 +576,10 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         self.count_namespaces().await
     }
 
+    async fn is_counting(&self) -> Result<bool> {
+        self.0.meta.is_counting().await
+    }
+
     async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
         self.0.meta.quota_use().await
     }

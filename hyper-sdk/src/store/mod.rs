@@ -47,9 +47,9 @@ pub use composed::Composed;
 #[cfg(feature = "build")]
 pub(crate) use composed::LEASE as LINK_LEASE;
 pub use event::{
-    CLOUD_EVENT_TYPE, CLOUD_EVENTS_TYPE, ChangeContext, ConsumerFailure, ConsumerHold, ConsumerMove, DOCKER_EVENTS_TYPE,
-    Event, EventChange, EventConsumer, EventCursor, EventKind, EventLimits, EventLog, EventPage, EventRules,
-    EventStart, SharedEventLog, cloud_event, docker_action, docker_events,
+    CLOUD_EVENT_TYPE, CLOUD_EVENTS_TYPE, ChangeContext, ConsumerFailure, ConsumerHold, ConsumerMove,
+    DOCKER_EVENTS_TYPE, Event, EventChange, EventConsumer, EventCursor, EventKind, EventLimits, EventLog,
+    EventPage, EventRules, EventStart, SharedEventLog, cloud_event, docker_action, docker_events,
 };
 pub use ext::{MAX_CONFIG, RegistryStoreExt, StoredImage};
 #[cfg(feature = "store-sql")]
@@ -448,6 +448,11 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// What the namespaces use that have a quota or were counted, in the order of their names.
     async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
         Ok(Vec::new())
+    }
+
+    /// Whether a count of a namespace has begun and not ended. It is cheap to ask, however many namespaces there are.
+    async fn is_counting(&self) -> Result<bool> {
+        Ok(false)
     }
 
     /// Reads again what all namespaces that are counted have, of one moment, and compares; with `repair` it counts those anew that

@@ -219,6 +219,11 @@ impl Htpasswd {
         Some(hasher.finish())
     }
 
+    /// A text that differs between files with other entries.
+    pub(crate) fn generation(&self) -> String {
+        self.users().generation.clone()
+    }
+
     /// Whether the file has this user.
     pub(crate) fn knows(&self, user: &str) -> bool {
         self.users().find(user).is_some()

@@ -37,6 +37,8 @@ mod request;
 mod scope;
 mod token;
 mod token_keys;
+mod unseen;
+mod user_watch;
 
 pub use api_token::api_token;
 pub(crate) use certificates::ClientCertificates;
@@ -52,6 +54,8 @@ pub use request::{AuthRequest, Resource};
 pub use scope::Scope;
 pub(crate) use token::MAX_SCOPES;
 pub use token_keys::{TokenAlgorithm, TokenKeys, new_token_key};
+pub(crate) use unseen::is_unseen;
+pub(crate) use user_watch::UserWatch;
 
 use async_trait::async_trait;
 use hyper_sdk::store::TagGuard;

@@ -342,6 +342,25 @@ impl Passwords {
         grant.bound_to.is_none() || grant.bound_to == self.binding(&grant.user)
     }
 
+    /// A text that differs between other users and passwords; `None` without a file of users.
+    pub(crate) fn users(&self) -> Option<String> {
+        self.users.as_ref().map(Htpasswd::generation)
+    }
+
+    /// Removes the refresh tokens whose user or password the file has no more, and those that were not used for too long. So they do
+    /// not work again when the same line comes back. Returns how many.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn forget_logins(&self) -> Result<u64> {
+        match (&self.api_tokens, &self.users) {
+            (Some(tokens), Some(_)) => {
+                tokens.forget_refresh(|record| record.bound_to == self.binding(&record.user)).await
+            }
+            _ => Ok(0),
+        }
+    }
+
     /// Issues a token to the sender of a request, with those of the requested scopes that `allows` accepts.
     pub(crate) async fn token(
         &self,
@@ -428,3 +447,70 @@ impl Passwords {
 }
 
 const WRONG: &str = "the user name or the password is wrong";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::RegistryOptions;
+    use crate::state::State;
+    use hyper_sdk::store::MemoryStore;
+    use hyper_sdk::store::meta::MemoryTokens;
+    use hyper_sdk::testing::FrozenClock;
+
+    /// An administrator takes a line out because a laptop was stolen, and puts it back later.
+    #[tokio::test]
+    async fn the_logins_of_a_user_who_was_removed_do_not_come_back() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let line = |user: &str| format!("{}\n", crate::auth::htpasswd_entry(user, "secret", 4).unwrap());
+        let both = line("alice") + &line("bob");
+        let bob = both.lines().nth(1).unwrap().to_owned();
+        let write = async |text: &str| {
+            std::fs::write(file.path(), text).unwrap();
+            // The file is looked at once a second.
+            tokio::time::sleep(Duration::from_millis(1100)).await;
+        };
+        std::fs::write(file.path(), &both).unwrap();
+        let (tokens, clock) = (MemoryTokens::default(), Arc::new(FrozenClock::new(1_800_000_000)));
+        let options = RegistryOptions {
+            htpasswd: Some(file.path().to_owned()),
+            api_tokens: Some(Arc::new(tokens.clone())),
+            clock: clock.clone(),
+            ..RegistryOptions::default()
+        };
+        let state = State::new(Arc::new(MemoryStore::default()), options).unwrap();
+        let passwords = state.tokens.clone().unwrap();
+        let login = async |user: &str| {
+            let bound_to = passwords.binding(user).unwrap();
+            passwords
+                .api_tokens
+                .as_ref()
+                .unwrap()
+                .add_refresh(user, "docker", bound_to)
+                .await
+                .unwrap()
+                .unwrap()
+        };
+        let [lost, kept] = [login("alice").await, login("bob").await];
+        let works = async |token: &Secret| passwords.refresh(token.expose(), None).await.unwrap().is_some();
+        clock.advance(601);
+        assert_eq!(passwords.forget_logins().await.unwrap(), 0);
+        let before = passwords.users();
+        write(&bob).await;
+        assert_ne!(passwords.users(), before);
+        assert_eq!(passwords.forget_logins().await.unwrap(), 1);
+        write(&both).await;
+        // A token is remembered for two seconds.
+        tokio::time::sleep(Duration::from_millis(1000)).await;
+        assert!(!works(&lost).await && works(&kept).await);
+        // One that was just made may be one of a newer file than this server has.
+        let new = login("alice").await;
+        write(&bob).await;
+        assert_eq!(passwords.forget_logins().await.unwrap(), 0);
+        write(&both).await;
+        assert!(works(&new).await);
+        // What is not used for too long is forgotten, too.
+        clock.advance(31 * 24 * 60 * 60);
+        assert_eq!(passwords.forget_logins().await.unwrap(), 2);
+        assert!(tokens.tokens(None, 10).await.unwrap().items.is_empty());
+    }
+}

@@ -8,7 +8,8 @@ use crate::auth::Action;
 use crate::call::Call;
 use crate::error::ApiError;
 use crate::event_query::EventQuery;
-use http::StatusCode;
+use crate::event_waiters::NoPlace;
+use http::{StatusCode, header};
 use hyper_sdk::store::errors::is_cursor_gone;
 use hyper_sdk::store::{ChangeContext, Event, EventCursor, EventStart, SharedEventLog, cloud_event};
 use hyper_sdk::{Error, RepositoryName, Tag};
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant};
 /// The most events in one answer, and their number when none is asked for.
 const MOST: usize = 1000;
 const USUAL: usize = 100;
+/// After how many bytes of events an answer ends.
+const MOST_BYTES: usize = 2 << 20;
 /// How many pages of events are read for one answer, when the caller may not see those of the first.
 const PAGES: usize = 16;
 /// The longest wait for an event. A server that stops waits for it.
@@ -66,7 +69,11 @@ pub(super) async fn list(call: &Call<'_>, query: EventQuery) -> Outcome {
     // Requests that ask the store again and again are bounded: one that finds no place is answered soon.
     let place = match query.wait.is_zero() {
         true => None,
-        false => call.event_waiters.clone().try_acquire_owned().ok(),
+        false => match call.event_waiters.enter(call.principal.name(), call.audit.client) {
+            Ok(place) => Some(place),
+            Err(NoPlace::Full) => None,
+            Err(NoPlace::TooMany) => return Err(too_many()),
+        },
     };
     let mut start = query.start;
     loop {
@@ -78,27 +85,45 @@ pub(super) async fn list(call: &Call<'_>, query: EventQuery) -> Outcome {
             tokio::time::sleep(left.min(WITHOUT_PLACE)).await;
         }
         if !waits || left.is_zero() || place.is_none() {
-            let body = json!({ "events": events, "next": next.to_string(), "more": more });
-            return Ok(json(body.to_string().into_bytes()));
+            let (events, next) = (events.join(","), next.to_string());
+            return Ok(json(
+                format!(r#"{{"events":[{events}],"next":"{next}","more":{more}}}"#).into_bytes(),
+            ));
         }
         start = EventStart::After(next);
         tokio::time::sleep(left.min(PAUSE)).await;
     }
 }
 
-/// The events that the caller may see, the place after them, and whether there are more.
+/// The answer to a caller that waits for events in too many requests.
+fn too_many() -> ApiError {
+    let message = "this caller waits for events in too many requests already: end one, or ask without `wait`";
+    ApiError::new(StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS", message)
+        .with_header(header::RETRY_AFTER, LONGEST.as_secs())
+}
+
+/// The events that the caller may see as JSON, the place after them, and whether there are more. Fewer, and at least one, when they
+/// are large.
 async fn read(
     call: &Call<'_>,
     log: &SharedEventLog,
     mut start: EventStart,
     limit: usize,
-) -> Result<(Vec<Value>, EventCursor, bool), ApiError> {
-    let mut events = Vec::new();
+) -> Result<(Vec<String>, EventCursor, bool), ApiError> {
+    let (mut events, mut bytes) = (Vec::new(), 0);
     for number in 1.. {
         let page = log.read(&start, limit - events.len()).await.map_err(failed)?;
         let (is_last, more) = (page.events.is_empty(), page.next.after() < page.last);
-        let visible = page.events.into_iter().filter(|event| is_visible(call, &event.repository));
-        events.extend(visible.map(|event| shown(call, event, page.next.log())));
+        for event in page.events.into_iter().filter(|event| is_visible(call, &event.repository)) {
+            let sequence = event.sequence;
+            let text = shown(call, event, page.next.log()).to_string();
+            bytes += text.len();
+            events.push(text);
+            if bytes >= MOST_BYTES {
+                let next = EventCursor::new(page.next.log(), sequence);
+                return Ok((events, next, sequence < page.last));
+            }
+        }
         if is_last || !more || events.len() >= limit || number == PAGES {
             return Ok((events, page.next, more));
         }

@@ -224,6 +224,14 @@ impl Policy {
         self.rules.iter().any(|rule| rule.who.needs_users(&self.groups))
     }
 
+    /// Whether a rule lets everybody who logs in do more than pull.
+    pub fn trusts_everybody(&self) -> bool {
+        let changes = |rule: &Rule| {
+            Operation::ALL.into_iter().any(|one| one != Operation::Pull && rule.operations.has(one))
+        };
+        self.rules.iter().any(|rule| rule.allow && changes(rule) && rule.who.is_everybody(&self.groups))
+    }
+
     /// Whether callers without credentials may do anything at all.
     pub fn is_open(&self) -> bool {
         self.is_open

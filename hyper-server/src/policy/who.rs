@@ -186,6 +186,11 @@ impl Who {
         !self.claims.is_empty() || self.any_group(groups, |group| group.reads_claims(&[]))
     }
 
+    /// Whether everybody who logs in is in it.
+    pub(super) fn is_everybody(&self, groups: &[Group]) -> bool {
+        self.authenticated || self.any_group(groups, |group| group.is_everybody(&[]))
+    }
+
     /// Whether it names users, other than with everybody.
     pub(super) fn needs_users(&self, groups: &[Group]) -> bool {
         let alone = !self.users.is_empty() || !self.patterns.is_empty() || !self.claims.is_empty();

@@ -86,7 +86,10 @@ enum Sent {
     /// The webhook was reset or removed, or another server has it.
     Lost,
     Stopped,
-    Failed { why: String, retry_after: Option<Duration> },
+    Failed {
+        why: String,
+        retry_after: Option<Duration>,
+    },
 }
 
 /// How a request has failed.
@@ -217,7 +220,7 @@ impl Job {
 
     /// Begins where the server does, or where its configuration was read again.
     async fn begin(&self) -> Result<()> {
-        let is_new = self.log.begin(&self.webhook.name).await?;
+        let is_new = self.find().await?.is_none() && self.log.begin(&self.webhook.name).await?;
         if let Some(consumer) = self.find().await? {
             let waiting = consumer.last.saturating_sub(consumer.place.after());
             let (webhook, place) = (&self.webhook.name, consumer.place.to_string());
@@ -256,13 +259,16 @@ impl Job {
             self.failures = 0;
             return Ok(Round::Idle);
         }
-        let page = match self.log.read(&EventStart::After(found.place.clone()), BATCH).await {
+        // Of one that another server has, only how far it is.
+        let is_other = found.holder.is_some_and(|holder| holder != self.holder);
+        let most = if is_other { 1 } else { BATCH };
+        let page = match self.log.read(&EventStart::After(found.place.clone()), most).await {
             Ok(page) => page,
             Err(e) if is_cursor_gone(&e) => return self.skip(found.place).await,
             Err(e) => return Err(e),
         };
         self.counts.see(&found, page.events.first());
-        if found.holder.is_some_and(|holder| holder != self.holder) {
+        if is_other {
             return Ok(Round::Idle);
         }
         if !page.events.iter().any(|event| self.webhook.wants(event)) {
@@ -365,8 +371,7 @@ impl Job {
     async fn send(&mut self, event: &Event, current: &mut Current, progress: &mut Progress) -> Result<Sent> {
         while let Some(part) = current.parts.first() {
             if progress.held.elapsed() >= RECORD {
-                let held =
-                    self.hold(self.time(), Some(progress.moved()), progress.failure.clone()).await?;
+                let held = self.hold(self.time(), Some(progress.moved()), progress.failure.clone()).await?;
                 // It was reset, or another server has it.
                 let Some(consumer) = held else { return Ok(Sent::Lost) };
                 self.counts.see(&consumer, Some(event));
@@ -385,7 +390,12 @@ impl Job {
             };
             let (webhook, id, why) = (&self.webhook.name, part.id.clone(), failed.why);
             if failed.is_refusal && current.parts.halve() {
-                tracing::info!(webhook, event = id, why, "events that were refused together are sent in halves");
+                tracing::info!(
+                    webhook,
+                    event = id,
+                    why,
+                    "events that were refused together are sent in halves"
+                );
                 continue;
             }
             current.trial.fail(failed.is_refusal);

@@ -21,11 +21,14 @@ mod parts;
 mod run;
 mod running;
 mod sign;
+#[cfg(test)]
+mod tests;
 mod trial;
 
 pub(crate) use counts::Counts;
-pub(crate) use run::{begin, test};
+pub(crate) use run::{begin, check, test};
 pub(crate) use running::{WebhookCounts, Webhooks, each};
+pub(crate) use sign::key;
 
 use hyper_sdk::store::{Event, EventKind, docker_action};
 use hyper_sdk::{RepositoryName, RepositoryPattern, Secret};

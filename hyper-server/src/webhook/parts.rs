@@ -1,7 +1,9 @@
 //! What is sent about one event: one request, or several when the receiver would refuse it as a whole.
 
 use super::Webhook;
-use hyper_sdk::store::{CLOUD_EVENT_TYPE, DOCKER_EVENTS_TYPE, Event, EventCursor, cloud_event, docker_events};
+use hyper_sdk::store::{
+    CLOUD_EVENT_TYPE, DOCKER_EVENTS_TYPE, Event, EventCursor, cloud_event, docker_events,
+};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 

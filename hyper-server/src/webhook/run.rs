@@ -79,12 +79,21 @@ pub(crate) fn start(
     Ok(Running { webhook, counts, begins, stop, task: Some(tokio::spawn(job.run())) })
 }
 
+/// Checks what a request needs: the address, the headers and the certificates.
+///
+/// # Errors
+/// [`hyper_sdk::ErrorKind::Invalid`] for one that is not well formed.
+pub(crate) fn check(webhooks: &[Webhook]) -> Result<()> {
+    webhooks.iter().try_for_each(|webhook| Client::new(webhook).map(drop))
+}
+
 /// Lets the webhooks that the store does not know yet begin with the next event, before anybody pushes.
 ///
 /// # Errors
 /// Those of the store.
 pub(crate) async fn begin(log: &SharedEventLog, webhooks: &[Webhook]) -> Result<()> {
-    for webhook in webhooks {
+    let known = log.consumers().await?;
+    for webhook in webhooks.iter().filter(|webhook| known.iter().all(|one| one.name != webhook.name)) {
         log.begin(&webhook.name).await?;
     }
     Ok(())

@@ -1,8 +1,8 @@
 //! The webhooks of a registry: those that run, and those that wait for a runtime.
 
 use super::counts::Counts;
-use super::run::{Running, start, warn_of_others};
-use super::{Source, Webhook, client};
+use super::run::{Running, check, start, warn_of_others};
+use super::{Source, Webhook};
 use hyper_sdk::Result;
 use hyper_sdk::store::SharedEventLog;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -48,9 +48,7 @@ impl Webhooks {
     /// # Errors
     /// Those of a webhook that is not well formed: nothing changes.
     pub(crate) fn set(&self, webhooks: Vec<Webhook>, log: &SharedEventLog, source: &Source) -> Result<()> {
-        for webhook in &webhooks {
-            client::Client::new(webhook)?;
-        }
+        check(&webhooks)?;
         let mut inner = self.inner();
         if Handle::try_current().is_err() {
             inner.waiting = (!webhooks.is_empty()).then(|| (webhooks, log.clone(), source.clone()));

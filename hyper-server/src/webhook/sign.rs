@@ -13,7 +13,7 @@ use sha2::Sha256;
 const PREFIX: &str = "whsec_";
 
 /// The key of a secret: what is after `whsec_` in base64, or the bytes of its text.
-fn key(secret: &Secret) -> Vec<u8> {
+pub(crate) fn key(secret: &Secret) -> Vec<u8> {
     let text = secret.expose();
     let encoded = text.strip_prefix(PREFIX).and_then(|encoded| STANDARD.decode(encoded).ok());
     encoded.unwrap_or_else(|| text.as_bytes().to_vec())

@@ -4,8 +4,9 @@ use super::access::{basic, users};
 use super::program::{Process, run, stderr};
 use super::support::{Api, image, memory};
 use axum::body::Body;
-use hyper_sdk::media_type;
+use hyper_sdk::oci::ImageIndex;
 use hyper_sdk::store::EventRules;
+use hyper_sdk::{Digest, media_type};
 use hyper_server::auth::PolicyFile;
 use hyper_server::{Events, Registry, RegistryOptions};
 use serde_json::{Value, json};
@@ -87,6 +88,55 @@ async fn a_request_waits_for_an_event_and_not_for_ever() {
     let (answer, ()) = tokio::join!(api.get("/v2/_hyper/events?since=now&wait=20"), push);
     assert_eq!(shown(&answer.expect(200).json())[0], "manifest.pushed a");
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+/// Other readers have places, too.
+#[tokio::test]
+async fn one_caller_waits_in_few_requests() {
+    let api = Api::with(recording());
+    let wait = || api.get("/v2/_hyper/events?since=now&wait=3");
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        wait().await
+    };
+    let (waits, late) = tokio::join!(futures::future::join_all((0..16).map(|_| wait())), late);
+    for one in waits {
+        one.expect(200);
+    }
+    assert_eq!(late.header("retry-after"), "20");
+    late.refused(429, "TOOMANYREQUESTS");
+    wait().await.expect(200);
+}
+
+/// A push with many tags is a large event. However many there are, an answer has a few of them.
+#[tokio::test]
+async fn an_answer_is_bounded_and_the_next_one_goes_on() {
+    let api = Api::with(recording());
+    let tags: Vec<String> = (0..100).map(|number| format!("{number:03}-{}", "x".repeat(124))).collect();
+    let query: Vec<String> = tags.iter().map(|tag| format!("tag={tag}")).collect();
+    let body = ImageIndex::new(vec![]).to_bytes();
+    let target = format!("/v2/a/manifests/{}?{}", Digest::sha256(&body), query.join("&"));
+    for _ in 0..300 {
+        let body = body.clone();
+        api.request("PUT", &target, &[("content-type", media_type::OCI_INDEX)], body).await.expect(201);
+    }
+    let (mut since, mut numbers, mut answers) = (String::new(), Vec::new(), 0);
+    loop {
+        let answer = api.get(&format!("/v2/_hyper/events?n=1000&since={since}")).await.expect(200);
+        assert!(answer.body.len() < 2_200_000, "{}", answer.body.len());
+        let json = answer.json();
+        for event in json["events"].as_array().unwrap() {
+            numbers.push(event["sequence"].as_str().unwrap().parse::<u64>().unwrap());
+        }
+        since = json["next"].as_str().unwrap().to_owned();
+        answers += 1;
+        if json["more"] == false {
+            break;
+        }
+    }
+    let last = *numbers.last().unwrap();
+    assert!(last > 400 && answers > 1, "{last} {answers}");
+    assert_eq!(numbers, (1..=last).collect::<Vec<u64>>());
 }
 
 #[tokio::test]

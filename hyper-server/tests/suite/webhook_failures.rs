@@ -4,7 +4,8 @@ use super::program::{PROGRAM, Process, run, stderr};
 use super::receiver::{Received, Receiver, api, config, push};
 use hyper_sdk::oci::ImageIndex;
 use hyper_sdk::store::{EventConsumer, EventStart};
-use hyper_sdk::media_type;
+use hyper_sdk::testing::{PostgresServer, given};
+use hyper_sdk::{Digest, media_type};
 use hyper_server::WebhookFormat;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -68,9 +69,9 @@ async fn an_event_that_is_not_answered_well_is_given_up_after_the_whole_time() {
 }
 
 async fn push_tags(api: &super::support::Api, tags: &[String]) {
-    let query: Vec<String> = tags[1..].iter().map(|tag| format!("tag={tag}")).collect();
-    let target = format!("/v2/a/manifests/{}?{}", tags[0], query.join("&"));
+    let query: Vec<String> = tags.iter().map(|tag| format!("tag={tag}")).collect();
     let body = ImageIndex::new(vec![]).to_bytes();
+    let target = format!("/v2/a/manifests/{}?{}", Digest::sha256(&body), query.join("&"));
     api.request("PUT", &target, &[("content-type", media_type::OCI_INDEX)], body).await.expect(201);
 }
 
@@ -110,8 +111,7 @@ async fn an_envelope_is_small_and_what_is_refused_in_it_is_found() {
     assert!(receiver.taken().len() < 20, "the others are sent together: {}", receiver.taken().len());
     let consumer = log.consumers().await.unwrap().remove(0);
     assert_eq!((consumer.given_up, consumer.last_given_up.unwrap().after()), (1, 2));
-    let mut ids: Vec<String> =
-        receiver.taken().iter().map(|one| one.headers["webhook-id"].clone()).collect();
+    let mut ids: Vec<String> = receiver.taken().iter().map(|one| one.headers["webhook-id"].clone()).collect();
     let count = ids.len();
     ids.sort();
     ids.dedup();
@@ -140,7 +140,11 @@ async fn a_webhook_that_was_removed_comes_back_where_it_begins() {
     api.image("b", "v1", b"1").await;
     receiver.wait_for_taken(seen + 3).await;
     let taken = receiver.taken();
-    assert!(taken[seen..].iter().all(|one| one.body.contains("b:v1") || one.body.contains("\"b\"") || one.body.contains("b@")));
+    assert!(
+        taken[seen..]
+            .iter()
+            .all(|one| one.body.contains("b:v1") || one.body.contains("\"b\"") || one.body.contains("b@"))
+    );
     // Nor does it come back when the server ends.
     log.forget("ci").await.unwrap();
     api.registry.stop_webhooks().await;
@@ -200,4 +204,71 @@ async fn the_commands_show_what_was_given_up_and_keep_what_is_served() {
     std::fs::write(&path, &text).unwrap();
     assert!(command(&["webhook", "replay", "ci", "--since", "oldest"]).status.success());
     assert_eq!(list()["waiting"], 5);
+}
+
+/// What keeps a server from starting, or a signature from being one, is found before.
+#[test]
+fn a_mistake_in_a_webhook_is_found_by_a_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("empty"), "whsec_\n").unwrap();
+    let check = |rest: &str| {
+        std::fs::write(path("config.toml"), format!("[[webhook]]\nname = \"ci\"\n{rest}\n")).unwrap();
+        run(&["config", "check", "--config", &path("config.toml")], "")
+    };
+    for (wrong, part) in [
+        ("url = \"ftp://bad\"".to_owned(), "http"),
+        ("url = \"https://x\"\nheaders = { \"bad name\" = \"x\" }".to_owned(), "bad name"),
+        (format!("url = \"https://x\"\nsecret-file = {:?}", path("none")), "none"),
+        (format!("url = \"https://x\"\nsecret-file = {:?}", path("empty")), "16 bytes"),
+        (format!("url-file = {:?}", path("empty")), "http"),
+    ] {
+        let output = check(&wrong);
+        let text = stderr(&output);
+        assert!(!output.status.success() && text.contains(part) && text.contains("ci"), "{wrong}: {text}");
+    }
+    let warned = check("url = \"http://ci.example.com/hidden\"");
+    assert!(warned.status.success());
+    assert!(
+        stderr(&warned).contains("plain HTTP") && !stderr(&warned).contains("hidden"),
+        "{}",
+        stderr(&warned)
+    );
+    assert_eq!(stderr(&check("url = \"https://ci.example.com\"")), "");
+}
+
+/// Two programs on PostgreSQL: one delivers, the other one goes on when that is killed during an outage of the receiver, and what was
+/// tried counts for both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_on_postgres_deliver_each_event_in_order() {
+    let database: Option<&PostgresServer> = given("webhooks on PostgreSQL", PostgresServer::shared());
+    let Some(database) = database else { return };
+    let (folder, url) = (tempfile::tempdir().unwrap(), database.url("webhooks"));
+    let (data, path) = (folder.path().join("blobs"), folder.path().join("config.toml"));
+    let receiver = Receiver::start(&[]).await;
+    std::fs::write(&path, config(folder.path(), &[("ci", &receiver)])).unwrap();
+    let arguments = ["--database", &url, "--config", path.to_str().unwrap()];
+    let mut servers = [(); 2].map(|()| Process::start(&data, &arguments));
+    for number in 0..10 {
+        push(&servers[number % 2].url, &format!("v{number}"), &number.to_string()).await;
+    }
+    receiver.wait_for_taken(21).await;
+    assert_eq!(numbers(&receiver.all()), (1..=21).collect::<Vec<u64>>());
+    // Whichever has it is killed while it waits; the other one has it some seconds later.
+    receiver.judge(|_| Some(503));
+    push(&servers[0].url, "v10", "10").await;
+    receiver.wait_for("it fails", |one| one.all().len() > 21).await;
+    let list =
+        run(&["webhook", "ls", "--format", "json", "--data", data.to_str().unwrap(), "--database", &url], "");
+    assert!(list.status.success(), "{}", stderr(&list));
+    servers[0].child.kill().unwrap();
+    servers[0].child.wait().unwrap();
+    receiver.judge(|_| None);
+    push(&servers[1].url, "v11", "11").await;
+    receiver
+        .wait_for("all are taken", |one| one.taken().last().is_some_and(|last| last.number() == 25))
+        .await;
+    let mut taken = numbers(&receiver.taken());
+    taken.dedup();
+    assert_eq!(taken, (1..=25).collect::<Vec<u64>>());
 }

@@ -45,7 +45,10 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         }
         let mut outcome = Ok(());
         for namespace in missing {
-            let counted = self.count_namespace(namespace).await;
+            let counted = self.count_namespace(namespace.clone()).await;
+            if let Err(error) = &counted {
+                tracing::warn!(%namespace, %error, "a namespace is not counted to its end");
+            }
             outcome = outcome.and(counted);
         }
         outcome

@@ -22,7 +22,7 @@ pub use context::ChangeContext;
 pub use cursor::{EventCursor, EventStart};
 pub use docker::{DOCKER_EVENTS_TYPE, docker_action, docker_events};
 pub use log::{
-    ConsumerFailure, ConsumerHold, ConsumerMove, EventChange, EventConsumer, EventLimits, EventLog, EventPage, EventRules,
-    SharedEventLog,
+    ConsumerFailure, ConsumerHold, ConsumerMove, EventChange, EventConsumer, EventLimits, EventLog,
+    EventPage, EventRules, SharedEventLog,
 };
 pub use record::{Event, EventKind};

@@ -446,6 +446,11 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
         Ok(Vec::new())
     }
 
+    /// See [`RegistryStore::is_counting`](super::RegistryStore::is_counting).
+    async fn is_counting(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// See [`RegistryStore::check_quotas`](super::RegistryStore::check_quotas).
     async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
         let _ = repair;

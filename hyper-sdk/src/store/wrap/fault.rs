@@ -300,6 +300,10 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         self.1.run(self.0.largest_upload(repository)).await
     }
 
+    async fn is_counting(&self) -> Result<bool> {
+        self.1.run(self.0.is_counting()).await
+    }
+
     async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
         self.1.run(self.0.quota_use()).await
     }

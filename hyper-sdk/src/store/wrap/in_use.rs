@@ -229,6 +229,10 @@ impl RegistryStore for InUse {
         self.store.count_quotas().await
     }
 
+    async fn is_counting(&self) -> Result<bool> {
+        self.store.is_counting().await
+    }
+
     async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
         self.store.quota_use().await
     }

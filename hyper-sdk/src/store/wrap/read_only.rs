@@ -197,6 +197,10 @@ impl RegistryStore for ReadOnly {
         rejected("count what namespaces use")
     }
 
+    async fn is_counting(&self) -> Result<bool> {
+        self.0.is_counting().await
+    }
+
     async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
         self.0.quota_use().await
     }

@@ -1,6 +1,7 @@
 //! The claims of a token of an issuer: when it is valid, for whom, and who it is about.
 
 use super::{External, Identity, IssuerOptions};
+use crate::auth::unseen::is_unseen;
 use crate::policy::has_value;
 use hyper_sdk::{Error, Result, TextPattern};
 use serde::Deserialize;
@@ -164,12 +165,6 @@ impl Rules {
         }
         Ok(groups)
     }
-}
-
-/// Whether a character has no shape of its own, or changes how others are shown.
-fn is_unseen(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Reads the name of a user with claims in braces.

@@ -7,8 +7,8 @@ use crate::reference::ManifestReference;
 use crate::store::errors::is_cursor_gone;
 use crate::store::meta::{Change, ManifestChange, MetaBackend, TagRecord};
 use crate::store::{
-    ChangeContext, ConsumerFailure, ConsumerHold, ConsumerMove, DeleteTarget, Event, EventCursor, EventKind, EventLimits,
-    EventRules, EventStart, SharedEventLog, TagGuard,
+    ChangeContext, ConsumerFailure, ConsumerHold, ConsumerMove, DeleteTarget, Event, EventCursor, EventKind,
+    EventLimits, EventRules, EventStart, SharedEventLog, TagGuard,
 };
 
 /// The log of a backend that records, or `None` when it has none.

@@ -7,8 +7,8 @@ use crate::store::errors::cursor_gone;
 use crate::store::meta::event_drafts::{Facts, Wanted};
 use crate::store::meta::{Change, MetaBackend as _};
 use crate::store::{
-    ConsumerFailure, ConsumerHold, Event, EventChange, EventConsumer, EventCursor, EventLimits, EventLog, EventPage,
-    EventRules, EventStart, Listing,
+    ConsumerFailure, ConsumerHold, Event, EventChange, EventConsumer, EventCursor, EventLimits, EventLog,
+    EventPage, EventRules, EventStart, Listing,
 };
 use async_trait::async_trait;
 use std::collections::{BTreeMap, VecDeque};

@@ -14,8 +14,8 @@ use crate::store::errors::cursor_gone;
 use crate::store::meta::event_drafts::{Facts, Wanted};
 use crate::store::meta::{Change, MetaBackend as _};
 use crate::store::{
-    ConsumerFailure, ConsumerHold, Event, EventChange, EventConsumer, EventCursor, EventLimits, EventLog, EventPage,
-    EventRules, EventStart, Listing,
+    ConsumerFailure, ConsumerHold, Event, EventChange, EventConsumer, EventCursor, EventLimits, EventLog,
+    EventPage, EventRules, EventStart, Listing,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -278,8 +278,7 @@ async fn take(db: &mut Connection<'_>, hold: &ConsumerHold) -> Outcome<u64> {
     Ok(held)
 }
 
-type ConsumerRow =
-    (String, String, i64, i64, i64, i64, Option<i64>, i64, i64, Option<String>, i64, i64);
+type ConsumerRow = (String, String, i64, i64, i64, i64, Option<i64>, i64, i64, Option<String>, i64, i64);
 
 fn consumer(row: ConsumerRow, last: u64, now: i64) -> EventConsumer {
     let (name, log, place, taken, skipped, given_up, last_given_up, holder, held_until, why, tried, refused) =

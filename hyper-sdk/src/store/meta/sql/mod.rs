@@ -322,6 +322,10 @@ impl MetaBackend for SqlMeta {
         self.find_largest(repository).await
     }
 
+    async fn is_counting(&self) -> Result<bool> {
+        self.has_unended().await
+    }
+
     async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
         self.find_quota_use().await
     }

@@ -512,6 +512,10 @@ impl RegistryStore for Cached {
         self.0.store.count_quotas().await
     }
 
+    async fn is_counting(&self) -> Result<bool> {
+        self.0.store.is_counting().await
+    }
+
     async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
         self.0.store.quota_use().await
     }

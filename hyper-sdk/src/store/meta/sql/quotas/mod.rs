@@ -22,6 +22,7 @@ mod pieces;
 mod place;
 mod usage;
 
+use self::pieces::Budget;
 use self::place::{Kind, Place};
 use super::query::{Connection, query};
 use super::queue::Asked;
@@ -34,6 +35,7 @@ use crate::{Digest, Error};
 pub(super) use pieces::{count_namespace, forget_empty, restart_all};
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 /// The rules of a process, which may be replaced at any time.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +61,8 @@ const NAMES: usize = 8;
 pub(super) struct Quotas {
     rules: Arc<QuotaRules>,
     is_on: bool,
+    /// For how long changes of this transaction have gone on with counts.
+    counting: Budget,
 }
 
 /// A namespace that is counted.
@@ -108,7 +112,7 @@ impl Quotas {
     /// Those of a transaction that makes these changes.
     pub(super) fn new(rules: Arc<QuotaRules>, is_counting: bool, changes: &[Asked]) -> Self {
         let begins = changes.iter().any(|asked| matches!(asked.change, Change::CountNamespace { .. }));
-        Self { is_on: is_counting || begins || !rules.is_empty(), rules }
+        Self { is_on: is_counting || begins || !rules.is_empty(), rules, counting: Budget::default() }
     }
 
     /// The namespaces that count a repository now: all that a deletion needs, as what is counted later is counted without what it
@@ -140,9 +144,14 @@ impl Quotas {
             if at.is_some_and(|at| covering[at].place.is_none()) {
                 continue;
             }
+            if at.is_some() && self.counting.is_spent() {
+                continue;
+            }
             // Whoever pushes much goes on with the count, too: it cannot stay behind what comes.
             if at.is_some() || pieces::has_repositories(db, &namespace).await? {
+                let began = Instant::now();
                 pieces::count_a_little(db, &namespace).await?;
+                self.counting.spend(began.elapsed());
                 covering.retain(|counted| counted.namespace != namespace);
                 covering.extend(find(db, &[namespace]).await?);
             } else {

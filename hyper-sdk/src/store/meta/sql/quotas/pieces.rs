@@ -11,6 +11,7 @@ use super::{Counted, find, read};
 use crate::store::meta::sql::query::{Connection, query};
 use crate::store::meta::sql::unsigned;
 use crate::store::{QuotaNamespace, QuotaRules};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// After so long no further rows are looked at.
@@ -25,6 +26,20 @@ const FIRST: u64 = 200;
 const FEW: i64 = 60;
 /// How many rows of namespaces are looked at together to be forgotten.
 const FORGOTTEN: i64 = 50;
+
+/// How long the changes of one transaction go on with counts, all together: others wait for the transaction.
+#[derive(Debug, Default)]
+pub(super) struct Budget(AtomicU64);
+
+impl Budget {
+    pub(super) fn is_spent(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= PIECE.as_micros() as u64
+    }
+
+    pub(super) fn spend(&self, time: Duration) {
+        self.0.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2), Ordering::Relaxed);
+    }
+}
 
 /// The names of a namespace: its own, and the two texts between which those below it are. A slash sorts before a zero, and a
 /// tilde after every character of a name.
@@ -395,6 +410,18 @@ pub(super) async fn restart(db: &mut Connection<'_>, namespace: &QuotaNamespace)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// On a slow database, where a piece takes its whole time, a transaction has few of them, however many changes it has.
+    #[test]
+    fn the_changes_of_a_transaction_count_for_a_bounded_time() {
+        let budget = Budget::default();
+        let pieces = (0..128).take_while(|_| {
+            let goes_on = !budget.is_spent();
+            budget.spend(PIECE / 2);
+            goes_on
+        });
+        assert_eq!(pieces.count(), 2);
+    }
 
     /// However slow the database is.
     #[test]
