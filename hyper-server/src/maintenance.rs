@@ -11,6 +11,7 @@ use hyper_sdk::store::{
     CollectOptions, EventLimits, RemovalObserver, RetentionEnd, RetentionObserver, RetentionTurn, ScrubEnd,
     ScrubObserver, ScrubTurn, SharedStore, TagDecision, TagReason,
 };
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -256,26 +257,29 @@ async fn scrub(state: Weak<State>, options: Scrub) {
 const LOGINS: Duration = Duration::from_secs(60);
 
 async fn forget_logins(state: Weak<State>, passwords: Weak<Passwords>) {
-    let mut watch = UserWatch::default();
+    let (mut watch, mut gone) = (UserWatch::default(), HashSet::new());
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOGINS) => {}
             () = dropped(&state) => return,
         }
         let Some(passwords) = passwords.upgrade() else { return };
-        if !watch.is_due(passwords.users(), Instant::now()) {
-            continue;
+        match watch.look(passwords.bindings(), Instant::now()) {
+            Some(new) => gone.extend(new),
+            None if gone.is_empty() => continue,
+            None => {}
         }
-        match passwords.forget_logins().await {
+        match passwords.forget_logins(&gone).await {
             Ok(0) => {}
             Ok(removed) => {
                 tracing::info!(removed, "refresh tokens were removed: their user, password or time is gone")
             }
             Err(error) => {
                 tracing::warn!(%error, "refresh tokens that have ended cannot be removed");
-                watch = UserWatch::default();
+                continue;
             }
         }
+        gone.clear();
     }
 }
 

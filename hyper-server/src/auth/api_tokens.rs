@@ -12,7 +12,7 @@ use super::unseen::is_unseen;
 use hyper_sdk::clock::SharedClock;
 use hyper_sdk::store::meta::{TokenRecord, TokenStore};
 use hyper_sdk::{Digest, Result, Secret};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,8 +28,6 @@ const TURNS: usize = 2;
 const COARSE: i64 = 3600;
 /// The most refresh tokens of one user: a further login ends the one that was not used for the longest time.
 const MOST_REFRESH: usize = 100;
-/// How old a refresh token is, in seconds, before it is removed as one of a user who is gone.
-const YOUNG: i64 = 10 * 60;
 /// How many tokens are read together.
 const PAGE: usize = 500;
 /// The longest name of a client that is kept, in bytes.
@@ -117,20 +115,19 @@ impl ApiTokens {
         Ok(Some(token.into_text()))
     }
 
-    /// Removes the refresh tokens that are bound to what is gone, or were not used for too long. One that was just made stays: this
-    /// server may have an older file of users than the one that made it. Returns how many were removed.
+    /// Removes the refresh tokens that are bound to what is gone, or were not used for too long. Returns how many were removed.
     ///
     /// # Errors
     /// Those of the store.
-    pub(super) async fn forget_refresh(&self, is_bound: impl Fn(&TokenRecord) -> bool) -> Result<u64> {
+    pub(super) async fn forget_refresh(&self, gone: &HashSet<Digest>) -> Result<u64> {
         let Some(lifetime) = self.refresh.filter(|_| self.records_use) else { return Ok(0) };
         let (now, mut after, mut removed) = (self.clock.now(), None::<String>, 0);
         let lifetime = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
         loop {
             let page = self.store.tokens(after.as_deref(), PAGE).await?;
-            for record in page.items.iter().filter(|record| record.bound_to.is_some()) {
-                let is_over = now.saturating_sub(record.last_seen()) >= lifetime || !is_bound(record);
-                if is_over && now.saturating_sub(record.created) >= YOUNG {
+            for record in &page.items {
+                let Some(bound_to) = &record.bound_to else { continue };
+                if gone.contains(bound_to) || now.saturating_sub(record.last_seen()) >= lifetime {
                     removed += u64::from(self.store.remove_token(&record.id).await?);
                 }
             }

@@ -219,9 +219,11 @@ impl Htpasswd {
         Some(hasher.finish())
     }
 
-    /// A text that differs between files with other entries.
-    pub(crate) fn generation(&self) -> String {
-        self.users().generation.clone()
+    /// The users; `None` while the file cannot be read.
+    pub(crate) fn names(&self) -> Option<Vec<String>> {
+        let users = self.users();
+        let is_read = self.state.lock().unwrap_or_else(PoisonError::into_inner).seen.is_some();
+        is_read.then(|| users.entries.iter().map(|(name, _)| name.clone()).collect())
     }
 
     /// Whether the file has this user.

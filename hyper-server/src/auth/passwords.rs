@@ -22,6 +22,7 @@ use hyper_sdk::clock::SharedClock;
 use hyper_sdk::digest::Hasher;
 use hyper_sdk::store::meta::TokenStore;
 use hyper_sdk::{Digest, RepositoryName, Result, Secret};
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -342,22 +343,21 @@ impl Passwords {
         grant.bound_to.is_none() || grant.bound_to == self.binding(&grant.user)
     }
 
-    /// A text that differs between other users and passwords; `None` without a file of users.
-    pub(crate) fn users(&self) -> Option<String> {
-        self.users.as_ref().map(Htpasswd::generation)
+    /// What the refresh tokens of all users are bound to now; `None` without a file of users, and while it cannot be read.
+    pub(crate) fn bindings(&self) -> Option<HashSet<Digest>> {
+        let names = self.users.as_ref()?.names()?;
+        Some(names.iter().filter_map(|name| self.binding(name)).collect())
     }
 
-    /// Removes the refresh tokens whose user or password the file has no more, and those that were not used for too long. So they do
-    /// not work again when the same line comes back. Returns how many.
+    /// Removes the refresh tokens that are bound to what is gone, and those that were not used for too long. So they do not work again
+    /// when the same line of the file comes back. Returns how many.
     ///
     /// # Errors
     /// Those of the store.
-    pub(crate) async fn forget_logins(&self) -> Result<u64> {
-        match (&self.api_tokens, &self.users) {
-            (Some(tokens), Some(_)) => {
-                tokens.forget_refresh(|record| record.bound_to == self.binding(&record.user)).await
-            }
-            _ => Ok(0),
+    pub(crate) async fn forget_logins(&self, gone: &HashSet<Digest>) -> Result<u64> {
+        match &self.api_tokens {
+            Some(tokens) => tokens.forget_refresh(gone).await,
+            None => Ok(0),
         }
     }
 
@@ -492,25 +492,24 @@ mod tests {
         };
         let [lost, kept] = [login("alice").await, login("bob").await];
         let works = async |token: &Secret| passwords.refresh(token.expose(), None).await.unwrap().is_some();
-        clock.advance(601);
-        assert_eq!(passwords.forget_logins().await.unwrap(), 0);
-        let before = passwords.users();
+        let before = passwords.bindings().unwrap();
+        assert_eq!(passwords.forget_logins(&HashSet::new()).await.unwrap(), 0);
         write(&bob).await;
-        assert_ne!(passwords.users(), before);
-        assert_eq!(passwords.forget_logins().await.unwrap(), 1);
+        let gone: HashSet<Digest> = before.difference(&passwords.bindings().unwrap()).cloned().collect();
+        assert_eq!(passwords.forget_logins(&gone).await.unwrap(), 1);
         write(&both).await;
         // A token is remembered for two seconds.
         tokio::time::sleep(Duration::from_millis(1000)).await;
         assert!(!works(&lost).await && works(&kept).await);
-        // One that was just made may be one of a newer file than this server has.
-        let new = login("alice").await;
-        write(&bob).await;
-        assert_eq!(passwords.forget_logins().await.unwrap(), 0);
-        write(&both).await;
-        assert!(works(&new).await);
+        // One that another server has made, whose file is newer, stays.
+        let tokens_of = passwords.api_tokens.as_ref().unwrap();
+        tokens_of.add_refresh("carol", "docker", Digest::sha256("a newer line")).await.unwrap().unwrap();
+        assert_eq!(passwords.forget_logins(&gone).await.unwrap(), 0);
+        write("no line of users").await;
+        assert_eq!(passwords.bindings(), None, "a file that cannot be read says nothing");
         // What is not used for too long is forgotten, too.
         clock.advance(31 * 24 * 60 * 60);
-        assert_eq!(passwords.forget_logins().await.unwrap(), 2);
+        assert_eq!(passwords.forget_logins(&HashSet::new()).await.unwrap(), 2);
         assert!(tokens.tokens(None, 10).await.unwrap().items.is_empty());
     }
 }

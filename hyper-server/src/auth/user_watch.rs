@@ -1,29 +1,36 @@
-//! When the logins of users are looked at who are in the file of users no more.
+//! Which logins are to be forgotten, because their user or password is in the file of users no more.
+//!
+//! What a server has not seen in its own file it does not judge: another server may have a newer one.
 
+use hyper_sdk::Digest;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-/// How often it is due although the users are the same: logins also end by their time.
+/// How often logins are looked at although the users are the same: they also end by their time.
 const EVERY: Duration = Duration::from_secs(60 * 60);
 
-/// Sees the users again and again. A file that is being written may be read before its end, so a change counts when it was seen twice.
+/// Sees what logins are bound to, again and again. A file that is being written may be read before its end, so a change counts when it
+/// was seen twice.
 #[derive(Debug, Default)]
 pub(crate) struct UserWatch {
-    seen: Option<String>,
-    done: Option<(String, Instant)>,
+    seen: Option<HashSet<Digest>>,
+    known: Option<HashSet<Digest>>,
+    looked: Option<Instant>,
 }
 
 impl UserWatch {
-    /// Whether the logins are to be looked at, with a text that differs between different users.
-    pub(crate) fn is_due(&mut self, users: Option<String>, now: Instant) -> bool {
-        let is_stable = users.is_some() && self.seen == users;
-        self.seen = users;
-        let Some(users) = self.seen.as_ref().filter(|_| is_stable) else { return false };
-        let is_done = |(done, at): &(String, Instant)| done == users && now.duration_since(*at) < EVERY;
-        if self.done.as_ref().is_some_and(is_done) {
-            return false;
-        }
-        self.done = Some((users.clone(), now));
-        true
+    /// What is gone since the last time; `None` when nothing is to be done. `there` is what the file has, if it can be read.
+    pub(crate) fn look(&mut self, there: Option<HashSet<Digest>>, now: Instant) -> Option<HashSet<Digest>> {
+        let is_stable = there.is_some() && self.seen == there;
+        self.seen = there;
+        let there = self.seen.clone().filter(|_| is_stable)?;
+        let former = self.known.replace(there.clone()).unwrap_or_default();
+        let gone: HashSet<Digest> = former.difference(&there).cloned().collect();
+        let is_due = !gone.is_empty() || self.looked.is_none_or(|at| now.duration_since(at) >= EVERY);
+        is_due.then(|| {
+            self.looked = Some(now);
+            gone
+        })
     }
 }
 
@@ -32,20 +39,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_change_counts_when_it_was_seen_twice() {
+    fn what_was_there_and_is_gone_twice_is_gone() {
+        let set = |names: &str| Some(names.chars().map(|name| Digest::sha256(name.to_string())).collect());
         let (mut watch, now) = (UserWatch::default(), Instant::now());
-        let mut sees = |users: &str, after: u64| {
-            watch.is_due(
-                Some(users.to_owned()).filter(|text| !text.is_empty()),
-                now + Duration::from_secs(after),
-            )
-        };
-        let looks =
-            [("a", 0), ("a", 60), ("a", 120), ("half", 180), ("a", 240), ("a", 300), ("b", 360), ("b", 420)];
-        let due: Vec<u64> =
-            looks.into_iter().filter(|(users, at)| sees(users, *at)).map(|(_, at)| at).collect();
-        assert_eq!(due, [60, 420], "half a file is not looked at, and the same users not again");
-        assert!(sees("b", 420 + 3600), "but after an hour");
-        assert!(!sees("", 9000) && !sees("", 9060), "without users nobody is removed");
+        let mut look =
+            |there: Option<HashSet<Digest>>, at: u64| watch.look(there, now + Duration::from_secs(at));
+        assert_eq!(look(set("ab"), 0), None);
+        assert_eq!(look(set("ab"), 60), set(""), "logins may have ended by their time");
+        for (there, at) in
+            [(set("ab"), 120), (set("a"), 180), (set("ab"), 240), (set("ab"), 300), (None, 360), (None, 420)]
+        {
+            assert_eq!(look(there, at), None, "half a file is none, and one that cannot be read neither");
+        }
+        assert_eq!(look(set("bc"), 480), None);
+        assert_eq!(look(set("bc"), 540), set("a"));
+        assert_eq!(look(set("bc"), 600), None);
+        assert_eq!(look(set("bc"), 540 + 3600), set(""));
     }
 }

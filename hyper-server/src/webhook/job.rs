@@ -53,7 +53,9 @@ pub(super) struct Job {
     pub(super) holder: u64,
     /// Requests that failed since the last one that was taken.
     pub(super) failures: u32,
-    /// The event that failed, with what is left of it.
+    /// Whether nothing was taken since an event was given up because it was refused: that may be about the receiver.
+    pub(super) is_suspect: bool,
+    /// The event that failed in the last round, with what is left of it.
     pub(super) current: Option<Current>,
     /// When the place was recorded of events that are not wanted.
     pub(super) passed: Option<Instant>,
@@ -65,6 +67,8 @@ pub(super) struct Job {
 pub(super) struct Current {
     parts: Parts,
     trial: Trial,
+    /// The pause after the last attempt.
+    pause: Duration,
 }
 
 /// How a round has ended.
@@ -130,7 +134,12 @@ impl Job {
     pub(super) async fn run(mut self) {
         let mut is_lost = false;
         while !self.stop.is_cancelled() {
-            let pause = match self.round().await {
+            let round = self.round().await;
+            if !matches!(round, Ok(Round::Failed { .. })) {
+                // Another server may try it meanwhile, or nobody.
+                self.current = None;
+            }
+            let pause = match round {
                 Ok(Round::More) => Duration::ZERO,
                 Ok(Round::Idle) => POLL,
                 Ok(Round::Failed { pause, place, failure }) => {
@@ -181,7 +190,9 @@ impl Job {
             self.counts.see_pending(&consumer);
             if held.elapsed() >= self.time() / 3 {
                 held = Instant::now();
-                if !matches!(self.hold(self.time(), None, Some(failure.clone())).await, Ok(Some(_))) {
+                // Not where it is by now: it may have been reset.
+                let here = Progress::new(place.clone(), None).moved();
+                if !matches!(self.hold(self.time(), Some(here), Some(failure.clone())).await, Ok(Some(_))) {
                     return;
                 }
             }
@@ -194,7 +205,8 @@ impl Job {
             && consumer.holder == Some(self.holder)
         {
             // Otherwise that happens a few seconds later.
-            let _ = self.hold(Duration::ZERO, None, consumer.failure).await;
+            let here = Progress::new(consumer.place, None).moved();
+            let _ = self.hold(Duration::ZERO, Some(here), consumer.failure).await;
         }
     }
 
@@ -274,10 +286,10 @@ impl Job {
         if !page.events.iter().any(|event| self.webhook.wants(event)) {
             return self.pass(found.place, page.events).await;
         }
-        match self.hold(self.time(), None, found.failure).await? {
-            Some(consumer) if consumer.place == found.place => self.deliver(consumer, &page.events).await,
-            // It was reset meanwhile.
-            Some(_) => Ok(Round::More),
+        // Not where it is by now: it may have been reset meanwhile.
+        let here = Progress::new(found.place, None).moved();
+        match self.hold(self.time(), Some(here), found.failure).await? {
+            Some(consumer) => self.deliver(consumer, &page.events).await,
             None => Ok(Round::Idle),
         }
     }
@@ -320,6 +332,7 @@ impl Job {
             let mut current = former.unwrap_or_else(|| Current {
                 parts: Parts::new(&self.webhook, event, log, &self.source),
                 trial: Trial::default(),
+                pause: Duration::ZERO,
             });
             current.trial = current.trial.with(stored);
             match self.send(event, &mut current, &mut progress).await? {
@@ -341,6 +354,7 @@ impl Job {
                     self.failures = self.failures.saturating_add(1);
                     let pause = pause_after(self.failures, retry_after);
                     let failure = current.trial.failure(why);
+                    current.pause = pause;
                     let held = self.hold(self.time(), Some(progress.moved()), Some(failure.clone())).await?;
                     let Some(consumer) = held else { return Ok(Round::Idle) };
                     self.counts.see(&consumer, Some(event));
@@ -385,25 +399,23 @@ impl Job {
                 if std::mem::take(&mut self.failures) > 0 {
                     tracing::info!(webhook = &self.webhook.name, "a webhook takes events again");
                 }
+                self.is_suspect = false;
                 current.parts.pass(false);
                 continue;
             };
-            let (webhook, id, why) = (&self.webhook.name, part.id.clone(), failed.why);
+            let (webhook, request, why) = (&self.webhook.name, part.id.clone(), failed.why);
+            let id = EventCursor::new(progress.to.log(), event.sequence).to_string();
             if failed.is_refusal && current.parts.halve() {
-                tracing::info!(
-                    webhook,
-                    event = id,
-                    why,
-                    "events that were refused together are sent in halves"
-                );
+                tracing::info!(webhook, request, why, "events that were refused together are sent in halves");
                 continue;
             }
-            current.trial.fail(failed.is_refusal);
-            if !current.trial.is_over(self.webhook.give_up, failed.is_refusal) {
+            current.trial.fail(failed.is_refusal, current.pause + self.webhook.timeout + LOOK);
+            if !current.trial.is_over(self.webhook.give_up, failed.is_refusal && !self.is_suspect) {
                 let place = self.client.place();
-                tracing::warn!(webhook, place, event = id, why, "an event was not delivered");
+                tracing::warn!(webhook, place, event = id, request, why, "an event was not delivered");
                 return Ok(Sent::Failed { why, retry_after: failed.retry_after });
             }
+            self.is_suspect = true;
             match failed.is_refusal {
                 true => current.parts.pass(true),
                 false => current.parts.pass_all(),
@@ -412,6 +424,7 @@ impl Job {
                 webhook,
                 place = self.client.place(),
                 event = id,
+                request,
                 why,
                 "an event was given up: `hyperregistry webhook replay` sends it again"
             );

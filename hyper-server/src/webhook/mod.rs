@@ -63,8 +63,8 @@ pub struct Webhook {
     pub headers: Vec<(String, Secret)>,
     /// How long a request may take.
     pub timeout: Duration,
-    /// How long an event is tried before it is given up; one that is refused for a hundredth of it, with a status from 400 to 499 other
-    /// than 401, 407, 408, 425 and 429.
+    /// How long an event is tried before it is given up; one that is refused for a hundredth of it (400, 413, 415, 422 or 431), unless
+    /// nothing was taken since another one was given up.
     pub give_up: Duration,
     /// PEM texts of authorities that are trusted besides those of the system.
     pub authorities: Vec<Vec<u8>>,

@@ -25,9 +25,14 @@ enum Entries {
 }
 
 impl Part {
-    /// Some entries. The id is that of the first one.
+    /// Some entries. The id is that of the first one, with their number when there are several: a receiver that knows the id of a
+    /// half takes it for no other part.
     fn of(entries: Vec<Value>) -> Self {
-        let id = entries.first().and_then(|entry| entry["id"].as_str()).unwrap_or_default().to_owned();
+        let first = entries.first().and_then(|entry| entry["id"].as_str()).unwrap_or_default();
+        let id = match entries.len() {
+            0 | 1 => first.to_owned(),
+            count => format!("{first}+{count}"),
+        };
         Self { id, entries: Entries::Docker(entries) }
     }
 
@@ -171,14 +176,15 @@ mod tests {
     #[test]
     fn a_refused_envelope_is_halved_down_to_one_entry() {
         let mut all = parts(5, 10);
+        assert_eq!(all.first().unwrap().id, "log-1.0+5");
         assert!(all.halve());
         assert_eq!(ids(&all), [vec!["0", "1"], vec!["2", "3", "4"]]);
-        assert_eq!(all.first().unwrap().id, "log-1.0");
+        assert_eq!(all.first().unwrap().id, "log-1.0+2");
         assert!(all.halve());
         assert!(!all.halve(), "one entry has no halves");
         assert_eq!(ids(&all), [vec!["0"], vec!["1"], vec!["2", "3", "4"]]);
         all.pass(true);
         all.pass(false);
-        assert_eq!((all.first().unwrap().id.as_str(), all.gave_up), ("log-1.2", true));
+        assert_eq!((all.first().unwrap().id.as_str(), all.gave_up), ("log-1.2+3", true));
     }
 }

@@ -72,6 +72,7 @@ pub(crate) fn start(
         begins: begins.clone(),
         holder,
         failures: 0,
+        is_suspect: false,
         current: None,
         passed: None,
         is_removed: false,

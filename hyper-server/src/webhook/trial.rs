@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 const REFUSED_PART: u32 = 100;
 const REFUSED_LEAST: u64 = 3;
 
-/// Whether a receiver with this answer refuses what was sent, so that it is of little use to send it again. Redirects, errors of the
-/// server, and what is about the time (408, 425, 429) or about who sends it (401, 407) is none.
+/// Whether a receiver with this answer refuses the content that was sent, so that it is of little use to send it again. Other answers
+/// may be about the receiver: what stands before it says 403, 404 or 410 while it is away.
 pub(super) fn is_refusal(status: u16) -> bool {
-    (400..500).contains(&status) && !matches!(status, 401 | 407 | 408 | 425 | 429)
+    matches!(status, 400 | 413 | 415 | 422 | 431)
 }
 
 /// How long and how often an event was tried.
@@ -30,11 +30,17 @@ impl Trial {
         self
     }
 
-    /// Counts an attempt that failed, and the time since the last one of this process: only time in which it is tried counts.
-    pub(super) fn fail(&mut self, is_refusal: bool) {
+    /// Counts an attempt that failed, and the time since the last one of this process, at most the time that an attempt and the pause
+    /// before it take: only time in which it is tried counts.
+    pub(super) fn fail(&mut self, is_refusal: bool, most: Duration) {
         let now = Instant::now();
-        self.tried += self.last.replace(now).map_or(Duration::ZERO, |last| now - last);
+        self.add(self.last.map_or(Duration::ZERO, |last| now - last), most);
+        self.last = Some(now);
         self.refused += u64::from(is_refusal);
+    }
+
+    fn add(&mut self, since: Duration, most: Duration) {
+        self.tried += since.min(most);
     }
 
     /// Whether it was tried long enough, after an attempt that was refused or failed in another way.
@@ -71,10 +77,10 @@ mod tests {
         ] {
             assert_eq!(trial.is_over(give_up, is_refusal), is_over, "{trial:?} {is_refusal}");
         }
-        for status in [400, 403, 404, 413, 415, 422, 499] {
+        for status in [400, 413, 415, 422, 431] {
             assert!(is_refusal(status), "{status}");
         }
-        for status in [200, 302, 401, 407, 408, 425, 429, 500, 503] {
+        for status in [200, 302, 401, 403, 404, 407, 408, 410, 425, 429, 499, 500, 503] {
             assert!(!is_refusal(status), "{status}");
         }
     }
@@ -83,8 +89,11 @@ mod tests {
     fn the_time_of_other_processes_counts_and_time_without_attempts_does_not() {
         let stored = ConsumerFailure { why: String::new(), tried: 50, refused: 2 };
         let mut trial = Trial::default().with(Some(&stored));
-        trial.fail(true);
+        trial.fail(true, Duration::from_secs(10));
         assert_eq!(trial.failure(String::new()), ConsumerFailure { refused: 3, ..stored });
+        // Another server had it for half a day, or the database was away.
+        trial.add(Duration::from_secs(12 * 3600), Duration::from_secs(10));
+        assert_eq!(trial.tried, Duration::from_secs(60));
         assert_eq!(trial.with(None).failure(String::new()), ConsumerFailure::default(), "it begins anew");
     }
 }

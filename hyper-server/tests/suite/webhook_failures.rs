@@ -162,7 +162,7 @@ async fn the_commands_show_what_was_given_up_and_keep_what_is_served() {
     std::fs::write(&path, &text).unwrap();
     let file = path.to_str().unwrap();
     let mut process = Process::start(&data, &["--config", file]);
-    receiver.judge(|body| body.contains("tag.created").then_some(403));
+    receiver.judge(|body| body.contains("tag.created").then_some(422));
     push(&process.url, "v1", "1").await;
     receiver.wait_for("it is refused", |one| one.all().len() >= 3).await;
     let command =
