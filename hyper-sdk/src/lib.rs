@@ -9,7 +9,7 @@
 //! - Modules import in one direction, from a line to those above it, and never in a circle:
 //!
 //! ```text
-//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files staged_file atomic_file byte_channel beneath remove_tree uses disk_usage secret s3
+//! error digest reference oci media_type mode escape platform clock progress private_folder runtime small_file stale_files staged_file atomic_file byte_channel beneath remove_tree uses disk_usage secret s3 breaker
 //!   └▶ dockerfile graph layer store
 //!        └▶ sandbox layout bake
 //!             └▶ lint client cache source snapshot exec
@@ -24,6 +24,7 @@ mod atomic_file;
 pub mod bake;
 #[cfg(feature = "client")]
 mod beneath;
+pub mod breaker;
 #[cfg(feature = "build")]
 mod byte_channel;
 pub mod clock;

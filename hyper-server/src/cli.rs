@@ -366,8 +366,9 @@ async fn serve_until_signal(
     let place = store.to_string();
     let registry = Registry::new(store, options)?;
     let tls = config.tls.options().map(Tls::open).transpose()?;
-    for warning in tls.iter().flat_map(Tls::warnings) {
-        tracing::warn!("{warning}");
+    if let Some(tls) = &tls {
+        registry.show_tls(tls);
+        tls.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
     }
     let mut listeners = Vec::new();
     for listen in &config.listen {

@@ -13,6 +13,7 @@ use http::{HeaderMap, StatusCode};
 use hyper_sdk::{Error, ErrorKind};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 pub(crate) static API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
@@ -94,6 +95,12 @@ impl ApiError {
         if let Ok(value) = value.try_into() {
             self.headers.push((name, value));
         }
+        self
+    }
+
+    /// Adds a detail for the client.
+    pub(crate) fn with_detail(mut self, name: &'static str, value: impl Display) -> Self {
+        self.detail.insert(name, value.to_string());
         self
     }
 

@@ -35,6 +35,7 @@ mod connection;
 mod cors;
 mod cors_config;
 mod database;
+mod dependencies;
 mod environment;
 mod error;
 mod event_config;
@@ -72,6 +73,7 @@ mod registry;
 #[cfg(any(feature = "conformance", feature = "import-registry"))]
 mod registry_args;
 mod reload;
+mod reloads;
 mod remembered;
 mod request_id;
 mod restore_command;

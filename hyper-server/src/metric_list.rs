@@ -6,12 +6,16 @@
 use crate::audit::AuditLog;
 use crate::auth::Issuers;
 use crate::connection::Connections;
+use crate::dependencies::Dependency;
 use crate::metrics::{self, Histogram, Metrics};
 use crate::quota_gauges;
+use crate::reloads::{self, Files, Reloads};
 use crate::throttle::{self, Refusals};
+use crate::tls::Tls;
 use crate::webhook::{self, Counts, WebhookCounts};
 use hyper_sdk::store::QuotaUse;
 use hyper_sdk::store::wrap::CacheStatistics;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,6 +30,22 @@ pub(crate) struct Sources<'a> {
     pub(crate) webhooks: &'a [WebhookCounts],
     /// The other issuers of tokens.
     pub(crate) issuers: Option<&'a Issuers>,
+    /// Whether the store can be read and written.
+    pub(crate) ready: bool,
+    /// What is needed elsewhere, by its kind.
+    pub(crate) dependencies: &'a BTreeMap<&'static str, Dependency>,
+    pub(crate) reloads: &'a Reloads,
+    pub(crate) tls: Option<&'a Tls>,
+}
+
+impl Sources<'_> {
+    /// Whether files that were read again cannot be used.
+    fn reload_failed(&self, files: Files) -> bool {
+        match files {
+            Files::Tls => self.tls.is_some_and(Tls::is_faulty),
+            files => self.reloads.failed(files),
+        }
+    }
 }
 
 /// One metric.
@@ -85,6 +105,11 @@ const ISSUER: Label =
 const RESOURCE: Label = Label { name: "resource", values: Values::OneOf("bytes, tags or manifests") };
 const WEBHOOK: Label =
     Label { name: "webhook", values: Values::OneOf("the webhooks of the configuration, by their names") };
+const DEPENDENCY: Label = Label {
+    name: "dependency",
+    values: Values::OneOf("bucket, database or issuer, of those that the server needs"),
+};
+const FILES: Label = Label { name: "files", values: Values::Of(reloads::names) };
 const VERSION: Label = Label { name: "version", values: Values::OneOf("the version of the program") };
 
 static METRICS: &[Metric] = &[
@@ -336,6 +361,56 @@ static METRICS: &[Metric] = &[
         }),
     },
     Metric {
+        name: "ready",
+        unit: "1",
+        labels: &[],
+        meaning: "Whether the store can be read and, unless the registry is read-only, written, as `/readyz` says: 1 or 0",
+        read: Read::Gauge(|from| i64::from(from.ready)),
+    },
+    Metric {
+        name: "breaker_state",
+        unit: "0 is closed, 1 half-open, 2 open",
+        labels: &[DEPENDENCY],
+        meaning: "Whether a dependency answers: requests that need one whose breaker is open fail at once",
+        read: Read::Gauges(|from, each| {
+            from.dependencies.iter().for_each(|(name, one)| each(&[name], one.number()));
+        }),
+    },
+    Metric {
+        name: "breaker_opened_total",
+        unit: "times",
+        labels: &[DEPENDENCY],
+        meaning: "How often a dependency has begun to answer no more",
+        read: Read::Counters(|from, each| {
+            from.dependencies.iter().for_each(|(name, one)| each(&[name], one.opened));
+        }),
+    },
+    Metric {
+        name: "breaker_refused_total",
+        unit: "requests",
+        labels: &[DEPENDENCY],
+        meaning: "Requests to a dependency that were not sent, because it did not answer",
+        read: Read::Counters(|from, each| {
+            from.dependencies.iter().for_each(|(name, one)| each(&[name], one.refused));
+        }),
+    },
+    Metric {
+        name: "reload_failed",
+        unit: "1",
+        labels: &[FILES],
+        meaning: "1 while files that were read again cannot be used, so that the former ones are in use",
+        read: Read::Gauges(|from, each| {
+            Files::ALL.iter().for_each(|files| each(&[files.name()], i64::from(from.reload_failed(*files))));
+        }),
+    },
+    Metric {
+        name: "tls_certificate_end_timestamp_seconds",
+        unit: "seconds since 1970",
+        labels: &[],
+        meaning: "When the first certificate of the chain in use ends; 0 without TLS",
+        read: Read::Gauge(|from| from.tls.and_then(Tls::ends).unwrap_or_default()),
+    },
+    Metric {
         name: "audit_lines_total",
         unit: "lines",
         labels: &[],
@@ -497,94 +572,4 @@ pub(crate) fn reference() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use http::{Method, StatusCode};
-    use std::collections::BTreeSet;
-    use std::time::Duration;
-
-    fn rendered(metrics: &Metrics) -> String {
-        let (cache, connections) = (CacheStatistics::default(), &Connections::default());
-        render(&Sources {
-            metrics,
-            cache,
-            connections,
-            refusals: &Refusals::default(),
-            audit: None,
-            quotas: &[],
-            webhooks: &[],
-            issuers: None,
-        })
-    }
-
-    #[test]
-    fn metrics_render_every_series() {
-        let metrics = Metrics::default();
-        let took = Duration::from_micros(300);
-        metrics.answered(Some(6), &Method::GET, StatusCode::OK, took);
-        metrics.answered(Some(6), &Method::GET, StatusCode::OK, Duration::from_secs(100));
-        metrics.answered(None, &Method::TRACE, StatusCode::IM_A_TEAPOT, took);
-        let _upload = metrics.upload();
-        let text = rendered(&metrics);
-        for line in [
-            "hyperregistry_requests_total{route=\"manifest\",method=\"GET\",status=\"200\"} 2",
-            "hyperregistry_requests_total{route=\"none\",method=\"other\",status=\"other\"} 1",
-            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"0.00025\"} 0",
-            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"0.0005\"} 1",
-            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"60\"} 1",
-            "hyperregistry_request_duration_seconds_bucket{route=\"manifest\",le=\"+Inf\"} 2",
-            "hyperregistry_uploads_in_progress 1",
-            concat!("hyperregistry_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
-        ] {
-            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
-        }
-    }
-
-    /// The conventions of Prometheus, by which people find and read metrics.
-    #[test]
-    fn names_follow_the_conventions() {
-        let names: BTreeSet<&str> = METRICS.iter().map(|metric| metric.name).collect();
-        assert_eq!(names.len(), METRICS.len(), "a name is there twice");
-        for metric in METRICS {
-            let name = metric.name;
-            let plain = |c: char| c.is_ascii_lowercase() || c == '_';
-            assert!(name.chars().all(plain), "{name}");
-            assert_eq!(name.ends_with("_total"), metric.kind() == "counter", "{name}");
-            let unit = name.trim_end_matches("_total").rsplit('_').next().unwrap_or_default();
-            assert_eq!(unit == "seconds", metric.unit.starts_with("seconds"), "{name}");
-            assert!(!metric.unit.is_empty() && !metric.meaning.is_empty(), "{name}");
-            assert!(!metric.meaning.contains(['\n', '\\', '|']), "{name}");
-            assert_eq!(
-                metric.labels.is_empty(),
-                matches!(metric.read, Read::Counter(_) | Read::Gauge(_)),
-                "{name}"
-            );
-        }
-    }
-
-    #[test]
-    fn labels_have_the_values_of_the_list_alone() {
-        let metrics = Metrics::default();
-        for route in (0..metrics::route_names().len() - 1).map(Some).chain([None]) {
-            for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "BREW"] {
-                for status in 100..600 {
-                    let method = Method::from_bytes(method.as_bytes()).unwrap();
-                    metrics.answered(route, &method, StatusCode::from_u16(status).unwrap(), Duration::ZERO);
-                }
-            }
-        }
-        let text = rendered(&metrics);
-        for (metric, label) in
-            METRICS.iter().flat_map(|metric| metric.labels.iter().map(move |l| (metric, l)))
-        {
-            let Values::Of(values) = label.values else { continue };
-            let series =
-                text.lines().filter(|line| line.starts_with(&format!("hyperregistry_{}", metric.name)));
-            let shown: BTreeSet<String> = series
-                .filter_map(|line| line.split_once(&format!("{}=\"", label.name))?.1.split('"').next())
-                .map(str::to_owned)
-                .collect();
-            assert_eq!(shown, values().into_iter().collect(), "{}", label.name);
-        }
-    }
-}
+mod tests;

@@ -102,15 +102,19 @@ pub(crate) fn warnings(file: &PolicyFile, known: Known) -> Vec<String> {
 }
 
 /// Reads the policy again, and logs what came of it.
-pub(crate) fn reload(policy: &PolicyFile, known: Known) {
+pub(crate) fn reload(policy: &PolicyFile, known: Known) -> bool {
     match policy.reload() {
         Ok(()) => {
             tracing::info!(path = %policy.path().display(), "the policy was read again");
             for warning in warnings(policy, known) {
                 tracing::warn!("{warning}");
             }
+            true
         }
-        Err(error) => tracing::error!(%error, "the policy cannot be used: the former one stays"),
+        Err(error) => {
+            tracing::error!(%error, "the policy cannot be used: the former one stays");
+            false
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Reading one row does not show that a disk is full, so the probe makes an upload and aborts it. That costs a few
 //! syncs of the disk, and any client may ask for it, so a result is reused for one second.
 
+use hyper_sdk::store::errors::is_quota_exceeded;
 use hyper_sdk::store::{Page, SharedStore, UploadOptions};
 use hyper_sdk::{Error, ErrorKind, RepositoryName, Result};
 use std::time::{Duration, Instant};
@@ -61,9 +62,14 @@ async fn probe(store: SharedStore, write: bool) -> Result<()> {
         return Ok(());
     }
     let repository = RepositoryName::parse(REPOSITORY)?;
-    let mut upload = store.start_upload(&repository, UploadOptions::default()).await?;
+    let mut upload = match store.start_upload(&repository, UploadOptions::default()).await {
+        Err(e) if is_quota_exceeded(&e) => return Ok(()),
+        started => started?,
+    };
     let written = match upload.append(bytes::Bytes::from_static(b"ready?")).await {
         Ok(()) => upload.save().await,
+        // A quota that is reached is the answer of a store that can be written.
+        Err(e) if is_quota_exceeded(&e) => Ok(()),
         Err(e) => Err(e),
     };
     let ended = upload.abort().await;

@@ -22,10 +22,12 @@ use crate::handlers;
 use crate::maintenance;
 use crate::options::RegistryOptions;
 use crate::proxies;
+use crate::reloads::Reloads;
 use crate::request_id::REQUEST_ID;
 use crate::route::{self, Endpoint, Rejection};
 use crate::state::State;
 use crate::throttle::Turn;
+use crate::tls::Tls;
 use crate::webhook::Webhook;
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
@@ -98,6 +100,16 @@ impl Registry {
     /// broken off, and is sent again when the registry starts again. Dropping the registry ends them as well, without waiting.
     pub async fn stop_webhooks(&self) {
         self.0.webhooks.stop().await;
+    }
+
+    /// Makes `/metrics` show when the certificate of this TLS ends, and whether its files can be used. The first one counts.
+    pub fn show_tls(&self, tls: &Tls) {
+        let _ = self.0.tls.set(tls.clone());
+    }
+
+    /// Which files could not be read again.
+    pub(crate) fn reloads(&self) -> &Reloads {
+        &self.0.reloads
     }
 
     /// The quotas of now.

@@ -8,6 +8,7 @@ use crate::log_level::LogLevel;
 use crate::policy_command::{self, Known};
 use crate::quota_config;
 use crate::registry::Registry;
+use crate::reloads::Files;
 use crate::tls::Tls;
 use crate::webhook_config;
 use hyper_sdk::{Digest, Result};
@@ -54,9 +55,10 @@ impl Reload {
             tracing::info!("SIGHUP: there is no file to read again");
             return;
         }
+        let reloads = self.registry.reloads();
         // First: a right that was taken away must not stay for longer than it has to.
         if let Some(policy) = &self.policy {
-            policy_command::reload(policy, self.known);
+            reloads.note(Files::Policy, policy_command::reload(policy, self.known));
         }
         if let Some(tls) = &self.tls {
             tls.reload_and_log();
@@ -64,25 +66,31 @@ impl Reload {
         // The list of the keys is in the file.
         let (Some(file), keys) = (&self.file, self.token_keys.as_ref()) else {
             if let Some(keys) = &self.token_keys {
-                log_keys(keys, keys.reload());
+                reloads.note(Files::TokenKeys, log_keys(keys, keys.reload()));
             }
             return;
         };
-        if let Err(error) = file.read_again(&self.registry, keys) {
+        let read = file.read_again(&self.registry, keys);
+        reloads.note(Files::Configuration, *read.as_ref().unwrap_or(&false));
+        if let Err(error) = read {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log, the quotas, the webhooks and the keys of tokens stay");
         }
     }
 }
 
-/// Says which keys sign and verify tokens from now on.
-fn log_keys(keys: &TokenKeys, outcome: Result<()>) {
-    match outcome {
+/// Says which keys sign and verify tokens from now on. Returns whether the new ones do.
+fn log_keys(keys: &TokenKeys, outcome: Result<()>) -> bool {
+    match &outcome {
         Ok(()) => {
-            tracing::info!(keys = keys.ids().join(" "), "the keys of tokens were read again: the first signs")
+            tracing::info!(
+                keys = keys.ids().join(" "),
+                "the keys of tokens were read again: the first signs"
+            );
         }
         Err(error) => tracing::error!(%error, "the keys of tokens cannot be used: the former ones stay"),
     }
+    outcome.is_ok()
 }
 
 impl ConfigFile {
@@ -96,7 +104,8 @@ impl ConfigFile {
         Self { path, over: Over(Box::new(over)), level, began_with: fingerprint(began_with) }
     }
 
-    fn read_again(&self, registry: &Registry, keys: Option<&TokenKeys>) -> Result<()> {
+    /// Reads the file again. Returns whether all of it is in use.
+    fn read_again(&self, registry: &Registry, keys: Option<&TokenKeys>) -> Result<bool> {
         let config = (self.over.0)(Config::load_again(&self.path)?)?;
         if fingerprint(&config) != self.began_with {
             tracing::warn!(
@@ -106,11 +115,13 @@ impl ConfigFile {
         }
         let quotas = quota_config::rules(&config.quota)?;
         if let Some(keys) = keys.filter(|_| !config.auth.token.keys.is_empty()) {
-            log_keys(keys, keys.replace(&config.auth.token.keys));
+            let is_usable = log_keys(keys, keys.replace(&config.auth.token.keys));
+            registry.reloads().note(Files::TokenKeys, is_usable);
         }
         self.level.set(&config.log.level)?;
         // Those that are the same go on.
         let webhooks = webhook_config::webhooks(&config.webhook).and_then(|all| registry.set_webhooks(all));
+        let is_usable = webhooks.is_ok();
         if let Err(error) = webhooks {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::error!(%error, cause, "the webhooks cannot be used: the former ones stay");
@@ -119,7 +130,7 @@ impl ConfigFile {
             registry.set_quotas(quotas)?;
             tracing::info!("the quotas were read again");
         }
-        Ok(())
+        Ok(is_usable)
     }
 }
 

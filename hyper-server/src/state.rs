@@ -4,18 +4,21 @@ use crate::auth::{
     AnonymousOnly, Authenticator, Authorizer, ClientCertificates, Issuers, PasswordOptions, Passwords,
 };
 use crate::connection::Connections;
+use crate::dependencies::Dependencies;
 use crate::event_waiters::EventWaiters;
 use crate::metrics::Metrics;
 use crate::options::RegistryOptions;
 use crate::readiness::Readiness;
+use crate::reloads::Reloads;
 use crate::request_id::RequestIds;
 use crate::throttle::Throttle;
+use crate::tls::Tls;
 use crate::webhook::{Source, Webhook, Webhooks};
 use hyper_sdk::store::wrap::Cached;
 use hyper_sdk::store::{QuotaRules, SharedStore};
 use hyper_sdk::{Error, Result};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{Notify, Semaphore};
 
 /// The store, the options and everything that lives as long as the registry.
@@ -28,6 +31,12 @@ pub(crate) struct State {
     pub(crate) metrics: Metrics,
     pub(crate) connections: Connections,
     pub(crate) readiness: Readiness,
+    /// What is needed elsewhere.
+    pub(crate) dependencies: Dependencies,
+    /// Which files could not be read again.
+    pub(crate) reloads: Reloads,
+    /// The TLS whose state the metrics show.
+    pub(crate) tls: OnceLock<Tls>,
     pub(crate) request_ids: RequestIds,
     /// The limits by client.
     pub(crate) throttle: Throttle,
@@ -137,6 +146,8 @@ impl State {
             })?)),
             false => None,
         };
+        let of_issuers = tokens.iter().flat_map(|tokens| tokens.issuers().breakers()).cloned();
+        let dependencies = Dependencies::new(store.breakers().into_iter().chain(of_issuers).collect());
         let authenticator: Arc<dyn Authenticator> = match (&options.authenticator, &tokens) {
             (Some(own), _) => own.clone(),
             (None, Some(passwords)) => passwords.clone(),
@@ -154,6 +165,9 @@ impl State {
             authorizer,
             tokens,
             readiness: Readiness::default(),
+            dependencies,
+            reloads: Reloads::default(),
+            tls: OnceLock::new(),
             request_ids: RequestIds::new()?,
             throttle,
             suspects: Arc::new(Semaphore::new(1)),

@@ -60,6 +60,8 @@ struct Status {
     server: String,
     /// Why it is not ready.
     fault: Option<String>,
+    /// The breakers in front of what it needs elsewhere, with their states.
+    dependencies: Vec<(String, String)>,
     /// The series without labels, without the name of the program.
     counts: Vec<(String, f64)>,
 }
@@ -89,7 +91,7 @@ async fn ask(server: &ListenOn, certificate: Option<&Path>) -> Result<Status> {
     // A registry may show its counts to nobody, or to users alone.
     let (code, metrics) = get(server, certificate, "/metrics").await?;
     let counts = if code == StatusCode::OK { counts(&metrics) } else { Vec::new() };
-    Ok(Status { server: server.to_string(), fault, counts })
+    Ok(Status { server: server.to_string(), fault, dependencies: dependencies(&ready), counts })
 }
 
 /// One request by a connection of its own.
@@ -206,6 +208,17 @@ fn reason(code: StatusCode, body: &str) -> String {
     message.map_or_else(|| format!("the answer to /readyz is {code}"), str::to_owned)
 }
 
+/// What the answer to `/readyz` says of dependencies: lines after the first, or details of an error.
+fn dependencies(ready: &str) -> Vec<(String, String)> {
+    if let Ok(body) = serde_json::from_str::<Value>(ready) {
+        let detail = body["errors"][0]["detail"].as_object();
+        let states = detail.into_iter().flatten();
+        return states.filter_map(|(name, state)| Some((name.clone(), state.as_str()?.to_owned()))).collect();
+    }
+    let lines = ready.lines().skip(1).filter_map(|line| line.split_once(": "));
+    lines.map(|(name, state)| (name.to_owned(), state.to_owned())).collect()
+}
+
 /// The series without labels.
 fn counts(text: &str) -> Vec<(String, f64)> {
     text.lines()
@@ -221,6 +234,10 @@ impl Status {
             None => format!("{} is ready\n", self.server),
             Some(why) => format!("{} is not ready: {}\n", self.server, why.escape_debug()),
         };
+        for (name, state) in &self.dependencies {
+            let _ =
+                writeln!(out, "{:<26} {}", format!("breaker {}", name.escape_debug()), state.escape_debug());
+        }
         for (name, value) in &self.counts {
             let _ = writeln!(out, "{:<26} {value}", name.replace('_', " "));
         }
@@ -230,8 +247,11 @@ impl Status {
     fn json(&self) -> String {
         let counts: Map<String, Value> =
             self.counts.iter().map(|(name, value)| (name.clone(), number(*value))).collect();
+        let states =
+            self.dependencies.iter().map(|(name, state)| (name.clone(), Value::from(state.as_str())));
         let status = serde_json::json!({
-            "server": self.server, "ready": self.fault.is_none(), "fault": self.fault, "counts": counts,
+            "server": self.server, "ready": self.fault.is_none(), "fault": self.fault,
+            "breakers": states.collect::<Map<String, Value>>(), "counts": counts,
         });
         format!("{status}\n")
     }
@@ -249,16 +269,22 @@ mod tests {
     #[test]
     fn a_status_has_the_series_without_labels() {
         let text = "# HELP hyperregistry_a_total A\nhyperregistry_a_total 3\nhyperregistry_b{x=\"y z\"} 4\nother 5\nhyperregistry_c 0.5\n";
-        let status = Status { server: ":5000".to_owned(), fault: None, counts: counts(text) };
-        assert_eq!(status.text(), format!(":5000 is ready\n{:<26} 3\n{:<26} 0.5\n", "a total", "c"));
+        let dependencies = dependencies("ok\ndatabase: closed\n");
+        let status = Status { server: ":5000".to_owned(), fault: None, dependencies, counts: counts(text) };
+        let lines = format!("{:<26} closed\n{:<26} 3\n{:<26} 0.5\n", "breaker database", "a total", "c");
+        assert_eq!(status.text(), format!(":5000 is ready\n{lines}"));
         let json: Value = serde_json::from_str(&status.json()).unwrap();
+        assert_eq!(json["breakers"], serde_json::json!({ "database": "closed" }));
         assert_eq!(json["counts"], serde_json::json!({ "a_total": 3, "c": 0.5 }));
     }
 
     #[test]
     fn the_reason_is_the_message_of_the_server() {
         let code = StatusCode::SERVICE_UNAVAILABLE;
-        assert_eq!(reason(code, r#"{"errors":[{"code":"X","message":"full"}]}"#), "full");
+        let body = r#"{"errors":[{"code":"X","message":"full","detail":{"bucket":"open"}}]}"#;
+        assert_eq!(reason(code, body), "full");
+        assert_eq!(dependencies(body), [("bucket".to_owned(), "open".to_owned())]);
+        assert!(dependencies("ok\n").is_empty() && dependencies("<html>").is_empty());
         assert_eq!(reason(code, "<html>"), "the answer to /readyz is 503 Service Unavailable");
     }
 }

@@ -26,7 +26,7 @@ use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio_rustls::TlsAcceptor;
 
@@ -93,6 +93,10 @@ struct Seen {
     files: Digest,
     /// The certificate that is in use.
     certificate: Digest,
+    /// When the first certificate of its chain ends, in seconds since 1970.
+    ends: Option<i64>,
+    /// Whether the files could not be used when they were last read.
+    is_faulty: bool,
 }
 
 impl fmt::Debug for Tls {
@@ -124,7 +128,12 @@ impl Tls {
         }
         let files = Files::read(&options)?;
         let config = files.config(&options)?;
-        let seen = Seen { files: files.digest(), certificate: Digest::sha256(&files.certificate) };
+        let seen = Seen {
+            files: files.digest(),
+            certificate: Digest::sha256(&files.certificate),
+            ends: files.ends(),
+            is_faulty: false,
+        };
         let (current, seen) = (RwLock::new(Arc::new(config)), Mutex::new(seen));
         Ok(Self(Arc::new(Shared { options, current, seen })))
     }
@@ -151,8 +160,33 @@ impl Tls {
     /// # Errors
     /// Those of [`Tls::open`], once for each content. A new certificate that has expired is one of them.
     pub fn reload(&self) -> Result<bool> {
+        let mut seen = self.seen();
+        let outcome = self.reload_seen(&mut seen);
+        match outcome {
+            Ok(true) => seen.is_faulty = false,
+            // As before: a fault is an error once.
+            Ok(false) => {}
+            Err(_) => seen.is_faulty = true,
+        }
+        outcome
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the first certificate of the chain in use ends, in seconds since 1970.
+    pub(crate) fn ends(&self) -> Option<i64> {
+        self.seen().ends
+    }
+
+    /// Whether the files cannot be used, so that those of before are in use.
+    pub(crate) fn is_faulty(&self) -> bool {
+        self.seen().is_faulty
+    }
+
+    fn reload_seen(&self, seen: &mut Seen) -> Result<bool> {
         let options = &self.0.options;
-        let mut seen = self.0.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let files = match Files::read(options) {
             Ok(files) => files,
             // A file is missing while it is being replaced, or for good: said once.
@@ -182,6 +216,7 @@ impl Tls {
         seen.files = digest;
         let config = Arc::new(files.config(options)?);
         seen.certificate = certificate;
+        seen.ends = files.ends();
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(true)
     }
@@ -244,6 +279,15 @@ impl Files {
             .with_context("path", options.key.display()));
         }
         Ok(files)
+    }
+
+    fn ends(&self) -> Option<i64> {
+        let chain = CertificateDer::pem_slice_iter(&self.certificate).flatten();
+        chain
+            .filter_map(|der| {
+                Some(x509_parser::parse_x509_certificate(&der).ok()?.1.validity().not_after.timestamp())
+            })
+            .min()
     }
 
     fn digest(&self) -> Digest {

@@ -23,6 +23,7 @@ mod suite {
     mod deploy;
     mod embedding;
     mod events;
+    mod faults;
     mod hostile;
     mod http_store;
     mod import;

@@ -48,6 +48,8 @@ pub enum ErrorDetail {
     UploadClaimed,
     /// A reader of events cannot go on at its place: what came after it is not kept any more, or the log is another one.
     CursorGone,
+    /// A database, a bucket or another service does not answer, so it was not asked.
+    DependencyDown,
     /// A namespace of a registry has reached its quota.
     Quota(Box<QuotaExcess>),
 }

@@ -483,6 +483,10 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         self.0.meta.version()
     }
 
+    fn breakers(&self) -> Vec<crate::breaker::Breaker> {
+        self.0.blobs.breaker().into_iter().chain(self.0.meta.breaker()).collect()
+    }
+
     async fn fetch_version(&self) -> Option<u64> {
         self.0.meta.fetch_version().await
     }

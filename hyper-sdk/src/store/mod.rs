@@ -78,6 +78,7 @@ pub use scrub::{
 pub use tag_guard::{DeleteTarget, TagChange, TagGuard};
 pub use upload::{BlobUpload, UploadId, UploadOptions};
 
+use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::{Digest, Result};
@@ -326,6 +327,12 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// or gives it with `version`.
     async fn fetch_version(&self) -> Option<u64> {
         None
+    }
+
+    /// The breakers in front of what the store needs elsewhere, such as a database and a bucket: while one is open, calls that
+    /// need it fail at once with [`ErrorKind::Unavailable`](crate::ErrorKind::Unavailable).
+    fn breakers(&self) -> Vec<Breaker> {
+        Vec::new()
     }
 
     /// Stores a blob from memory, in one call without an upload session.

@@ -39,16 +39,23 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         Endpoint::TokenKeys => token::keys(call),
         Endpoint::Live => Ok(text("ok\n".to_owned())),
         Endpoint::Ready => ready(call).await,
-        Endpoint::Metrics if call.options.metrics => Ok(text(metric_list::render(&metric_list::Sources {
-            quotas: &quotas(call).await,
-            webhooks: &call.webhooks.counts(),
-            issuers: call.tokens.as_ref().map(|tokens| tokens.issuers()),
-            metrics: &call.metrics,
-            cache: call.cache.statistics(),
-            connections: &call.connections,
-            refusals: call.throttle.refusals(),
-            audit: call.options.audit.as_ref(),
-        }))),
+        Endpoint::Metrics if call.options.metrics => {
+            let (quotas, ready) = tokio::join!(quotas(call), is_ready(call));
+            Ok(text(metric_list::render(&metric_list::Sources {
+                quotas: &quotas,
+                ready,
+                dependencies: &call.dependencies.all(),
+                reloads: &call.reloads,
+                tls: call.tls.get(),
+                webhooks: &call.webhooks.counts(),
+                issuers: call.tokens.as_ref().map(|tokens| tokens.issuers()),
+                metrics: &call.metrics,
+                cache: call.cache.statistics(),
+                connections: &call.connections,
+                refusals: call.throttle.refusals(),
+                audit: call.options.audit.as_ref(),
+            })))
+        }
         Endpoint::Metrics => Err(ApiError::not_found()),
         Endpoint::Extensions(repository) => Ok(lists::extensions(call, repository.as_ref())),
         Endpoint::Catalog(page) => lists::catalog(call, page).await,
@@ -82,8 +89,8 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
     }
 }
 
-/// How long metrics wait for the use of quotas.
-const QUOTA_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long metrics wait for the store.
+const STORE_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What namespaces use of their quotas; nothing when the database does not answer.
 async fn quotas(call: &Call<'_>) -> Vec<QuotaUse> {
@@ -91,7 +98,7 @@ async fn quotas(call: &Call<'_>) -> Vec<QuotaUse> {
         return Vec::new();
     }
     // All other metrics are there when the database is not, and who asks for them does not wait for long.
-    match tokio::time::timeout(QUOTA_TIME, call.store.quota_use()).await {
+    match tokio::time::timeout(STORE_TIME, call.store.quota_use()).await {
         Ok(Ok(uses)) => return uses,
         Ok(Err(error)) => tracing::warn!(%error, "the use of quotas is not among the metrics"),
         Err(_) => tracing::warn!("the use of quotas is not among the metrics: the database is slow"),
@@ -121,15 +128,35 @@ fn without_handler() -> ApiError {
     Error::internal("the method has no handler").into()
 }
 
-async fn ready(call: &Call<'_>) -> Outcome {
+/// Whether the registry is ready, as the metrics show it.
+async fn is_ready(call: &Call<'_>) -> bool {
+    tokio::time::timeout(STORE_TIME, check_ready(call)).await.is_ok_and(|ready| ready.is_ok())
+}
+
+async fn check_ready(call: &Call<'_>) -> hyper_sdk::Result<()> {
     let write = !call.options.read_only && call.store.capabilities().write;
     let mut ready = call.readiness.check(&call.store, write).await;
     if let Some(audit) = call.options.audit.as_ref().filter(|_| write) {
         ready = ready.and(audit.ready().await);
     }
+    ready
+}
+
+/// Whoever may see the metrics without credentials learns which dependency does not answer.
+async fn ready(call: &Call<'_>) -> Outcome {
+    let ready = check_ready(call).await;
+    let is_open = call.options.metrics && !call.options.metrics_for_users;
+    let states = call.dependencies.all().into_iter().filter(|_| is_open);
+    let states = states.map(|(name, dependency)| (name, dependency.state));
     match ready {
-        Ok(()) => Ok(text("ok\n".to_owned())),
-        Err(e) => Err(ApiError::from(e).with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE")),
+        Ok(()) => {
+            let lines = states.map(|(name, state)| format!("{name}: {state}\n"));
+            Ok(text(std::iter::once("ok\n".to_owned()).chain(lines).collect()))
+        }
+        Err(e) => {
+            let refused = ApiError::from(e).with_status(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE");
+            Err(states.fold(refused, |refused, (name, state)| refused.with_detail(name, state)))
+        }
     }
 }
 

@@ -153,9 +153,11 @@ impl Job {
                         tracing::warn!(webhook, error = chain(&error), "events cannot be read for a webhook");
                     }
                     is_lost = true;
+                    // A database that does not answer says when it is asked again.
+                    let pause = error.retry_after().unwrap_or_default().max(FIRST_PAUSE);
                     tokio::select! {
                         () = self.stop.cancelled() => break,
-                        () = tokio::time::sleep(FIRST_PAUSE) => continue,
+                        () = tokio::time::sleep(pause) => continue,
                     }
                 }
             };

@@ -99,6 +99,16 @@ async fn a_full_namespace_is_refused_until_something_was_deleted_and_collected()
     assert!(!api.get("/metrics").await.expect(200).text().contains("quota_used{"));
 }
 
+/// A proxy does not take out a server that has reached a quota: it can be read, and written when something was deleted.
+#[tokio::test]
+async fn a_registry_that_has_reached_its_quota_is_ready() {
+    let api = Api::with(RegistryOptions { quotas: quotas("**", bytes(5)), ..RegistryOptions::default() });
+    api.blob("a", b"12345").await;
+    api.post("/v2/a/blobs/uploads/").await.refused(403, "DENIED");
+    assert_eq!(api.get("/readyz").await.expect(200).text(), "ok\n");
+    assert!(api.get("/metrics").await.expect(200).text().contains("\nhyperregistry_ready 1\n"));
+}
+
 /// The bytes of an upload that is refused at its end are gone, and so is its session.
 #[tokio::test]
 async fn an_upload_in_chunks_ends_at_the_quota() {

@@ -58,6 +58,18 @@ impl Server {
         }
     }
 
+    /// Waits until the metrics have a line.
+    async fn shows(&self, line: &str) {
+        for _ in 0..500 {
+            let answer = reqwest::get(format!("{}/metrics", self.process.url)).await.unwrap();
+            if answer.text().await.unwrap().lines().any(|one| one == line) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the metrics do not have {line}");
+    }
+
     async fn get(&self, path: &str) -> u16 {
         reqwest::get(format!("{}{path}", self.process.url)).await.unwrap().status().as_u16()
     }
@@ -97,6 +109,7 @@ async fn a_file_that_cannot_be_used_leaves_the_server_as_it_was() {
         let before = server.logs(part);
         assert_eq!(before, [""; 0]);
         assert_eq!(server.get("/v2/").await, 200);
+        server.shows("hyperregistry_reload_failed{files=\"configuration\"} 1").await;
     }
     std::fs::remove_file(&server.config).unwrap();
     server.process.signal("-HUP");
@@ -108,6 +121,7 @@ async fn a_file_that_cannot_be_used_leaves_the_server_as_it_was() {
     std::fs::remove_file(&server.config).unwrap();
     server.hang_up("[log]\nlevel = \"info\"\n");
     server.logs("the level of the log changes");
+    server.shows("hyperregistry_reload_failed{files=\"configuration\"} 0").await;
     server.process.signal("-TERM");
     server.logs("stopped");
 }

@@ -337,6 +337,24 @@ async fn a_hang_up_reads_the_files_again_and_the_server_goes_on() {
     server.signal("-HUP");
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(get(&new).await.unwrap().status(), 200);
+    // The metrics show when it ends, and files that cannot be used.
+    let shows = async |line: &str| {
+        for _ in 0..200 {
+            let answer =
+                client(&[&new], None, true).get(format!("{}/metrics", server.url)).send().await.unwrap();
+            if answer.text().await.unwrap().lines().any(|one| one == line) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("the metrics do not have {line}");
+    };
+    shows("hyperregistry_tls_certificate_end_timestamp_seconds 3786912000").await;
+    shows("hyperregistry_reload_failed{files=\"tls\"} 0").await;
+    files.put(&certificate, "nonsense");
+    shows("hyperregistry_reload_failed{files=\"tls\"} 1").await;
+    files.put(&certificate, &key);
+    shows("hyperregistry_reload_failed{files=\"tls\"} 0").await;
 }
 
 #[test]

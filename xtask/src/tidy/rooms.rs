@@ -36,6 +36,7 @@ const LEVELS: &[&[&str]] = &[
         "disk_usage",
         "secret",
         "s3",
+        "breaker",
     ],
     &["dockerfile", "graph", "layer", "store"],
     &["sandbox", "layout", "bake"],

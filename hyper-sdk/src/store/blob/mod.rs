@@ -31,6 +31,7 @@ pub use memory::MemoryBlobs;
 pub use s3::S3Blobs;
 
 use super::{ByteStream, Listing, UploadId};
+use crate::breaker::Breaker;
 use crate::digest::Algorithm;
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -144,6 +145,11 @@ pub trait BlobBackend: Display + Debug + Send + Sync + 'static {
     /// Whether [`BlobStaging::verify`] may return a [`BlobKey::Own`], so that the key of a blob must be looked up in
     /// the metadata.
     fn has_own_keys(&self) -> bool;
+
+    /// The breaker in front of a service that has the bytes, if they are elsewhere.
+    fn breaker(&self) -> Option<Breaker> {
+        None
+    }
 
     /// Stores bytes that the caller has checked against `digest` under it. Storing the same blob again is not an error; it
     /// repairs damaged bytes.

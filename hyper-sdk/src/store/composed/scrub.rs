@@ -10,6 +10,7 @@
 //! - Lists are read in pages: memory does not depend on the size of the store.
 
 use super::Composed;
+use crate::breaker::is_refusal;
 use crate::store::blob::{BlobBackend, BlobKey};
 use crate::store::meta::{BlobRecord, Change, MetaBackend, ScrubPlace};
 use crate::store::scrub::{BlobDamage, DamageKind, ScrubEnd, ScrubEvent, ScrubOptions, Scrubbed};
@@ -199,6 +200,8 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         run.spend(LEAST.saturating_sub(run.bytes - before)).await;
         match read {
             Ok(true) => Ok(Verdict::Whole),
+            // Nothing was read, and the round goes on here later.
+            Err(e) if is_refusal(&e) => Err(e),
             Err(e) if e.kind() != ErrorKind::Corrupt => Ok(Verdict::Unreadable(e)),
             Ok(false) | Err(_) => self.look_again(&record.digest, run.options.quarantine).await,
         }

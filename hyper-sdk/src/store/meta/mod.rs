@@ -406,6 +406,11 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
         None
     }
 
+    /// The breaker in front of a database elsewhere.
+    fn breaker(&self) -> Option<crate::breaker::Breaker> {
+        None
+    }
+
     /// The clock by which the backend records the times of changes: that of a database which several machines use.
     fn clock(&self) -> SharedClock {
         Arc::new(SystemClock)

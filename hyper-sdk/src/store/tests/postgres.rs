@@ -1,5 +1,6 @@
 //! PostgreSQL: restarts, several servers on one database, what a lost answer says.
 
+use crate::breaker::{BreakerState, is_refusal};
 use crate::oci::{ImageIndex, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::MemoryBlobs;
@@ -134,6 +135,49 @@ async fn a_crash_of_the_database_loses_nothing_that_was_acknowledged() {
     server.up().unwrap();
     tag(&cached, "after").await.unwrap();
     assert_eq!(cached.get_manifest(&name("a"), &Tag::latest().into()).await.unwrap(), index("after"));
+}
+
+/// While the database is away for long, requests fail without waiting; when it is back, it is found without help.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_does_not_answer_is_left_alone_and_found_again() {
+    let server: Option<PostgresServer> =
+        given("a database that does not answer", PostgresServer::start().unwrap());
+    let Some(server) = server else { return };
+    let blobs = MemoryBlobs::default();
+    let store = Arc::new(store(&server.url("breaker"), &blobs).await);
+    tag(&*store, "before").await.unwrap();
+    let [breaker] = &store.breakers()[..] else { panic!("there is one breaker: the blobs are here") };
+    // Refusals, and what is not there, are answers.
+    for _ in 0..5 {
+        let missing = store.get_manifest(&name("none"), &Tag::latest().into()).await.unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::ManifestUnknown);
+    }
+    server.stop().unwrap();
+    let began = std::time::Instant::now();
+    while breaker.state() == BreakerState::Closed {
+        assert!(began.elapsed() < Duration::from_secs(60), "the breaker does not open");
+        let e = store.get_manifest(&name("a"), &Tag::latest().into()).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(began.elapsed() >= Duration::from_secs(2), "a short restart would open it");
+    let refused = async || {
+        let began = std::time::Instant::now();
+        let read = store.get_manifest(&name("a"), &Tag::latest().into()).await.unwrap_err();
+        let written = tag(&*store, "during").await.unwrap_err();
+        let is_refused = is_refusal(&read) && is_refusal(&written) && written.retry_after().is_some();
+        is_refused && began.elapsed() < Duration::from_millis(200)
+    };
+    assert!(refused().await);
+    assert_eq!(store.fetch_version().await, None);
+    server.up().unwrap();
+    let began = std::time::Instant::now();
+    while tag(&*store, "after").await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(60), "the database is not found again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(breaker.state(), BreakerState::Closed);
+    assert_eq!(store.get_manifest(&name("a"), &Tag::latest().into()).await.unwrap(), index("after"));
 }
 
 /// Which answer a [`relay`] loses.

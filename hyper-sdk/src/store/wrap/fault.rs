@@ -5,6 +5,7 @@
 //! has done nothing or, with [`FaultPlan::after_the_operation`], everything (only its result is lost); a failing append
 //! has taken half of its bytes.
 
+use crate::breaker::Breaker;
 use crate::clock::SharedClock;
 use crate::digest::Algorithm;
 use crate::oci::{Descriptor, Manifest};
@@ -121,6 +122,10 @@ impl<B: BlobBackend> BlobBackend for FaultyBlobs<B> {
 
     fn has_own_keys(&self) -> bool {
         self.0.has_own_keys()
+    }
+
+    fn breaker(&self) -> Option<Breaker> {
+        self.0.breaker()
     }
 
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()> {
@@ -266,6 +271,10 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
 
     async fn fetch_version(&self) -> Option<u64> {
         self.0.fetch_version().await
+    }
+
+    fn breaker(&self) -> Option<Breaker> {
+        self.0.breaker()
     }
 
     fn clock(&self) -> SharedClock {

@@ -1,5 +1,6 @@
 //! A store as running work sees it: what it finds in the repositories of the build cache stays while it runs.
 
+use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::{
@@ -172,6 +173,10 @@ impl RegistryStore for InUse {
 
     fn version(&self) -> Option<u64> {
         self.store.version()
+    }
+
+    fn breakers(&self) -> Vec<Breaker> {
+        self.store.breakers()
     }
 
     async fn fetch_version(&self) -> Option<u64> {

@@ -1,5 +1,6 @@
 //! A read-only view of a store.
 
+use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::read_only;
@@ -145,6 +146,10 @@ impl RegistryStore for ReadOnly {
 
     fn version(&self) -> Option<u64> {
         self.0.version()
+    }
+
+    fn breakers(&self) -> Vec<Breaker> {
+        self.0.breakers()
     }
 
     async fn fetch_version(&self) -> Option<u64> {

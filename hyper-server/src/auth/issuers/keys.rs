@@ -18,6 +18,7 @@ use super::fetched::Fetched;
 use super::key_set::{Key, find, parse};
 use super::source::Source;
 use crate::auth::jose::{Algorithm, PublicKey};
+use hyper_sdk::breaker::{Breaker, BreakerOptions, BreakerState};
 use hyper_sdk::{Error, ErrorKind, Result};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,6 +40,8 @@ pub(super) struct Keys {
     issuer: String,
     source: Source,
     known: Mutex<Known>,
+    /// Every fetch passes it.
+    breaker: Breaker,
     /// Who may ask the issuer.
     turn: tokio::sync::Mutex<()>,
 }
@@ -46,12 +49,8 @@ pub(super) struct Keys {
 #[derive(Debug, Default)]
 struct Known {
     keys: Option<Set>,
-    /// When it was last asked in vain.
-    asked: Option<Instant>,
     /// When it was last asked for a key that was not known.
     unknown: Option<Instant>,
-    /// How often it has failed since it last answered.
-    failing: u32,
     failures: u64,
 }
 
@@ -60,17 +59,6 @@ struct Set {
     keys: Arc<[Key]>,
     fetched: Instant,
     fresh: Duration,
-}
-
-impl Known {
-    /// Whether the issuer may be asked now.
-    fn may_ask(&self, now: Instant, is_unknown: bool) -> bool {
-        let is_over = |at: Option<Instant>, pause| at.is_none_or(|at| now.duration_since(at) >= pause);
-        match self.failing {
-            0 => !is_unknown || is_over(self.unknown, UNKNOWN),
-            failing => is_over(self.asked, (PAUSE * 2u32.saturating_pow((failing - 1).min(10))).min(UNKNOWN)),
-        }
-    }
 }
 
 impl Set {
@@ -95,6 +83,16 @@ impl Keys {
             issuer: issuer.to_owned(),
             source,
             known: Mutex::default(),
+            breaker: Breaker::new(
+                "issuer",
+                BreakerOptions {
+                    // Keys are rarely fetched, and are known for a while.
+                    failures: 1,
+                    failing_for: Duration::ZERO,
+                    first_pause: PAUSE,
+                    longest_pause: UNKNOWN,
+                },
+            ),
             turn: tokio::sync::Mutex::default(),
         }
     }
@@ -119,7 +117,7 @@ impl Keys {
         }
         // A key that is known and old is no unknown one.
         let is_unknown = self.usable(Instant::now()).is_some_and(|set| set.find(id, algorithm).is_empty());
-        if self.known().may_ask(Instant::now(), is_unknown) {
+        if self.may_ask(Instant::now(), is_unknown) {
             if is_unknown {
                 self.known().unknown = Some(Instant::now());
             }
@@ -128,7 +126,7 @@ impl Keys {
         match self.usable(Instant::now()) {
             // The issuer may have this key now, and nobody can say so.
             Some(set) => match set.find(id, algorithm) {
-                found if found.is_empty() && self.known().failing > 0 => Err(self.unavailable()),
+                found if found.is_empty() && self.is_failing() => Err(self.unavailable()),
                 found => Ok(found),
             },
             None => Err(self.unavailable()),
@@ -150,7 +148,7 @@ impl Keys {
         if set.is_fresh(now) {
             return Some(found);
         }
-        let may_ask = self.known().may_ask(now, false);
+        let may_ask = self.may_ask(now, false);
         if may_ask && !set.is_nearly_fresh(now) {
             return None;
         }
@@ -159,7 +157,7 @@ impl Keys {
             tokio::spawn(async move {
                 let Ok(_turn) = this.turn.try_lock() else { return };
                 let now = Instant::now();
-                if this.usable(now).is_none_or(|set| !set.is_fresh(now)) && this.known().may_ask(now, false) {
+                if this.usable(now).is_none_or(|set| !set.is_fresh(now)) && this.may_ask(now, false) {
                     this.fetch().await;
                 }
             });
@@ -171,8 +169,25 @@ impl Keys {
         self.known().keys.clone().filter(|set| now.duration_since(set.fetched) < self.source.outlives())
     }
 
-    /// Asks the issuer. The caller has the turn.
+    /// Whether the issuer has not answered when it was last asked.
+    fn is_failing(&self) -> bool {
+        self.breaker.state() != BreakerState::Closed
+    }
+
+    /// Whether the issuer may be asked now. One that fails is asked ever more rarely, for whatever key.
+    fn may_ask(&self, now: Instant, is_unknown: bool) -> bool {
+        match self.is_failing() {
+            true => self.breaker.is_passable(),
+            false => {
+                let asked = self.known().unknown;
+                !is_unknown || asked.is_none_or(|at| now.duration_since(at) >= UNKNOWN)
+            }
+        }
+    }
+
+    /// Asks the issuer, unless it does not answer. The caller has the turn.
     async fn fetch(&self) {
+        let Ok(attempt) = self.breaker.enter() else { return };
         let fetched = self.source.fetch().await.and_then(|fetched| Ok((parse(&fetched.bytes)?, fetched)));
         let mut known = self.known();
         match fetched {
@@ -184,17 +199,21 @@ impl Keys {
                     "the keys of an issuer were fetched"
                 );
                 known.keys = Some(Set { keys: keys.into(), fetched: Instant::now(), fresh });
-                known.failing = 0;
+                attempt.answered();
             }
             Err(error) => {
                 // The pause begins now: whoever waited for this attempt makes no other one.
-                known.asked = Some(Instant::now());
-                known.failing = known.failing.saturating_add(1);
+                attempt.failed(&error);
                 known.failures += 1;
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::warn!(issuer = self.issuer, %error, cause, "the keys of an issuer of tokens cannot be fetched");
             }
         }
+    }
+
+    /// The breaker in front of the issuer.
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
     /// How old the keys are in seconds, and how often they could not be fetched.
@@ -217,17 +236,27 @@ impl Keys {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn an_issuer_that_fails_is_asked_no_more_for_a_while() {
+        let keys = Arc::new(Keys::new("ci", Source::File("/nonexistent/keys".into())));
+        let ask = || keys.find(Some("a"), Algorithm::EdDsa);
+        let wait = ask().await.unwrap_err().retry_after();
+        assert_eq!((wait, keys.state().1), (Some(PAUSE), 1));
+        for _ in 0..20 {
+            assert_eq!(ask().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+        assert_eq!(keys.state(), (None, 1), "it was asked again");
+        assert_eq!(keys.breaker().state(), BreakerState::Open);
+    }
+
+    /// Whoever sends tokens with made-up ids of keys does not make the server ask all the time.
     #[test]
-    fn an_issuer_that_fails_is_asked_ever_more_rarely() {
-        let now = Instant::now();
-        let known = |failing| Known { asked: Some(now), unknown: Some(now), failing, ..Known::default() };
-        let after = |failing, seconds, is_unknown| {
-            known(failing).may_ask(now + Duration::from_secs(seconds), is_unknown)
-        };
-        assert!(Known::default().may_ask(now, true));
-        assert!(after(0, 0, false) && !after(0, 59, true) && after(0, 60, true));
-        assert!(!after(1, 1, false) && after(1, 2, true) && !after(3, 7, true) && after(3, 8, true));
-        assert!(!after(u32::MAX, 59, false) && after(u32::MAX, 60, false));
+    fn unknown_keys_are_looked_for_once_a_minute() {
+        let (keys, now) = (Keys::new("ci", Source::File("/nonexistent".into())), Instant::now());
+        assert!(keys.may_ask(now, true));
+        keys.known().unknown = Some(now);
+        let after = |seconds, is_unknown| keys.may_ask(now + Duration::from_secs(seconds), is_unknown);
+        assert!(after(0, false) && !after(59, true) && after(60, true));
     }
 
     /// A key that was taken back is not used because nobody logged in for a while.

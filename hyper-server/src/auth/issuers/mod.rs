@@ -27,6 +27,7 @@ pub use options::{IssuerKeys, IssuerOptions};
 use super::Principal;
 use super::jose::{Algorithm, Unverified};
 use claims::{Rules, Standard};
+use hyper_sdk::breaker::Breaker;
 use hyper_sdk::{Error, Result};
 use keys::Keys;
 use serde::{Deserialize, Serialize};
@@ -147,6 +148,11 @@ impl Issuers {
             let (age, failures) = issuer.keys.state();
             IssuerState { name: &issuer.name, age, failures }
         })
+    }
+
+    /// The breakers in front of them.
+    pub(crate) fn breakers(&self) -> impl Iterator<Item = &Breaker> {
+        self.0.iter().map(|issuer| issuer.keys.breaker())
     }
 
     /// The issuer that a login with this user name is about; `None` is any.

@@ -1,6 +1,7 @@
 //! The requests of the backend, with errors that a registry can pass on.
 
 use super::place::Place;
+use crate::breaker::{Attempt, Breaker, BreakerOptions, Refused, is_refusal};
 use crate::s3::{Object, S3BlobPlace, code, of_request};
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub(super) struct Bucket {
     /// Gets the size of each object that the server is about to put together, which takes time.
     pub(super) announce: Arc<dyn Fn(u64) + Send + Sync>,
     pub(super) place: Arc<Place>,
+    /// Every request passes it.
+    pub(super) breaker: Breaker,
 }
 
 /// Without the store of objects, which shows the id of its key.
@@ -42,13 +45,45 @@ impl fmt::Debug for Bucket {
     }
 }
 
+/// The refusal of the breaker, as the error of a request.
+fn refused(refused: Refused) -> object_store::Error {
+    object_store::Error::Generic { store: "S3", source: Box::new(refused) }
+}
+
 impl Bucket {
     pub(super) fn new(store: Arc<dyn Objects>, place: S3BlobPlace) -> Self {
-        Self { store, announce: Arc::new(|_| {}), place: Arc::new(Place::new(place)) }
+        let breaker = Breaker::new("bucket", BreakerOptions::default());
+        Self { store, announce: Arc::new(|_| {}), place: Arc::new(Place::new(place)), breaker }
+    }
+
+    /// Sends a request, unless the bucket does not answer.
+    async fn ask<T>(
+        &self,
+        request: impl Future<Output = object_store::Result<T>>,
+    ) -> object_store::Result<T> {
+        let attempt = self.breaker.enter().map_err(refused)?;
+        let outcome = request.await;
+        self.judge(&attempt, outcome.as_ref().err());
+        outcome
+    }
+
+    /// Tells the breaker whether the bucket has answered. What was asked several times in vain comes here once.
+    fn judge(&self, attempt: &Attempt, error: Option<&object_store::Error>) {
+        match error.map(|error| self.cause(error)) {
+            Some(cause) if matches!(cause.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) => {
+                attempt.failed(&cause);
+            }
+            _ => attempt.answered(),
+        }
     }
 
     /// What went wrong, in the words for whoever set the bucket up.
     fn cause(&self, error: &object_store::Error) -> Error {
+        let mut links =
+            std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |link| link.source());
+        if let Some(refused) = links.find_map(|link| link.downcast_ref::<Refused>()) {
+            return refused.clone().into();
+        }
         of_request(&self.place.s3().bucket, Object::Blob, error)
     }
 
@@ -57,6 +92,7 @@ impl Bucket {
         let cause = self.cause(error);
         match cause.kind() {
             ErrorKind::StorageFull => cause,
+            _ if is_refusal(&cause) => cause,
             _ => Error::new(ErrorKind::Unavailable, "the bucket of the blobs cannot be used at the moment")
                 .with_source(cause),
         }
@@ -85,7 +121,7 @@ impl Bucket {
     /// Asks for something, so that a wrong address and wrong credentials are known.
     pub(super) async fn check(&self) -> Result<()> {
         let uploads = self.place.uploads();
-        match self.store.list(Some(&uploads)).next().await {
+        match self.objects(&uploads, None).next().await {
             Some(Err(e)) => Err(self.cause(&e)),
             _ => Ok(()),
         }
@@ -93,7 +129,7 @@ impl Bucket {
 
     /// Who has the place, if anybody does. A longer name is an empty one.
     pub(super) async fn owner(&self, most: u64) -> Result<Option<Bytes>> {
-        match self.store.get(&self.place.owner()).await {
+        match self.ask(self.store.get(&self.place.owner())).await {
             Ok(found) if found.meta.size <= most => found.bytes().await.map(Some).map_err(|e| self.cause(&e)),
             Ok(_) => Ok(Some(Bytes::new())),
             Err(e) if self.is_missing(&e) => Ok(None),
@@ -108,7 +144,7 @@ impl Bucket {
         }
         let text = Bytes::copy_from_slice(owner.as_bytes());
         let first = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store.put_opts(&self.place.owner(), text.into(), first).await {
+        match self.ask(self.store.put_opts(&self.place.owner(), text.into(), first)).await {
             Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
             Err(e) => match self.cause(&e) {
                 // Another one was first.
@@ -120,22 +156,22 @@ impl Bucket {
     }
 
     pub(super) async fn head(&self, key: &Key) -> Result<Option<ObjectMeta>> {
-        self.optional(self.store.head(key).await)
+        self.optional(self.ask(self.store.head(key)).await)
     }
 
     pub(super) async fn put(&self, key: &Key, payload: PutPayload) -> Result<()> {
-        self.store.put(key, payload).await.map(drop).map_err(|e| self.error(&e))
+        self.ask(self.store.put(key, payload)).await.map(drop).map_err(|e| self.error(&e))
     }
 
     /// Removes an object. A missing one is no error.
     pub(super) async fn delete(&self, key: &Key) -> Result<()> {
-        self.optional(self.store.delete(key).await).map(drop)
+        self.optional(self.ask(self.store.delete(key)).await).map(drop)
     }
 
     /// A part of an object that is not empty, with the size of the whole.
     pub(super) async fn get(&self, key: &Key, range: Range<u64>) -> Result<Option<(u64, Body)>> {
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        match self.store.get_opts(key, options).await {
+        match self.ask(self.store.get_opts(key, options)).await {
             Ok(found) => Ok(Some((found.meta.size, found.into_stream()))),
             Err(e) if self.is_missing(&e) => Ok(None),
             // An object that ends before the range is refused, too.
@@ -152,7 +188,7 @@ impl Bucket {
         if size == 0 {
             return Ok(self.head(key).await?.filter(|meta| meta.size == 0).map(|_| Vec::new()));
         }
-        let Some(found) = self.optional(self.store.get(key).await)? else { return Ok(None) };
+        let Some(found) = self.optional(self.ask(self.store.get(key)).await)? else { return Ok(None) };
         if found.meta.size != size {
             return Ok(None);
         }
@@ -164,18 +200,32 @@ impl Bucket {
         }
     }
 
-    /// The objects in a folder, in the order of the bucket.
-    pub(super) fn list(&self, folder: &Key, after: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta>> {
+    /// The objects in a folder, with the errors of requests. A page of them is a request.
+    fn objects(
+        &self,
+        folder: &Key,
+        after: Option<&Key>,
+    ) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        let attempt = match self.breaker.enter() {
+            Ok(attempt) => attempt,
+            Err(e) => return futures::stream::once(async { Err(refused(e)) }).boxed(),
+        };
         let objects = match after {
             Some(after) => self.store.list_with_offset(Some(folder), after),
             None => self.store.list(Some(folder)),
         };
         let bucket = self.clone();
-        objects.map_err(move |e| bucket.error(&e)).boxed()
+        objects.inspect(move |found| bucket.judge(&attempt, found.as_ref().err())).boxed()
+    }
+
+    /// The objects in a folder, in the order of the bucket.
+    pub(super) fn list(&self, folder: &Key, after: Option<&Key>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let bucket = self.clone();
+        self.objects(folder, after).map_err(move |e| bucket.error(&e)).boxed()
     }
 
     pub(super) async fn begin(&self, key: &Key) -> Result<String> {
-        let name = self.store.create_multipart(key).await.map_err(|e| self.error(&e))?;
+        let name = self.ask(self.store.create_multipart(key)).await.map_err(|e| self.error(&e))?;
         match name.len() <= MAX_NAME && name.bytes().all(|c| c.is_ascii_graphic()) {
             true => Ok(name),
             false => Err(Error::new(
@@ -192,7 +242,7 @@ impl Bucket {
         number: usize,
         payload: PutPayload,
     ) -> object_store::Result<String> {
-        let part = self.store.put_part(key, &name.to_owned(), number, payload).await?;
+        let part = self.ask(self.store.put_part(key, &name.to_owned(), number, payload)).await?;
         Ok(part.content_id)
     }
 
@@ -205,11 +255,11 @@ impl Bucket {
     ) -> object_store::Result<()> {
         (self.announce)(size);
         let parts = parts.into_iter().map(|content_id| PartId { content_id }).collect();
-        self.store.complete_multipart(key, &name.to_owned(), parts).await.map(drop)
+        self.ask(self.store.complete_multipart(key, &name.to_owned(), parts)).await.map(drop)
     }
 
     /// Removes the parts of an upload. One that has ended is no error.
     pub(super) async fn abort(&self, key: &Key, name: &str) -> Result<()> {
-        self.optional(self.store.abort_multipart(key, &name.to_owned()).await).map(drop)
+        self.optional(self.ask(self.store.abort_multipart(key, &name.to_owned())).await).map(drop)
     }
 }

@@ -31,6 +31,7 @@ use self::memory::{Held, Memory};
 use self::parts::{Completed, Parts};
 use self::staging::{Claim, S3Staging, Writers};
 use super::{BlobBackend, BlobKey, BlobStaging, StoredBytes};
+use crate::breaker::Breaker;
 use crate::s3::S3BlobPlace;
 use crate::store::errors::busy;
 use crate::store::{ByteStream, Listing, UploadId};
@@ -87,6 +88,14 @@ impl S3Blobs {
     #[must_use]
     pub(crate) fn waiting(mut self, wait: std::time::Duration) -> Self {
         self.memory = self.memory.waiting(wait);
+        self
+    }
+
+    /// Puts another breaker in front of the bucket.
+    #[cfg(test)]
+    #[must_use]
+    pub(crate) fn breaking(mut self, options: crate::breaker::BreakerOptions) -> Self {
+        self.bucket.breaker = Breaker::new("bucket", options);
         self
     }
 
@@ -269,6 +278,10 @@ impl BlobBackend for S3Blobs {
 
     fn has_own_keys(&self) -> bool {
         true
+    }
+
+    fn breaker(&self) -> Option<Breaker> {
+        Some(self.bucket.breaker.clone())
     }
 
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()> {

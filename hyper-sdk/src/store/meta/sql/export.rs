@@ -51,14 +51,15 @@ impl SqlMeta {
                 outcome
             }
             #[cfg(feature = "store-postgres")]
-            Reader::Postgres(connection) => {
+            Reader::Postgres(connection, attempt) => {
                 let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
                 let mut transaction = connection.begin_with(begin).await.map_err(|e| self.failed(e))?;
                 sqlx::raw_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
                     .execute(&mut *transaction)
                     .await
                     .map_err(|e| self.failed(e))?;
-                let outcome = export(&mut Connection::Postgres(&mut transaction, 0), &rows).await;
+                let outcome =
+                    export(&mut Connection::Postgres(&mut transaction, 0, Some(attempt)), &rows).await;
                 transaction.rollback().await.map_err(|e| self.failed(e))?;
                 outcome
             }

@@ -289,6 +289,14 @@ impl MetaBackend for SqlMeta {
         }
     }
 
+    fn breaker(&self) -> Option<crate::breaker::Breaker> {
+        match &*self.0 {
+            Database::Sqlite(_) => None,
+            #[cfg(feature = "store-postgres")]
+            Database::Postgres(database) => Some(database.breaker().clone()),
+        }
+    }
+
     fn clock(&self) -> SharedClock {
         on!(self, database => database.clock())
     }

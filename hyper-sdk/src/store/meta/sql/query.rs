@@ -3,6 +3,10 @@
 //! One text serves both: `$1`, `ON CONFLICT` and `RETURNING` are the same there. A number is always a `BIGINT`, because
 //! PostgreSQL converts none by itself.
 
+#[cfg(feature = "store-postgres")]
+use super::postgres::judge;
+#[cfg(feature = "store-postgres")]
+use crate::breaker::Attempt;
 use crate::clock::{Clock as _, SystemClock};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteRow};
@@ -18,7 +22,8 @@ pub(super) enum Connection<'c> {
     /// Each with the time of the database when the transaction began, in seconds since 1970.
     Sqlite(&'c mut SqliteConnection, i64),
     #[cfg(feature = "store-postgres")]
-    Postgres(&'c mut PgConnection, i64),
+    /// With what tells a breaker whether the database answers, unless the caller does.
+    Postgres(&'c mut PgConnection, i64, Option<&'c Attempt>),
 }
 
 impl Connection<'_> {
@@ -27,7 +32,7 @@ impl Connection<'_> {
         match self {
             Self::Sqlite(_, now) => *now,
             #[cfg(feature = "store-postgres")]
-            Self::Postgres(_, now) => *now,
+            Self::Postgres(_, now, _) => *now,
         }
     }
 }
@@ -36,7 +41,7 @@ impl Connection<'_> {
 pub(super) enum Reader {
     Sqlite(PoolConnection<Sqlite>),
     #[cfg(feature = "store-postgres")]
-    Postgres(PoolConnection<Postgres>),
+    Postgres(PoolConnection<Postgres>, Attempt),
 }
 
 impl Reader {
@@ -44,7 +49,9 @@ impl Reader {
         match self {
             Self::Sqlite(connection) => Connection::Sqlite(connection, SystemClock.now()),
             #[cfg(feature = "store-postgres")]
-            Self::Postgres(connection) => Connection::Postgres(connection, SystemClock.now()),
+            Self::Postgres(connection, attempt) => {
+                Connection::Postgres(connection, SystemClock.now(), Some(attempt))
+            }
         }
     }
 }
@@ -134,9 +141,13 @@ macro_rules! on {
                 run!(sqlx::$function::<Sqlite $(, $row)?>($this.text), $this.values, $method, c).map($map)
             }
             #[cfg(feature = "store-postgres")]
-            Connection::Postgres(c, _) => {
+            Connection::Postgres(c, _, attempt) => {
                 let answer = async { run!(sqlx::$function::<Postgres $(, $row)?>($this.text), $this.values, $method, c) };
-                in_time(answer).await.map($map)
+                let answer = in_time(answer).await;
+                if let Some(attempt) = attempt {
+                    judge(attempt, answer.as_ref().err());
+                }
+                answer.map($map)
             }
         }
     };

@@ -64,7 +64,7 @@ macro_rules! in_transaction {
                 }
             }
             #[cfg(feature = "store-postgres")]
-            Reader::Postgres(connection) => {
+            Reader::Postgres(connection, attempt) => {
                 let mut transaction = connection.begin().await.map_err(|e| meta.failed(e))?;
                 let settings =
                     "SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL lock_timeout = '10s'";
@@ -73,7 +73,7 @@ macro_rules! in_transaction {
                 // The right to write, and a version that no cache has.
                 let version =
                     crate::store::meta::sql::postgres::random_version().map_err(|e| meta.failed(e))?;
-                let mut db = Connection::Postgres(&mut transaction, SystemClock.now());
+                let mut db = Connection::Postgres(&mut transaction, SystemClock.now(), Some(attempt));
                 let right = query("UPDATE registry_state SET content_version = $1")
                     .bind(version)
                     .execute(&mut db)

@@ -1,5 +1,6 @@
 //! The suites on blobs in buckets: in memory with every pair, and on a real server of S3.
 
+mod breaker;
 mod claims;
 mod faults;
 mod finishers;

@@ -26,6 +26,7 @@
 mod entries;
 
 use self::entries::{Entries, Found, Key, Version};
+use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{bytes_damaged, missing_bytes};
@@ -456,6 +457,10 @@ impl RegistryStore for Cached {
 
     fn version(&self) -> Option<u64> {
         self.0.store.version()
+    }
+
+    fn breakers(&self) -> Vec<Breaker> {
+        self.0.store.breakers()
     }
 
     async fn fetch_version(&self) -> Option<u64> {

@@ -1,5 +1,6 @@
 //! Translates the errors of PostgreSQL.
 
+use crate::breaker::Attempt;
 use crate::{Error, ErrorKind};
 
 /// The SQLSTATE of a failure.
@@ -33,6 +34,14 @@ pub(super) fn is_starting(e: &sqlx::Error) -> bool {
                 .contains(&e.kind())
         }
         _ => false,
+    }
+}
+
+/// Tells a breaker whether the database has answered: a query that it refuses, or cannot do, is an answer.
+pub(in crate::store::meta::sql) fn judge(attempt: &Attempt, error: Option<&sqlx::Error>) {
+    match error {
+        Some(e) if is_lost(e) || matches!(e, sqlx::Error::PoolTimedOut) => attempt.failed(e),
+        _ => attempt.answered(),
     }
 }
 

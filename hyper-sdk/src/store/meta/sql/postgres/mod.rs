@@ -15,6 +15,7 @@ mod presence;
 mod session;
 mod version;
 
+pub(super) use self::error::judge;
 pub use self::options::PostgresOptions;
 pub(super) use self::session::random as random_version;
 
@@ -28,11 +29,13 @@ use super::query::Reader;
 use super::queue::Queue;
 use super::quotas::SharedRules;
 use super::schema;
+use crate::breaker::{Attempt, Breaker, BreakerOptions, BreakerState};
 use crate::clock::SharedClock;
 use crate::secret::Secret;
 use crate::store::meta::Change;
 use crate::{Error, ErrorKind, Result, ResultExt as _};
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgPool, PgPoolOptions, Postgres};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +62,8 @@ pub(super) struct Database {
     presence: Presence,
     secret: Secret,
     durable: bool,
+    /// Every connection passes it.
+    breaker: Breaker,
 }
 
 impl Database {
@@ -129,6 +134,7 @@ impl Database {
             .after_connect(move |connection, _| Box::pin(presence.check(connection)))
             .connect_lazy_with(connect.clone());
         let versions = Versions::start(connect.clone(), Arc::clone(&place));
+        let breaker = Breaker::new("database", BreakerOptions::default());
         let (rules, recording) = (SharedRules::default(), Recording::default());
         let session = Session {
             rules: rules.clone(),
@@ -138,6 +144,7 @@ impl Database {
             place: Arc::clone(&place),
             clock: Arc::clone(&clock),
             presence,
+            breaker: breaker.clone(),
         };
         Ok(Self {
             place,
@@ -151,7 +158,12 @@ impl Database {
             presence,
             secret: secret.into(),
             durable,
+            breaker,
         })
+    }
+
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
     pub(super) fn place(&self) -> &str {
@@ -181,7 +193,7 @@ impl Database {
 
     /// Records where the blobs are, unless that is known, and returns where they are.
     pub(super) async fn place_of_blobs(&self, place: &str) -> Result<String> {
-        let mut connection = self.readers.acquire().await.map_err(|e| self.failed(e))?;
+        let (mut connection, _attempt) = self.acquire().await?;
         sqlx::query("UPDATE registry_state SET blobs = $1 WHERE blobs IS NULL")
             .bind(place)
             .execute(&mut *connection)
@@ -195,7 +207,7 @@ impl Database {
 
     /// Where the blobs are, if a server has said it.
     pub(super) async fn known_place_of_blobs(&self) -> Result<Option<String>> {
-        let mut connection = self.readers.acquire().await.map_err(|e| self.failed(e))?;
+        let (mut connection, _attempt) = self.acquire().await?;
         sqlx::query_scalar("SELECT blobs FROM registry_state")
             .fetch_one(&mut *connection)
             .await
@@ -204,7 +216,7 @@ impl Database {
 
     /// Fails when another process has the registry open.
     pub(super) async fn check_alone(&self) -> Result<()> {
-        let mut connection = self.readers.acquire().await.map_err(|e| self.failed(e))?;
+        let (mut connection, _attempt) = self.acquire().await?;
         let others = self.presence.others(&mut connection).await.map_err(|e| self.failed(e))?;
         if others.is_empty() {
             return Ok(());
@@ -224,26 +236,46 @@ impl Database {
 
     /// Reads the time of the database, in seconds, and sets the clock by it.
     pub(super) async fn fetch_time(&self) -> Result<i64> {
-        let mut connection = self.readers.acquire().await.map_err(|e| self.failed(e))?;
-        let now: i64 =
-            sqlx::query_scalar("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)")
-                .fetch_one(&mut *connection)
-                .await
-                .map_err(|e| self.failed(e))?;
+        let (mut connection, attempt) = self.acquire().await?;
+        let now = sqlx::query_scalar("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)")
+            .fetch_one(&mut *connection)
+            .await;
+        judge(&attempt, now.as_ref().err());
+        let now: i64 = now.map_err(|e| self.failed(e))?;
         self.clock.set(now);
         Ok(now.div_euclid(1000))
     }
 
     pub(super) async fn version(&self) -> Option<u64> {
+        // A cache goes without the version for a moment, so it says nothing of the database.
+        if self.breaker.state() != BreakerState::Closed {
+            return None;
+        }
         self.versions.now().await
     }
 
     pub(super) async fn write(&self, change: Change) -> Result<u64> {
+        // Who finds it open does not wait behind those that do.
+        self.breaker.check()?;
         self.writer.write(change).await
     }
 
+    /// A connection of the pool, unless the database does not answer.
+    async fn acquire(&self) -> Result<(PoolConnection<Postgres>, Attempt)> {
+        let attempt = self.breaker.enter()?;
+        match self.readers.acquire().await {
+            // It may be one that was lost a moment ago, so it says nothing yet.
+            Ok(connection) => Ok((connection, attempt)),
+            Err(e) => {
+                judge(&attempt, Some(&e));
+                Err(self.failed(e))
+            }
+        }
+    }
+
     pub(super) async fn reader(&self) -> Result<Reader> {
-        self.readers.acquire().await.map(Reader::Postgres).map_err(|e| self.failed(e))
+        let (connection, attempt) = self.acquire().await?;
+        Ok(Reader::Postgres(connection, attempt))
     }
 
     /// A connection of the same pool: it may write.

@@ -13,8 +13,9 @@
 //! - A commit of leases alone is not synced: after a power cut a lease may end earlier, as its promise says.
 
 use super::clock::DatabaseClock;
-use super::error::{is_lost, is_starting, sql_error};
+use super::error::{is_lost, is_starting, judge, sql_error};
 use super::presence::Presence;
+use crate::breaker::{Attempt, Breaker};
 use crate::clock::Clock as _;
 use crate::store::EventRules;
 use crate::store::meta::Change;
@@ -50,6 +51,7 @@ pub(super) struct Session {
     pub(super) place: Arc<str>,
     pub(super) clock: Arc<DatabaseClock>,
     pub(super) presence: Presence,
+    pub(super) breaker: Breaker,
 }
 
 /// Why a transaction failed.
@@ -139,6 +141,16 @@ impl Session {
     }
 }
 
+/// Tells the breaker whether the database has answered.
+fn told<T>(attempt: &Attempt, outcome: std::result::Result<T, Failure>) -> std::result::Result<T, Failure> {
+    let error = match &outcome {
+        Err(Failure::Lost(e) | Failure::Unknown(e)) => Some(e),
+        Ok(_) | Err(Failure::Statement(_)) => None,
+    };
+    judge(attempt, error);
+    outcome
+}
+
 /// The same error for as many changes.
 fn for_all(error: Error, count: usize) -> Vec<Result<u64>> {
     let others: Vec<Result<u64>> = (1..count)
@@ -146,6 +158,12 @@ fn for_all(error: Error, count: usize) -> Vec<Result<u64>> {
             let mut other = Error::new(error.kind(), error.message());
             for (key, value) in error.context() {
                 other = other.with_context(key, value);
+            }
+            for detail in error.details() {
+                other = other.with_detail(detail.clone());
+            }
+            if let Some(wait) = error.retry_after() {
+                other = other.with_retry_after(wait);
             }
             Err(other)
         })
@@ -155,14 +173,18 @@ fn for_all(error: Error, count: usize) -> Vec<Result<u64>> {
 
 impl queue::Session for Session {
     async fn write_all(&mut self, changes: &[Asked]) -> Vec<Result<u64>> {
-        match self.write_twice(changes).await {
+        let attempt = match self.breaker.enter() {
+            Ok(attempt) => attempt,
+            Err(refused) => return for_all(refused.into(), changes.len()),
+        };
+        match told(&attempt, self.write_twice(changes).await) {
             Ok(outcomes) => return outcomes,
             Err(Failure::Statement(_)) if changes.len() > 1 => {}
             Err(failure) => return for_all(self.error(failure), changes.len()),
         }
         let mut outcomes = Vec::with_capacity(changes.len());
         for change in changes {
-            match self.write_twice(std::slice::from_ref(change)).await {
+            match told(&attempt, self.write_twice(std::slice::from_ref(change)).await) {
                 Ok(outcome) => outcomes.extend(outcome),
                 Err(Failure::Lost(e)) => {
                     // The others would wait for the same database.
@@ -208,7 +230,7 @@ async fn transact(
     clock.set(time.try_get(0)?);
     let quotas = Quotas::new(rules.now(), is_counting.try_get(0)?, changes);
     let mut outcomes = Vec::with_capacity(changes.len());
-    let mut db = Connection::Postgres(connection, clock.now());
+    let mut db = Connection::Postgres(connection, clock.now(), None);
     for change in changes {
         match apply(&mut db, (&quotas, recording), change).await {
             Ok(size) => outcomes.push(Ok(size)),

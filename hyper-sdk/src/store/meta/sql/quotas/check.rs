@@ -127,10 +127,10 @@ impl SqlMeta {
                 outcome
             }
             #[cfg(feature = "store-postgres")]
-            Reader::Postgres(connection) => {
+            Reader::Postgres(connection, attempt) => {
                 let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
                 let mut transaction = connection.begin_with(begin).await.map_err(|e| self.failed(e))?;
-                let outcome = compare(&mut Connection::Postgres(&mut transaction, 0)).await;
+                let outcome = compare(&mut Connection::Postgres(&mut transaction, 0, Some(attempt))).await;
                 transaction.rollback().await.map_err(|e| self.failed(e))?;
                 outcome
             }
@@ -197,7 +197,7 @@ impl SqlMeta {
 
 async fn compare(db: &mut Connection<'_>) -> sqlx::Result<All> {
     #[cfg(feature = "store-postgres")]
-    if let Connection::Postgres(connection, _) = db {
+    if let Connection::Postgres(connection, ..) = db {
         sqlx::raw_sql("SET LOCAL idle_in_transaction_session_timeout = 0").execute(&mut **connection).await?;
     }
     let mut all = All::read(db).await?;

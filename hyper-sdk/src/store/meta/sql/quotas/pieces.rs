@@ -179,7 +179,7 @@ pub(super) async fn repositories(
 /// Keeps PostgreSQL, in this transaction, from plans that read a whole table: it may take one for small that grows with the count.
 async fn only_by_index(db: &mut Connection<'_>, is_so: bool) -> sqlx::Result<()> {
     #[cfg(feature = "store-postgres")]
-    if let Connection::Postgres(connection, _) = db {
+    if let Connection::Postgres(connection, ..) = db {
         let text = match is_so {
             true => "SET LOCAL enable_seqscan = off",
             false => "SET LOCAL enable_seqscan TO DEFAULT",
