@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!           failures in a row              the pause is over
-//!   closed ─────────────────────▶ open ───────────────────────▶ half-open: one request is let through
+//!   closed ─────────────────────▶ open ───────────────────────▶ half-open: one request in five seconds is let through
 //!     ▲                            ▲ all requests fail at once       │  all others fail at once
 //!     │                            └── no answer: twice the pause ───┤
 //!     └──────────────────────────────── an answer ───────────────────┘
@@ -12,7 +12,9 @@
 //! - Failures of requests that were under way together count as one: only a request that began after the last failure adds
 //!   another.
 //! - A closed breaker takes two atomic loads before a request and one after it. No lock is held while a request is under way.
-//! - A request that is dropped says nothing. When it was the one of a half-open breaker, the next request takes its place.
+//! - A request that is dropped says nothing, unless it had no answer for ten seconds: then its caller has given up. When it was the one of a half-open breaker, the next request takes its place.
+//! - Nobody waits for a request that takes long: after five seconds the next one is let through beside it, and whichever is
+//!   answered first closes the breaker.
 
 use crate::{Error, ErrorDetail, ErrorKind};
 use std::fmt;
@@ -23,6 +25,15 @@ use tokio::time::Instant;
 
 /// The shortest time after which a refused request is asked to come again.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long a half-open breaker waits for a request before it lets the next one through.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// After what time without an answer a request that is dropped has failed.
+const GIVEN_UP: Duration = Duration::from_secs(10);
+
+/// How long a failure counts when no other one follows.
+const FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// When a breaker opens, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +65,7 @@ impl Default for BreakerOptions {
 pub enum BreakerState {
     /// Requests are sent.
     Closed,
-    /// One request is under way, to see whether the dependency answers again.
+    /// The pause is over: a request finds out, or the next one will, whether the dependency answers again.
     HalfOpen,
     /// Requests fail at once.
     Open,
@@ -109,13 +120,15 @@ struct Shared {
     gate: Mutex<Gate>,
     opened: AtomicU64,
     refused: AtomicU64,
+    /// The number of the last request that was let through while it was not closed.
+    probes: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Gate {
     Closed {
-        /// When the first of the failures in a row was.
-        failing_since: Option<Instant>,
+        /// When the first and the last of the failures in a row were.
+        failing: Option<(Instant, Instant)>,
     },
     Open {
         until: Instant,
@@ -125,6 +138,9 @@ enum Gate {
     HalfOpen {
         pause: Duration,
         since: Instant,
+        /// The number of the request that was let through last, and when that was.
+        probe: u64,
+        asked: Instant,
     },
 }
 
@@ -134,7 +150,7 @@ impl Gate {
         match self {
             Self::Closed { .. } => true,
             Self::Open { until, .. } => Instant::now() >= until,
-            Self::HalfOpen { .. } => false,
+            Self::HalfOpen { asked, .. } => asked.elapsed() >= PROBE,
         }
     }
 }
@@ -147,9 +163,10 @@ impl Breaker {
             options,
             failures: AtomicU32::new(0),
             is_tripped: AtomicBool::new(false),
-            gate: Mutex::new(Gate::Closed { failing_since: None }),
+            gate: Mutex::new(Gate::Closed { failing: None }),
             opened: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            probes: AtomicU64::new(0),
         }))
     }
 
@@ -158,26 +175,32 @@ impl Breaker {
         self.0.dependency
     }
 
-    /// The right to send a request now. After a pause one caller gets it, and all others when its request was answered.
+    /// The right to send a request now. After a pause one caller gets it, and all others when its request was answered; while it
+    /// is not, one more every five seconds.
     ///
     /// # Errors
     /// [`Refused`], at once, while the dependency does not answer.
     pub fn enter(&self) -> Result<Attempt, Refused> {
         let ticket = self.0.failures.load(Ordering::Relaxed);
-        let attempt =
-            |is_probe| Attempt { breaker: self.clone(), ticket, is_probe: AtomicBool::new(is_probe) };
+        let attempt = |probe| Attempt {
+            breaker: self.clone(),
+            ticket,
+            probe: AtomicU64::new(probe),
+            began: Instant::now(),
+            is_over: AtomicBool::new(false),
+        };
         if !self.0.is_tripped.load(Ordering::Acquire) {
-            return Ok(attempt(false));
+            return Ok(attempt(0));
         }
         let mut gate = self.0.gate();
-        match *gate {
-            Gate::Closed { .. } => Ok(attempt(false)),
-            Gate::Open { until, pause, since } if Instant::now() >= until => {
-                *gate = Gate::HalfOpen { pause, since };
-                Ok(attempt(true))
-            }
-            closed => Err(self.0.refuse(closed)),
-        }
+        let (pause, since) = match *gate {
+            Gate::Closed { .. } => return Ok(attempt(0)),
+            closed if !closed.is_passable() => return Err(self.0.refuse(closed)),
+            Gate::Open { pause, since, .. } | Gate::HalfOpen { pause, since, .. } => (pause, since),
+        };
+        let probe = self.0.probes.fetch_add(1, Ordering::Relaxed) + 1;
+        *gate = Gate::HalfOpen { pause, since, probe, asked: Instant::now() };
+        Ok(attempt(probe))
     }
 
     /// Says whether a request could be sent now, without the right to send one.
@@ -197,15 +220,15 @@ impl Breaker {
         self.0.gate().is_passable()
     }
 
-    /// The state of now. An open breaker stays so until somebody sends a request after its pause.
+    /// The state of now. After its pause an open breaker is half-open, although nobody may have sent a request yet.
     pub fn state(&self) -> BreakerState {
         if !self.0.is_tripped.load(Ordering::Acquire) {
             return BreakerState::Closed;
         }
         match *self.0.gate() {
             Gate::Closed { .. } => BreakerState::Closed,
-            Gate::Open { .. } => BreakerState::Open,
-            Gate::HalfOpen { .. } => BreakerState::HalfOpen,
+            Gate::Open { until, .. } if Instant::now() < until => BreakerState::Open,
+            Gate::Open { .. } | Gate::HalfOpen { .. } => BreakerState::HalfOpen,
         }
     }
 
@@ -242,29 +265,33 @@ pub struct Attempt {
     breaker: Breaker,
     /// The failures in a row when it began.
     ticket: u32,
-    /// Whether a half-open breaker waits for it.
-    is_probe: AtomicBool,
+    /// Its number, when it was let through to see whether the dependency answers again, and has not said so; else 0.
+    probe: AtomicU64,
+    began: Instant,
+    /// Whether it has said how it went.
+    is_over: AtomicBool,
 }
 
 impl Attempt {
     /// The dependency has answered, be it with a refusal. It may be said of each of several answers.
     pub fn answered(&self) {
         let shared = &self.breaker.0;
+        self.is_over.store(true, Ordering::Relaxed);
         if shared.failures.load(Ordering::Relaxed) == 0 {
             return;
         }
         let mut gate = shared.gate();
-        let is_probe = self.is_probe.swap(false, Ordering::Relaxed);
+        let probe = self.probe.swap(0, Ordering::Relaxed);
         match *gate {
             Gate::Closed { .. } => {}
-            Gate::HalfOpen { since, .. } if is_probe => {
+            Gate::HalfOpen { since, .. } if probe != 0 => {
                 let seconds = since.elapsed().as_secs();
                 tracing::info!(dependency = shared.dependency, seconds, "a dependency answers again");
             }
             // It began before the breaker opened.
             Gate::Open { .. } | Gate::HalfOpen { .. } => return,
         }
-        *gate = Gate::Closed { failing_since: None };
+        *gate = Gate::Closed { failing: None };
         shared.failures.store(0, Ordering::Relaxed);
         shared.is_tripped.store(false, Ordering::Release);
     }
@@ -272,20 +299,22 @@ impl Attempt {
     /// The dependency has not answered. The reason is for the log.
     pub fn failed(&self, why: &dyn fmt::Display) {
         let (shared, now) = (&self.breaker.0, Instant::now());
+        self.is_over.store(true, Ordering::Relaxed);
         let mut gate = shared.gate();
-        let is_probe = self.is_probe.swap(false, Ordering::Relaxed);
+        let own = self.probe.swap(0, Ordering::Relaxed);
         let (dependency, options) = (shared.dependency, &shared.options);
         match *gate {
-            Gate::Closed { failing_since } => {
+            Gate::Closed { failing } => {
                 if shared.failures.load(Ordering::Relaxed) != self.ticket {
                     return;
                 }
-                let failures = self.ticket.saturating_add(1);
+                let row = failing.filter(|(_, last)| now.duration_since(*last) < FORGOTTEN);
+                let since = row.map_or(now, |(first, _)| first);
+                let failures = row.map_or(1, |_| self.ticket.saturating_add(1));
                 shared.failures.store(failures, Ordering::Relaxed);
-                let since = failing_since.unwrap_or(now);
                 let is_enough = failures >= options.failures.max(1);
                 if !is_enough || now.duration_since(since) < options.failing_for {
-                    *gate = Gate::Closed { failing_since: Some(since) };
+                    *gate = Gate::Closed { failing: Some((since, now)) };
                     return;
                 }
                 let pause = options.first_pause;
@@ -294,12 +323,12 @@ impl Attempt {
                 shared.is_tripped.store(true, Ordering::Release);
                 tracing::warn!(dependency, failures, %why, "a dependency does not answer: requests that need it fail at once");
             }
-            Gate::HalfOpen { pause, since } if is_probe => {
+            Gate::HalfOpen { pause, since, probe, .. } if probe == own => {
                 let pause = pause.saturating_mul(2).min(options.longest_pause);
                 *gate = Gate::Open { until: now + pause, pause, since };
                 tracing::debug!(dependency, ?pause, %why, "a dependency still does not answer");
             }
-            // It began before the breaker opened.
+            // It began before the breaker opened, or a later one decides.
             Gate::Open { .. } | Gate::HalfOpen { .. } => {}
         }
     }
@@ -307,11 +336,17 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if !*self.is_probe.get_mut() {
+        if !*self.is_over.get_mut() && self.began.elapsed() >= GIVEN_UP {
+            self.failed(&"a request had no answer, and its caller has given up");
+        }
+        let own = *self.probe.get_mut();
+        if own == 0 {
             return;
         }
         let mut gate = self.breaker.0.gate();
-        if let Gate::HalfOpen { pause, since } = *gate {
+        if let Gate::HalfOpen { pause, since, probe, .. } = *gate
+            && probe == own
+        {
             *gate = Gate::Open { until: Instant::now(), pause, since };
         }
     }
@@ -347,167 +382,4 @@ pub fn is_refusal(error: &Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::time::advance;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    fn breaker() -> Breaker {
-        Breaker::new("database", BreakerOptions::default())
-    }
-
-    /// Lets requests fail, one after the other, a second apart.
-    async fn fail(breaker: &Breaker, times: u32) {
-        for _ in 0..times {
-            breaker.enter().unwrap().failed(&"no route");
-            advance(SECOND).await;
-        }
-    }
-
-    /// An open breaker whose first pause has just begun.
-    async fn open() -> Breaker {
-        let breaker = breaker();
-        fail(&breaker, 2).await;
-        breaker.enter().unwrap().failed(&"no route");
-        assert_eq!(breaker.state(), BreakerState::Open);
-        breaker
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_ends_a_row_of_failures() {
-        let breaker = breaker();
-        for _ in 0..10 {
-            fail(&breaker, 2).await;
-            breaker.enter().unwrap().answered();
-        }
-        assert_eq!((breaker.state(), breaker.opened()), (BreakerState::Closed, 0));
-        fail(&breaker, 3).await;
-        assert_eq!((breaker.state(), breaker.opened()), (BreakerState::Open, 1));
-    }
-
-    /// A restart breaks whatever is under way.
-    #[tokio::test(start_paused = true)]
-    async fn requests_that_fail_together_count_once() {
-        let breaker = breaker();
-        for round in 1..=3 {
-            let together: Vec<_> = (0..50).map(|_| breaker.enter().unwrap()).collect();
-            advance(SECOND).await;
-            together.iter().for_each(|attempt| attempt.failed(&"reset"));
-            assert_eq!(breaker.state() == BreakerState::Open, round == 3, "round {round}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn failures_within_a_moment_open_nothing() {
-        let breaker = breaker();
-        for _ in 0..100 {
-            breaker.enter().unwrap().failed(&"refused");
-        }
-        assert_eq!(breaker.state(), BreakerState::Closed);
-        advance(2 * SECOND).await;
-        breaker.enter().unwrap().failed(&"refused");
-        assert_eq!(breaker.state(), BreakerState::Open);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_a_pause_one_request_is_let_through_and_its_answer_closes() {
-        let breaker = open().await;
-        assert!(breaker.enter().is_err() && breaker.check().is_err());
-        assert_eq!(breaker.refused(), 2);
-        advance(SECOND).await;
-        breaker.check().unwrap();
-        let probe = breaker.enter().unwrap();
-        assert_eq!(breaker.state(), BreakerState::HalfOpen);
-        let refused = Error::from(breaker.enter().unwrap_err());
-        assert!(is_refusal(&refused) && refused.retry_after() == Some(SECOND), "{refused:?}");
-        assert!(refused.to_string().contains("the database does not answer"), "{refused}");
-        probe.answered();
-        assert_eq!(breaker.state(), BreakerState::Closed);
-        // The row of failures begins anew.
-        fail(&breaker, 2).await;
-        assert_eq!(breaker.state(), BreakerState::Closed);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn each_failure_after_a_pause_doubles_it_up_to_a_limit() {
-        let breaker = open().await;
-        for seconds in [1, 2, 4, 8, 16, 30, 30, 30] {
-            let wait = Error::from(breaker.enter().unwrap_err()).retry_after();
-            assert_eq!(wait, Some(Duration::from_secs(seconds)));
-            advance(Duration::from_secs(seconds) - Duration::from_millis(1)).await;
-            assert!(breaker.enter().is_err(), "{seconds}");
-            advance(Duration::from_millis(1)).await;
-            breaker.enter().unwrap().failed(&"no route");
-        }
-        assert_eq!(breaker.opened(), 1);
-        advance(30 * SECOND).await;
-        breaker.enter().unwrap().answered();
-        // The next time it begins with a short pause.
-        fail(&breaker, 2).await;
-        breaker.enter().unwrap().failed(&"no route");
-        assert_eq!(Error::from(breaker.enter().unwrap_err()).retry_after(), Some(SECOND));
-        assert_eq!(breaker.opened(), 2);
-    }
-
-    /// A client that goes away drops the request that all others wait for.
-    #[tokio::test(start_paused = true)]
-    async fn a_request_that_is_dropped_leaves_its_place_to_the_next() {
-        let breaker = open().await;
-        advance(SECOND).await;
-        for _ in 0..3 {
-            let probe = breaker.enter().unwrap();
-            assert!(breaker.enter().is_err());
-            drop(probe);
-        }
-        let probe = breaker.enter().unwrap();
-        probe.failed(&"no route");
-        // What it says has been heard.
-        drop(probe);
-        assert_eq!(breaker.state(), BreakerState::Open);
-        assert!(breaker.enter().is_err());
-        // One that was dropped while it is closed says nothing.
-        let other = super::tests::breaker();
-        drop(other.enter().unwrap());
-        assert_eq!(other.state(), BreakerState::Closed);
-    }
-
-    /// What began before the breaker opened does not decide for the request that it waits for.
-    #[tokio::test(start_paused = true)]
-    async fn a_late_answer_or_failure_decides_nothing() {
-        let breaker = breaker();
-        let late = [breaker.enter().unwrap(), breaker.enter().unwrap()];
-        fail(&breaker, 3).await;
-        late[0].answered();
-        assert_eq!(breaker.state(), BreakerState::Open);
-        let probe = breaker.enter().unwrap();
-        late[0].answered();
-        late[1].failed(&"late");
-        assert_eq!(breaker.state(), BreakerState::HalfOpen);
-        probe.answered();
-        late[1].failed(&"late");
-        assert_eq!(breaker.state(), BreakerState::Closed);
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn of_many_threads_one_gets_the_right() {
-        let options = BreakerOptions {
-            failures: 1,
-            failing_for: Duration::ZERO,
-            first_pause: Duration::ZERO,
-            longest_pause: Duration::ZERO,
-        };
-        let breaker = Breaker::new("bucket", options);
-        for _ in 0..200 {
-            breaker.enter().unwrap().failed(&"no route");
-            let all = (0..4).map(|_| {
-                let breaker = breaker.clone();
-                tokio::spawn(async move { breaker.enter().ok() })
-            });
-            let got: Vec<Attempt> =
-                futures::future::join_all(all).await.into_iter().filter_map(|one| one.unwrap()).collect();
-            assert_eq!(got.len(), 1);
-            got[0].answered();
-        }
-    }
-}
+mod tests;

@@ -105,10 +105,8 @@ const ISSUER: Label =
 const RESOURCE: Label = Label { name: "resource", values: Values::OneOf("bytes, tags or manifests") };
 const WEBHOOK: Label =
     Label { name: "webhook", values: Values::OneOf("the webhooks of the configuration, by their names") };
-const DEPENDENCY: Label = Label {
-    name: "dependency",
-    values: Values::OneOf("bucket, database or issuer, of those that the server needs"),
-};
+const DEPENDENCY: Label =
+    Label { name: "dependency", values: Values::OneOf("`bucket`, `database`, `issuer`") };
 const FILES: Label = Label { name: "files", values: Values::Of(reloads::names) };
 const VERSION: Label = Label { name: "version", values: Values::OneOf("the version of the program") };
 

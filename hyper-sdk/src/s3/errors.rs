@@ -106,6 +106,22 @@ pub(crate) fn code<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
     links(error).find_map(|link| link.downcast_ref::<Refusal>()).map(|refusal| refusal.code.as_str())
 }
 
+/// Whether the server has not answered: there is no connection, it took too long, or what stands before it says so. Any other
+/// answer, 500 too, may be about one object or one kind of request; and without credentials it was not asked.
+#[cfg(feature = "store-s3")]
+pub(crate) fn is_no_answer(error: &(dyn StdError + 'static)) -> bool {
+    use HttpErrorKind::{Connect, Interrupted, Request, Timeout};
+    if links(error).any(|link| link.is::<NoCredentials>()) {
+        return false;
+    }
+    match links(error).find_map(|link| link.downcast_ref::<Refusal>()) {
+        Some(refusal) => matches!(refusal.status, 502..=504),
+        None => links(error)
+            .filter_map(|link| link.downcast_ref::<HttpError>())
+            .any(|http| matches!(http.kind(), Connect | Interrupted | Request | Timeout)),
+    }
+}
+
 /// An error and its causes.
 fn links<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |link| (*link).source())
@@ -210,6 +226,22 @@ mod tests {
         let bucket = S3Bucket { name: Some("b".to_owned()), ..S3Bucket::default() };
         let refusal = Refusal::new(status, body.as_bytes(), None, Some("t0ken"));
         of_request(&bucket, object, &HttpError::new(HttpErrorKind::Unknown, refusal))
+    }
+
+    #[cfg(feature = "store-s3")]
+    #[test]
+    fn what_is_about_one_object_is_an_answer() {
+        let of = |status| HttpError::new(HttpErrorKind::Request, Refusal::new(status, b"", None, None));
+        for status in [403, 404, 429, 500, 501, 507] {
+            assert!(!is_no_answer(&of(status)), "{status}");
+        }
+        for status in [502, 503, 504] {
+            assert!(is_no_answer(&of(status)), "{status}");
+        }
+        let reset = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(is_no_answer(&HttpError::new(HttpErrorKind::Connect, reset())));
+        assert!(!is_no_answer(&HttpError::new(HttpErrorKind::Connect, NoCredentials::new(&reset()))));
+        assert!(!is_no_answer(&reset()));
     }
 
     #[test]

@@ -28,10 +28,10 @@ pub use blob_place::S3BlobPlace;
 pub(crate) use bucket::endpoint_url;
 pub use bucket::{S3Address, S3Bucket, S3Credentials, S3Keys};
 pub use environment::AwsEnvironment;
-#[cfg(feature = "store-s3")]
-pub(crate) use errors::code;
 #[cfg(any(feature = "cache-s3", feature = "store-s3"))]
 pub(crate) use errors::{NoCredentials, Object, Refusal, of_request};
+#[cfg(feature = "store-s3")]
+pub(crate) use errors::{code, is_no_answer};
 pub use place::S3Place;
 
 pub use crate::secret::Secret;

@@ -89,8 +89,8 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
     }
 }
 
-/// How long metrics wait for the store.
-const STORE_TIME: std::time::Duration = std::time::Duration::from_secs(2);
+/// How long metrics wait for the use of quotas.
+const QUOTA_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What namespaces use of their quotas; nothing when the database does not answer.
 async fn quotas(call: &Call<'_>) -> Vec<QuotaUse> {
@@ -98,7 +98,7 @@ async fn quotas(call: &Call<'_>) -> Vec<QuotaUse> {
         return Vec::new();
     }
     // All other metrics are there when the database is not, and who asks for them does not wait for long.
-    match tokio::time::timeout(STORE_TIME, call.store.quota_use()).await {
+    match tokio::time::timeout(QUOTA_TIME, call.store.quota_use()).await {
         Ok(Ok(uses)) => return uses,
         Ok(Err(error)) => tracing::warn!(%error, "the use of quotas is not among the metrics"),
         Err(_) => tracing::warn!("the use of quotas is not among the metrics: the database is slow"),
@@ -128,18 +128,28 @@ fn without_handler() -> ApiError {
     Error::internal("the method has no handler").into()
 }
 
+/// Whether the registry takes changes.
+fn takes_changes(call: &Call<'_>) -> bool {
+    !call.options.read_only && call.store.capabilities().write
+}
+
 /// Whether the registry is ready, as the metrics show it.
 async fn is_ready(call: &Call<'_>) -> bool {
-    tokio::time::timeout(STORE_TIME, check_ready(call)).await.is_ok_and(|ready| ready.is_ok())
+    let write = takes_changes(call);
+    call.readiness.is_ready(&call.store, write).await && audit_ready(call, write).await.is_ok()
+}
+
+async fn audit_ready(call: &Call<'_>, write: bool) -> hyper_sdk::Result<()> {
+    match call.options.audit.as_ref().filter(|_| write) {
+        Some(audit) => audit.ready().await,
+        None => Ok(()),
+    }
 }
 
 async fn check_ready(call: &Call<'_>) -> hyper_sdk::Result<()> {
-    let write = !call.options.read_only && call.store.capabilities().write;
-    let mut ready = call.readiness.check(&call.store, write).await;
-    if let Some(audit) = call.options.audit.as_ref().filter(|_| write) {
-        ready = ready.and(audit.ready().await);
-    }
-    ready
+    let write = takes_changes(call);
+    let ready = call.readiness.check(&call.store, write).await;
+    ready.and(audit_ready(call, write).await)
 }
 
 /// Whoever may see the metrics without credentials learns which dependency does not answer.

@@ -2,7 +2,7 @@
 
 use super::place::Place;
 use crate::breaker::{Attempt, Breaker, BreakerOptions, Refused, is_refusal};
-use crate::s3::{Object, S3BlobPlace, code, of_request};
+use crate::s3::{Object, S3BlobPlace, code, is_no_answer, of_request};
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -15,6 +15,7 @@ use object_store::{
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::Poll;
 
 /// The most bytes of the name that a server gives an upload in parts.
 const MAX_NAME: usize = 4096;
@@ -45,6 +46,20 @@ impl fmt::Debug for Bucket {
     }
 }
 
+/// Calls a function with each item of a stream, and with its end.
+fn judged<T: Send + 'static>(
+    mut stream: BoxStream<'static, T>,
+    mut judge: impl FnMut(Option<&T>) + Send + 'static,
+) -> impl futures::Stream<Item = T> + Send + 'static {
+    futures::stream::poll_fn(move |cx| {
+        let polled = stream.poll_next_unpin(cx);
+        if let Poll::Ready(item) = &polled {
+            judge(item.as_ref());
+        }
+        polled
+    })
+}
+
 /// The refusal of the breaker, as the error of a request.
 fn refused(refused: Refused) -> object_store::Error {
     object_store::Error::Generic { store: "S3", source: Box::new(refused) }
@@ -69,10 +84,8 @@ impl Bucket {
 
     /// Tells the breaker whether the bucket has answered. What was asked several times in vain comes here once.
     fn judge(&self, attempt: &Attempt, error: Option<&object_store::Error>) {
-        match error.map(|error| self.cause(error)) {
-            Some(cause) if matches!(cause.kind(), ErrorKind::Unavailable | ErrorKind::Timeout) => {
-                attempt.failed(&cause);
-            }
+        match error {
+            Some(error) if is_no_answer(error) => attempt.failed(&self.cause(error)),
             _ => attempt.answered(),
         }
     }
@@ -215,7 +228,17 @@ impl Bucket {
             None => self.store.list(Some(folder)),
         };
         let bucket = self.clone();
-        objects.inspect(move |found| bucket.judge(&attempt, found.as_ref().err())).boxed()
+        let mut has_failed = false;
+        // Also the end of an empty list is an answer.
+        let judge = move |polled: Option<&object_store::Result<ObjectMeta>>| match polled {
+            Some(found) => {
+                has_failed |= found.is_err();
+                bucket.judge(&attempt, found.as_ref().err());
+            }
+            None if has_failed => {}
+            None => attempt.answered(),
+        };
+        judged(objects, judge).boxed()
     }
 
     /// The objects in a folder, in the order of the bucket.

@@ -15,6 +15,7 @@ const UP: u8 = 0;
 const DOWN: u8 = 1;
 const REFUSES: u8 = 2;
 const HOLDS: u8 = 3;
+const FAILS: u8 = 4;
 
 /// A bucket that a test takes away, and counts the requests to.
 struct Place {
@@ -34,6 +35,7 @@ impl Place {
             UP => Act::Pass,
             DOWN => Act::Answer(503, "SlowDown"),
             HOLDS => Act::Hold,
+            FAILS => Act::Answer(500, "InternalError"),
             _ => Act::Answer(403, "AccessDenied"),
         })
         .await;
@@ -118,6 +120,23 @@ async fn answers_open_nothing() {
     for _ in 0..5 {
         assert!(place.size().await.is_err());
     }
+    assert_eq!(place.breaker(), BreakerState::Closed);
+    // One damaged object, at a server that has no better word for it.
+    place.set(FAILS);
+    for _ in 0..3 {
+        assert!(!is_refusal(&place.size().await.unwrap_err()));
+    }
+    assert_eq!(place.breaker(), BreakerState::Closed);
+}
+
+/// What a collector asks a bucket is mostly what it has of uploads: nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_list_is_an_answer() {
+    let Some(place) = Place::new("an_empty_list_is_an_answer").await else { return };
+    place.take_away().await;
+    place.set(UP);
+    tokio::time::sleep(PAUSE).await;
+    place.blobs.check().await.unwrap();
     assert_eq!(place.breaker(), BreakerState::Closed);
 }
 

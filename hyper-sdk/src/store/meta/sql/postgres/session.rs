@@ -90,7 +90,11 @@ impl Session {
     }
 
     /// Applies the changes in one transaction. The connection stays if it can be used again.
-    async fn write_together(&mut self, changes: &[Asked]) -> std::result::Result<Vec<Result<u64>>, Failure> {
+    async fn write_together(
+        &mut self,
+        attempt: &Attempt,
+        changes: &[Asked],
+    ) -> std::result::Result<Vec<Result<u64>>, Failure> {
         let mut connection = match self.open.take() {
             Some(connection) => connection,
             None => self.connect().await.map_err(Failure::Lost)?,
@@ -98,7 +102,7 @@ impl Session {
         let clock = Arc::clone(&self.clock);
         let applied = timeout(
             TRANSACTION,
-            transact(&mut connection, &clock, (&self.rules, self.recording.now()), changes),
+            transact(&mut connection, &clock, (&self.rules, self.recording.now(), attempt), changes),
         )
         .await;
         let outcomes = match applied.unwrap_or_else(|_| Err(too_slow().into())) {
@@ -118,11 +122,15 @@ impl Session {
         Ok(outcomes)
     }
 
-    async fn write_twice(&mut self, changes: &[Asked]) -> std::result::Result<Vec<Result<u64>>, Failure> {
-        match self.write_together(changes).await {
+    async fn write_twice(
+        &mut self,
+        attempt: &Attempt,
+        changes: &[Asked],
+    ) -> std::result::Result<Vec<Result<u64>>, Failure> {
+        match self.write_together(attempt, changes).await {
             Err(Failure::Lost(e)) if !is_too_slow(&e) => {
                 tracing::debug!(error = %sql_error(&self.place, e), "the connection to the database was lost");
-                self.write_together(changes).await
+                self.write_together(attempt, changes).await
             }
             outcome => outcome,
         }
@@ -177,14 +185,14 @@ impl queue::Session for Session {
             Ok(attempt) => attempt,
             Err(refused) => return for_all(refused.into(), changes.len()),
         };
-        match told(&attempt, self.write_twice(changes).await) {
+        match told(&attempt, self.write_twice(&attempt, changes).await) {
             Ok(outcomes) => return outcomes,
             Err(Failure::Statement(_)) if changes.len() > 1 => {}
             Err(failure) => return for_all(self.error(failure), changes.len()),
         }
         let mut outcomes = Vec::with_capacity(changes.len());
         for change in changes {
-            match told(&attempt, self.write_twice(std::slice::from_ref(change)).await) {
+            match told(&attempt, self.write_twice(&attempt, std::slice::from_ref(change)).await) {
                 Ok(outcome) => outcomes.extend(outcome),
                 Err(Failure::Lost(e)) => {
                     // The others would wait for the same database.
@@ -211,7 +219,7 @@ impl queue::Session for Session {
 async fn transact(
     connection: &mut PgConnection,
     clock: &DatabaseClock,
-    (rules, recording): (&SharedRules, Option<EventRules>),
+    (rules, recording, attempt): (&SharedRules, Option<EventRules>, &Attempt),
     changes: &[Asked],
 ) -> std::result::Result<Vec<Result<u64>>, Failure> {
     let version = if changes.iter().any(|asked| is_visible(&asked.change)) {
@@ -226,6 +234,8 @@ async fn transact(
     );
     // The text has a number that was made here, and nothing else from outside.
     let rows = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(&mut *connection).await?;
+    // The rest may take long, and others need not wait for it.
+    attempt.answered();
     let [time, is_counting] = &rows[..] else { return Err(sqlx::Error::RowNotFound.into()) };
     clock.set(time.try_get(0)?);
     let quotas = Quotas::new(rules.now(), is_counting.try_get(0)?, changes);
