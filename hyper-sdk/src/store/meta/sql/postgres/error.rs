@@ -40,7 +40,10 @@ pub(super) fn is_starting(e: &sqlx::Error) -> bool {
 /// Tells a breaker whether the database has answered: a query that it refuses, or cannot do, is an answer.
 pub(in crate::store::meta::sql) fn judge(attempt: &Attempt, error: Option<&sqlx::Error>) {
     match error {
-        Some(e) if is_lost(e) || matches!(e, sqlx::Error::PoolTimedOut) => attempt.failed(e),
+        // What answers in the place of the registry is not it (see `presence`).
+        Some(e) if is_lost(e) || matches!(e, sqlx::Error::PoolTimedOut | sqlx::Error::Configuration(_)) => {
+            attempt.failed(e)
+        }
         _ => attempt.answered(),
     }
 }

@@ -38,6 +38,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgPoolOptions, Postgres};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// How long a read waits for a connection, also for a database that is starting.
@@ -60,6 +62,8 @@ pub(super) struct Database {
     clock: Arc<DatabaseClock>,
     id: String,
     presence: Presence,
+    /// Whether the last new connection led to something else than the registry.
+    is_replaced: Arc<AtomicBool>,
     secret: Secret,
     durable: bool,
     /// Every connection passes it.
@@ -121,6 +125,7 @@ impl Database {
         clock.set(now);
         let presence = Presence::of(&id, session::random().map_err(failed)?);
         presence.show(&mut connection).await.map_err(failed)?;
+        let is_replaced = Arc::new(AtomicBool::new(false));
         let readers = PgPoolOptions::new()
             .max_connections(connections.saturating_sub(2).max(1))
             .acquire_timeout(ACQUIRE)
@@ -131,7 +136,18 @@ impl Database {
                     Ok(state.idle_for < IDLE || connection.ping().await.is_ok())
                 })
             })
-            .after_connect(move |connection, _| Box::pin(presence.check(connection)))
+            .after_connect({
+                let is_replaced = Arc::clone(&is_replaced);
+                move |connection, _| {
+                    let is_replaced = Arc::clone(&is_replaced);
+                    Box::pin(async move {
+                        let checked = presence.check(connection).await;
+                        // The pool tries again until the time is over, and then says only that.
+                        is_replaced.store(matches!(checked, Err(sqlx::Error::Configuration(_))), Relaxed);
+                        checked
+                    })
+                }
+            })
             .connect_lazy_with(connect.clone());
         let versions = Versions::start(connect.clone(), Arc::clone(&place));
         let breaker = Breaker::new("database", BreakerOptions::default());
@@ -156,6 +172,7 @@ impl Database {
             clock,
             id,
             presence,
+            is_replaced,
             secret: secret.into(),
             durable,
             breaker,
@@ -267,6 +284,7 @@ impl Database {
             // It may be one that was lost a moment ago, so it says nothing yet.
             Ok(connection) => Ok((connection, attempt)),
             Err(e) => {
+                let e = if self.is_replaced.load(Relaxed) { presence::replaced() } else { e };
                 judge(&attempt, Some(&e));
                 Err(self.failed(e))
             }

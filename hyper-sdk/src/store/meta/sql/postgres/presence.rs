@@ -29,15 +29,15 @@ impl Presence {
             sqlx::query_scalar::<_, String>("SELECT id FROM registry_state").fetch_one(connection).await;
         match found {
             Ok(id) if Self::of(&id, 0).registry == self.registry => Ok(()),
-            Ok(_) => Err(replaced("the database has another registry")),
-            Err(sqlx::Error::RowNotFound) => Err(replaced("the database has no registry")),
+            Ok(_) => Err(replaced()),
+            Err(sqlx::Error::RowNotFound) => Err(replaced()),
             // No such table, no such schema.
             Err(e)
                 if e.as_database_error()
                     .and_then(|e| e.code())
                     .is_some_and(|code| code == "42P01" || code == "3F000") =>
             {
-                Err(replaced("the database has no registry"))
+                Err(replaced())
             }
             Err(e) => Err(e),
         }
@@ -68,6 +68,6 @@ impl Presence {
 }
 
 /// The error of a connection to what is not the registry any more.
-fn replaced(what: &'static str) -> sqlx::Error {
-    sqlx::Error::Configuration(what.into())
+pub(super) fn replaced() -> sqlx::Error {
+    sqlx::Error::Configuration("it has another registry, or none".into())
 }
