@@ -83,6 +83,7 @@ fn is_public(state: &State, endpoint: &Endpoint) -> bool {
         | Endpoint::Tags { .. }
         | Endpoint::Events(_)
         | Endpoint::TagHistory { .. }
+        | Endpoint::TagRecords { .. }
         | Endpoint::Referrers { .. } => false,
     }
 }
@@ -99,6 +100,7 @@ pub(crate) fn resource(endpoint: &Endpoint) -> Resource<'_> {
         | Endpoint::Tags { repository, .. }
         | Endpoint::Referrers { repository, .. }
         | Endpoint::TagHistory { repository, .. }
+        | Endpoint::TagRecords { repository, .. }
         | Endpoint::Extensions(Some(repository)) => Resource::Repository(repository),
         Endpoint::Base
         | Endpoint::Extensions(None)
@@ -128,6 +130,7 @@ fn action(endpoint: &Endpoint, method: &Method) -> Action {
         | Endpoint::Tags { .. }
         | Endpoint::Referrers { .. }
         | Endpoint::TagHistory { .. }
+        | Endpoint::TagRecords { .. }
         | Endpoint::Extensions(Some(_)) => match *method {
             Method::GET | Method::HEAD => Action::Pull,
             Method::DELETE => Action::Delete,

@@ -399,6 +399,7 @@ async fn serve_until_signal(
     let server = ServerOptions { connections: registry.connections().clone(), ..config.server() };
     let served = serve(listeners, registry.clone(), server, shutdown).await;
     registry.stop_webhooks().await;
+    registry.note_last_pulls().await;
     served?;
     tracing::info!("stopped");
     Ok(())

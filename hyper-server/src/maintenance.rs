@@ -1,5 +1,5 @@
-//! The maintenance tasks of a registry: one removes idle uploads, one what nothing keeps, one old tags, one looks for damage, and
-//! one counts what namespaces with a quota have.
+//! The maintenance tasks of a registry: one removes idle uploads, one what nothing keeps, one old tags, one looks for damage,
+//! one notes pulls, and one counts what namespaces with a quota have.
 
 use crate::audit::{AuditLog, Deed, Entry, Outcome};
 use crate::auth::{Passwords, UserWatch};
@@ -8,8 +8,8 @@ use crate::state::State;
 use hyper_sdk::ErrorKind;
 use hyper_sdk::clock::{Clock as _, SystemClock};
 use hyper_sdk::store::{
-    CollectOptions, EventLimits, RemovalObserver, RetentionEnd, RetentionObserver, RetentionTurn, ScrubEnd,
-    ScrubObserver, ScrubTurn, SharedStore, TagDecision, TagReason,
+    CollectOptions, EventLimits, PullNotes, RemovalObserver, RetentionEnd, RetentionObserver, RetentionTurn,
+    ScrubEnd, ScrubObserver, ScrubTurn, SharedStore, TagDecision, TagReason,
 };
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -53,6 +53,9 @@ pub(crate) fn start(state: &Arc<State>) {
     if let Some(options) = state.options.scrub {
         runtime.spawn(scrub(Arc::downgrade(state), options));
     }
+    if state.pulls.is_some() {
+        runtime.spawn(note_pulls(Arc::downgrade(state)));
+    }
     runtime.spawn(count_quotas(Arc::downgrade(state), state.changed_quotas.clone()));
 }
 
@@ -80,6 +83,54 @@ async fn prune_events(state: Weak<State>, limits: EventLimits) {
             Err(e) if e.kind() == ErrorKind::Unsupported => return,
             Err(error) => tracing::warn!(%error, "old events cannot be removed"),
         }
+    }
+}
+
+/// How often what was pulled is written to the store.
+const NOTE: Duration = if cfg!(test) { Duration::from_millis(10) } else { Duration::from_secs(60) };
+/// How long it may take at the end of a server.
+const LAST_NOTES: Duration = Duration::from_secs(5);
+
+async fn note_pulls(state: Weak<State>) {
+    let mut failed = false;
+    loop {
+        if !write_pulls(&state, &mut failed).await {
+            return;
+        }
+        let pulls = state.upgrade().and_then(|state| state.pulls.as_ref().map(PullNotes::many));
+        let Some(many) = pulls else { return };
+        match failed {
+            true => tokio::time::sleep(NOTE).await,
+            // Many notes are written before their time.
+            false => drop(tokio::time::timeout(NOTE, many).await),
+        }
+    }
+}
+
+/// Writes the notes that wait. Returns whether the task goes on.
+async fn write_pulls(state: &Weak<State>, failed: &mut bool) -> bool {
+    let Some(state) = state.upgrade() else { return false };
+    let Some(pulls) = &state.pulls else { return false };
+    match pulls.write(&*state.store).await {
+        Ok(_) => *failed = false,
+        Err(e) if e.kind() == ErrorKind::Unsupported => return false,
+        Err(error) => {
+            if !*failed {
+                tracing::warn!(%error, "pulls cannot be noted, and wait");
+            }
+            *failed = true;
+        }
+    }
+    true
+}
+
+/// Writes the notes of pulls that wait, at the end of a server.
+pub(crate) async fn note_last_pulls(state: &State) {
+    let Some(pulls) = &state.pulls else { return };
+    match tokio::time::timeout(LAST_NOTES, pulls.write(&*state.store)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the last pulls are not noted"),
+        Err(_) => tracing::warn!("the last pulls are not noted: the database is slow"),
     }
 }
 
@@ -164,6 +215,15 @@ async fn expire_tags(state: Weak<State>, options: Retention) {
         {
             now.metrics.retention_failed();
             tracing::warn!("old tags are not deleted: the audit log cannot be written");
+            pause = options.every.min(AFTER_FAILURE);
+            continue;
+        }
+        // What was pulled a moment ago must not look old, nor what cannot be noted.
+        if let Some(pulls) = now.pulls.as_ref().filter(|_| options.rules.asks_about_pulls())
+            && let Err(error) = pulls.write(&*now.store).await
+        {
+            now.metrics.retention_failed();
+            tracing::warn!(%error, "old tags are not deleted: pulls cannot be noted");
             pause = options.every.min(AFTER_FAILURE);
             continue;
         }
@@ -389,6 +449,7 @@ mod tests {
             tags: vec![TextPattern::of_tags("*").unwrap()],
             keep_newest: Some(1),
             keep_younger_than: None,
+            keep_pulled_within: None,
             keep_tags: Vec::new(),
         };
         let rules = Arc::new(RetentionRules::new(vec![rule]).unwrap());

@@ -112,6 +112,12 @@ impl Registry {
         &self.0.reloads
     }
 
+    /// Writes when what was last pulled, as far as that waits, for a few seconds at most: at the end of a server. Otherwise the pulls
+    /// of the last minute may be lost.
+    pub async fn note_last_pulls(&self) {
+        maintenance::note_last_pulls(&self.0).await;
+    }
+
     /// The quotas of now.
     pub fn quotas(&self) -> Arc<QuotaRules> {
         self.0.quotas()

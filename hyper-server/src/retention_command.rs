@@ -168,6 +168,7 @@ fn as_json(decision: &TagDecision) -> Value {
         "tag": record.tag,
         "digest": record.digest,
         "pushed": rfc3339(record.pushed_at),
+        "pulled": record.pulled_at.map(rfc3339),
         "goes": decision.goes(),
         "goes-at": decision.goes_at().map(rfc3339),
         "rule": decision.rule.map(|rule| rule + 1),

@@ -36,6 +36,9 @@ pub(crate) struct RuleConfig {
     keep_newest: Option<usize>,
     /// Keeps tags that were pushed less than this ago.
     keep_younger_than: Option<TimeSpan>,
+    /// Keeps tags that were pulled less than this ago, by any name of their image. One that was not pulled counts from its push,
+    /// and from when the registry began to note pulls.
+    keep_pulled_within: Option<TimeSpan>,
     /// Keeps tags by their names: patterns such as `latest`.
     #[serde(default, deserialize_with = "tag_patterns")]
     #[schemars(with = "Vec<String>")]
@@ -79,12 +82,13 @@ impl RetentionConfig {
             tags: rule.tags.clone(),
             keep_newest: rule.keep_newest,
             keep_younger_than: rule.keep_younger_than.map(|age| age.0),
+            keep_pulled_within: rule.keep_pulled_within.map(|within| within.0),
             keep_tags: rule.keep_tags.clone(),
         };
         let rules = RetentionRules::new(self.rule.iter().map(rule).collect()).map_err(|e| {
             Error::invalid(format!(
                 "the configuration table `retention`: {} (the keys are `repositories`, `tags`, `keep-newest`, \
-                 `keep-younger-than` and `keep-tags`)",
+                 `keep-younger-than`, `keep-pulled-within` and `keep-tags`)",
                 e.message()
             ))
         })?;
@@ -131,7 +135,8 @@ mod tests {
     fn rules_are_read_in_their_order() {
         let text = format!(
             "{RULES}[[retention.rule]]\nrepositories = [\"team/**\"]\ntags = [\"v*\"]\nkeep-tags = [\"*\"]\n\
-             [[retention.rule]]\nrepositories = [\"**\"]\nkeep-newest = 10\nkeep-younger-than = \"720h\"\n"
+             [[retention.rule]]\nrepositories = [\"**\"]\nkeep-newest = 10\nkeep-younger-than = \"720h\"\n\
+             keep-pulled-within = \"2160h\"\n"
         );
         let config = Config::parse(&text).unwrap();
         assert_eq!(config.warnings(), [""; 0]);
@@ -139,6 +144,7 @@ mod tests {
         assert_eq!(retention.every.as_secs(), 3600);
         let rules = retention.rules.as_slice();
         assert!(rules[0].keeps_all() && rules[1].keep_newest == Some(10) && rules[1].tags[0].is_all());
+        assert_eq!(rules[1].keep_pulled_within.unwrap().as_secs(), 2160 * 3600);
         assert!(Config::parse(RULES).unwrap().registry().retention.is_none(), "there is no rule");
         let never = Config::parse(&text.replace("every = \"1h\"", "every = \"0s\"")).unwrap();
         assert!(never.registry().retention.is_none());
@@ -157,6 +163,11 @@ mod tests {
             ("repositories = [\"**\"]\nkeep-newest = 0", &["rule 1", "from 1 on"]),
             ("repositories = [\"**\"]\nkeep-newest = -1", &["line 7", "keep-newest"]),
             ("repositories = [\"**\"]\nkeep-younger-than = \"0s\"", &["rule 1", "age of 0"]),
+            (
+                "repositories = [\"**\"]\nkeep-pulled-within = \"0s\"",
+                &["rule 1", "pulled within a time of 0"],
+            ),
+            ("repositories = [\"**\"]\nkeep-pulled-within = \"lately\"", &["line 7", "invalid duration"]),
             ("repositories = [\"**\"]\nkeep-younger-than = \"30d\"", &["line 7", "invalid duration"]),
             (
                 "repositories = [\"**\"]\nkeep-newest = 1\nkeep-yunger-than = \"1h\"",

@@ -11,6 +11,7 @@
 //! /v2/NAME/_oci/ext/discover            Extensions
 //! /v2/NAME/tags/list                    Tags
 //! /v2/_hyper/events                     Events
+//! /v2/NAME/_hyper/tags                  TagRecords
 //! /v2/NAME/_hyper/tags/TAG/history      TagHistory
 //! /v2/NAME/referrers/DIGEST             Referrers
 //! /v2/NAME/manifests/TAG-or-DIGEST      Manifest
@@ -75,6 +76,13 @@ pub(crate) enum Endpoint {
     },
     /// The tags of a repository (end-8).
     Tags {
+        /// The repository.
+        repository: RepositoryName,
+        /// The requested page.
+        page: Page,
+    },
+    /// The tags of a repository, with the times of their last push and pull.
+    TagRecords {
         /// The repository.
         repository: RepositoryName,
         /// The requested page.
@@ -159,7 +167,7 @@ impl From<Error> for Rejection {
 
 impl Endpoint {
     /// The names of the kinds of endpoints in logs and metrics, by [`Endpoint::index`].
-    pub(crate) const NAMES: [&'static str; 16] = [
+    pub(crate) const NAMES: [&'static str; 17] = [
         "base",
         "catalog",
         "extensions",
@@ -176,6 +184,7 @@ impl Endpoint {
         "token_keys",
         "events",
         "tag_history",
+        "tag_records",
     ];
 
     /// The position of the kind of this endpoint in [`Endpoint::NAMES`].
@@ -197,6 +206,7 @@ impl Endpoint {
             Self::TokenKeys => 13,
             Self::Events(_) => 14,
             Self::TagHistory { .. } => 15,
+            Self::TagRecords { .. } => 16,
         }
     }
 
@@ -212,6 +222,7 @@ impl Endpoint {
             | Self::Catalog(_)
             | Self::Extensions(_)
             | Self::Tags { .. }
+            | Self::TagRecords { .. }
             | Self::Referrers { .. }
             | Self::Events(_)
             | Self::TagHistory { .. }
@@ -250,6 +261,9 @@ fn resource(path: &str, query: &str) -> Result<Endpoint, Rejection> {
         ["token", "keys"] => Ok(Endpoint::TokenKeys),
         ["_catalog"] => Ok(Endpoint::Catalog(query.page()?)),
         ["_hyper", "events"] => Ok(Endpoint::Events(query.events()?)),
+        [name @ .., "_hyper", "tags"] => {
+            Ok(Endpoint::TagRecords { repository: repository(name)?, page: query.page()? })
+        }
         [name @ .., "_hyper", "tags", tag, "history"] => Ok(Endpoint::TagHistory {
             repository: repository(name)?,
             tag: Tag::parse(tag)?,

@@ -99,11 +99,13 @@ impl RunningServer {
     /// Those of [`serve`].
     pub async fn stop(mut self) -> Result<()> {
         drop(self.stop.take());
-        match self.task.take() {
+        let ended = match self.task.take() {
             Some(task) => {
                 task.await.map_err(|e| Error::internal("the server was interrupted").with_source(e))?
             }
             None => Ok(()),
-        }
+        };
+        self.registry.note_last_pulls().await;
+        ended
     }
 }

@@ -15,7 +15,7 @@ use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::webhook::{Source, Webhook, Webhooks};
 use hyper_sdk::store::wrap::Cached;
-use hyper_sdk::store::{QuotaRules, SharedStore};
+use hyper_sdk::store::{PullNotes, QuotaRules, SharedStore};
 use hyper_sdk::{Error, Result};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -28,6 +28,8 @@ pub(crate) struct State {
     pub(crate) options: RegistryOptions,
     /// The same store, as the cache that it is.
     pub(crate) cache: Cached,
+    /// The pulls that wait to be noted; `None` when the store is not written.
+    pub(crate) pulls: Option<PullNotes>,
     pub(crate) metrics: Metrics,
     pub(crate) connections: Connections,
     pub(crate) readiness: Readiness,
@@ -160,7 +162,9 @@ impl State {
             }
             false => authenticator,
         };
+        let is_written = !options.read_only && store.capabilities().write;
         Ok(Self {
+            pulls: is_written.then(PullNotes::default),
             authenticator,
             authorizer,
             tokens,

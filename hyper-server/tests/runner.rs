@@ -37,6 +37,7 @@ mod suite {
     mod places;
     mod policy;
     mod program;
+    mod pulls;
     mod quotas;
     mod receiver;
     mod refresh_tokens;

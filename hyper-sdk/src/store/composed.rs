@@ -21,7 +21,9 @@ mod claim;
 mod collect;
 mod edges;
 mod expiry;
+mod links;
 mod own_keys;
+mod pulls;
 mod quotas;
 mod retain;
 mod scrub;
@@ -31,14 +33,13 @@ pub(super) use self::edges::edges;
 use self::upload::Upload;
 use super::blob::{BlobBackend, BlobKey, BlobStaging, StagedState};
 use super::errors::{
-    being_removed, blob_unknown, bytes_lost, digest_mismatch, is_being_removed, manifest_unknown,
-    repository_unknown, upload_unknown,
+    blob_unknown, bytes_lost, digest_mismatch, manifest_unknown, repository_unknown, upload_unknown,
 };
-use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, UploadRecord};
+use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, TagRecord, UploadRecord};
 use super::{
-    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
-    SharedEventLog, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PullNote,
+    PutManifest, QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions,
+    Scrubbed, SharedEventLog, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::clock::SharedClock;
 use crate::digest::Algorithm;
@@ -51,7 +52,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_util::io::ReaderStream;
 
 /// The default and the largest number of entries in a page.
@@ -62,13 +63,6 @@ const BLOB_MEDIA_TYPE: &str = "application/octet-stream";
 
 /// How long a new link is kept without a manifest that references the blob, in seconds.
 pub(crate) const LEASE: i64 = 24 * 60 * 60;
-
-/// The end of a lease is rounded up to a multiple of this, so that repeated pushes of a blob cause few writes.
-const LEASE_STEP: i64 = 10 * 60;
-
-/// How long a push waits for the collector that is removing its blob, and how often it asks.
-const REMOVAL_WAIT: Duration = Duration::from_secs(60);
-const REMOVAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Larger content is hashed on a blocking thread.
 const HASH_INLINE: usize = 256 * 1024;
@@ -147,87 +141,6 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     /// The metadata backend.
     pub fn meta(&self) -> &M {
         &self.0.meta
-    }
-
-    /// Links a blob. Waits while a garbage collector is removing it, or ends the removal of a dead one.
-    async fn link(
-        &self,
-        repository: &RepositoryName,
-        digest: &Digest,
-        size: u64,
-        key: BlobKey,
-        upload: Option<UploadId>,
-    ) -> Result<Descriptor> {
-        let change = Change::LinkBlob {
-            repository: repository.clone(),
-            digest: digest.clone(),
-            size,
-            key,
-            upload,
-            leased_until: self.leased_until(),
-        };
-        let waits_until = Instant::now() + REMOVAL_WAIT;
-        let mut right = None;
-        loop {
-            match self.0.meta.write(change.clone()).await {
-                // The removal may have ended since, so the state of the blob does not tell.
-                Err(e) if is_being_removed(&e) => {}
-                outcome => return outcome.map(|_| descriptor(digest, size)),
-            }
-            if Instant::now() >= waits_until {
-                return Err(being_removed(digest));
-            }
-            // The collector may have been killed. No other collector marks the blob again before this push is done, as
-            // it keeps the right to delete.
-            if right.is_none() {
-                right = self.0.blobs.deletion_right().await?;
-            }
-            match right {
-                Some(_) => self.end_removal(digest).await?,
-                None => tokio::time::sleep(REMOVAL_PAUSE).await,
-            }
-        }
-    }
-
-    /// Waits until no collector removes a blob that it has marked, or ends the removal of a dead one.
-    ///
-    /// # Errors
-    /// That of [`being_removed`] when it takes too long.
-    #[cfg(feature = "store-sql")]
-    pub(super) async fn wait_for_removal(&self, digest: &Digest) -> Result<()> {
-        let waits_until = Instant::now() + REMOVAL_WAIT;
-        loop {
-            let records = self.0.meta.blobs(std::slice::from_ref(digest)).await?;
-            if records.iter().flatten().all(|record| record.condemned.is_none()) {
-                return Ok(());
-            }
-            if Instant::now() >= waits_until {
-                return Err(being_removed(digest));
-            }
-            match self.0.blobs.deletion_right().await? {
-                Some(_right) => self.end_removal(digest).await?,
-                None => tokio::time::sleep(REMOVAL_PAUSE).await,
-            }
-        }
-    }
-
-    /// The end of the lease of a new link.
-    fn leased_until(&self) -> i64 {
-        let end = self.1.now().saturating_add(LEASE);
-        end.saturating_add(LEASE_STEP - 1).div_euclid(LEASE_STEP).saturating_mul(LEASE_STEP)
-    }
-
-    /// Gives the link of a blob the lease of a new one, if its own ends more than `slack` seconds before.
-    async fn lease(&self, repository: &RepositoryName, digest: &Digest, slack: i64) -> Result<u64> {
-        let leased = self.0.meta.leased_blob(repository, digest).await?;
-        let (record, end) = leased.ok_or_else(|| blob_unknown(repository, digest))?;
-        self.check_bytes(repository, &record).await?;
-        let (size, until) = (record.size, self.leased_until());
-        if self.0.meta.writable() && end < until - slack {
-            let (repository, digest) = (repository.clone(), digest.clone());
-            self.0.meta.write(Change::LeaseBlob { repository, digest, until }).await?;
-        }
-        Ok(size)
     }
 
     /// The row of a blob, even when its bytes are missing.
@@ -563,6 +476,16 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         self.retain_tags(&options).await
+    }
+
+    async fn note_pulls(&self, pulls: Vec<PullNote>, lost: bool) -> Result<()> {
+        self.write_pulls(pulls, lost).await
+    }
+
+    async fn list_tag_records(&self, repository: &RepositoryName, page: Page) -> Result<Listing<TagRecord>> {
+        let limit = page.limit.unwrap_or(MAX_PAGE).min(MAX_PAGE);
+        let tags = self.0.meta.tag_records(repository, page.after.as_deref(), limit).await?;
+        tags.ok_or_else(|| repository_unknown(repository))
     }
 
     fn event_log(&self) -> Option<SharedEventLog> {

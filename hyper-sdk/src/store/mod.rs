@@ -32,6 +32,8 @@ mod local_name;
 pub mod meta;
 #[cfg(feature = "store-sql")]
 mod portable;
+mod pull_note;
+mod pulls;
 mod quota;
 mod range;
 mod retention;
@@ -64,6 +66,8 @@ pub(crate) use local_name::{base_repository, is_of_bases, is_of_records};
 pub use local_name::{find_local, is_internal, local_reference, local_repository};
 #[cfg(feature = "store-sql")]
 pub use portable::Portable;
+pub use pull_note::{PULL_LAG, PullNote};
+pub use pulls::PullNotes;
 pub use quota::{
     QuotaCheck, QuotaCounts, QuotaLimits, QuotaNamespace, QuotaResource, QuotaRule, QuotaRules, QuotaUse,
 };
@@ -79,6 +83,7 @@ pub use tag_guard::{DeleteTarget, TagChange, TagGuard};
 pub use upload::{BlobUpload, UploadId, UploadOptions};
 
 use crate::breaker::Breaker;
+use self::meta::TagRecord;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::{Digest, Result};
@@ -418,6 +423,26 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     /// [`crate::ErrorKind::Unavailable`] when the clock goes back during the run. What was deleted before an error is gone.
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         let _ = options;
+        Err(crate::Error::unsupported("the store does not know when its tags were pushed"))
+    }
+
+    /// Notes that these manifests were pulled: by [`PullNotes::write`], which collects them. What is gone is left out. The first call,
+    /// also one without pulls, begins the notes: what has none was not pulled since. With `lost`, and after a day without a call,
+    /// they begin anew. A store that notes no pulls does nothing.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when the store cannot be written. Some may be noted then.
+    async fn note_pulls(&self, pulls: Vec<PullNote>, lost: bool) -> Result<()> {
+        let _ = (pulls, lost);
+        Ok(())
+    }
+
+    /// [`RegistryStore::list_tags`], each tag with its manifest, and with when it was last pushed and pulled.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when the store does not know when its tags were pushed.
+    async fn list_tag_records(&self, repository: &RepositoryName, page: Page) -> Result<Listing<TagRecord>> {
+        let _ = (repository, page);
         Err(crate::Error::unsupported("the store does not know when its tags were pushed"))
     }
 

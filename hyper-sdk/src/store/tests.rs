@@ -217,6 +217,8 @@ mod own_keys;
 #[cfg(feature = "store-postgres")]
 mod postgres;
 #[cfg(feature = "store-sql")]
+mod pulls;
+#[cfg(feature = "store-sql")]
 mod retention;
 #[cfg(feature = "store-sql")]
 mod retention_races;

@@ -4,12 +4,15 @@ use super::{Outcome, json, set};
 use crate::call::Call;
 use axum::response::Response;
 use http::header::{self, HeaderName, HeaderValue};
+use hyper_sdk::clock::rfc3339;
 use hyper_sdk::oci::{Descriptor, ImageIndex};
 use hyper_sdk::reference::ManifestReference;
 use hyper_sdk::store::Page;
+use hyper_sdk::store::meta::TagRecord;
 use hyper_sdk::{Digest, ErrorKind, RepositoryName, Tag, media_type};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 static FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
@@ -48,6 +51,29 @@ pub(super) async fn tags(call: &Call<'_>, repository: &RepositoryName, page: Pag
             &mut response,
             &format!("/v2/{repository}/tags/list?n={limit}&last={}", encode(last.as_str())),
         );
+    }
+    Ok(response)
+}
+
+/// The tags with their manifests, and with when they were last pushed and pulled.
+pub(super) async fn tag_records(call: &Call<'_>, repository: &RepositoryName, page: Page) -> Outcome {
+    let limit = page.limit.unwrap_or(usize::MAX).min(call.options.limits.page_entries);
+    let asked = Page { limit: Some(limit.max(1)), after: page.after };
+    let mut listing = call.store.list_tag_records(repository, asked).await?;
+    listing.items.truncate(limit);
+    let entry = |record: &TagRecord| {
+        json!({
+            "tag": record.tag,
+            "digest": record.digest,
+            "pushed": rfc3339(record.pushed_at),
+            "pulled": record.pulled_at.map(rfc3339),
+        })
+    };
+    let tags: Vec<Value> = listing.items.iter().map(entry).collect();
+    let mut response = json(json!({ "name": repository, "tags": tags }).to_string().into_bytes());
+    if let Some(last) = listing.items.last().filter(|_| listing.more) {
+        let last = encode(last.tag.as_str());
+        link_next(&mut response, &format!("/v2/{repository}/_hyper/tags?n={limit}&last={last}"));
     }
     Ok(response)
 }
@@ -186,15 +212,21 @@ pub(super) fn extensions(call: &Call<'_>, repository: Option<&RepositoryName>) -
             endpoints: vec![format!("{root}/v2/_catalog")],
         });
     }
-    if call.options.events.is_some() {
+    let has_events = call.options.events.is_some();
+    let own = match repository {
+        None => vec![has_events.then(|| format!("{root}/v2/_hyper/events"))],
+        Some(_) => vec![
+            Some(format!("{prefix}/_hyper/tags")),
+            has_events.then(|| format!("{prefix}/_hyper/tags/TAG/history")),
+        ],
+    };
+    let endpoints: Vec<String> = own.into_iter().flatten().collect();
+    if !endpoints.is_empty() {
         extensions.push(Extension {
             name: "_hyper",
-            description: "Events of the registry, and what tags have named",
+            description: "Events of the registry, and its tags: when they were pushed and pulled, and what they have named",
             url: "https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md",
-            endpoints: vec![match repository {
-                None => format!("{root}/v2/_hyper/events"),
-                Some(_) => format!("{prefix}/_hyper/tags/TAG/history"),
-            }],
+            endpoints,
         });
     }
     json(serde_json::to_vec(&Extensions { extensions }).expect("strings always serialise"))

@@ -35,6 +35,9 @@ pub(super) async fn get(
 ) -> Outcome {
     let manifest = call.cache.manifest(repository, reference).await;
     let manifest = manifest.map_err(|e| unreadable(e, repository, reference))?;
+    if let Some(pulls) = &call.pulls {
+        pulls.note(repository, reference, &manifest);
+    }
     let known = ContentHeaders::new(&manifest);
     if let Some(response) = not_modified(call, &known.digest, &known.etag) {
         return Ok(response);

@@ -64,6 +64,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
             events::tag_history(call, &repository, &tag, (limit, before)).await
         }
         Endpoint::Tags { repository, page } => lists::tags(call, &repository, page).await,
+        Endpoint::TagRecords { repository, page } => lists::tag_records(call, &repository, page).await,
         Endpoint::Referrers { repository, digest, artifact_type, after } => {
             lists::referrers(call, &repository, &digest, artifact_type.as_deref(), after.as_ref()).await
         }

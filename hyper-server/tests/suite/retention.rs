@@ -47,6 +47,7 @@ fn newest(count: usize, every: Duration) -> Retention {
         tags: vec![TextPattern::of_tags("*").unwrap()],
         keep_newest: Some(count),
         keep_younger_than: None,
+        keep_pulled_within: None,
         keep_tags: vec![TextPattern::of_tags("latest").unwrap()],
     };
     Retention { every, rules: Arc::new(RetentionRules::new(vec![rule]).unwrap()) }

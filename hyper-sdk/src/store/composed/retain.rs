@@ -50,6 +50,8 @@ struct Run<'a, B, M> {
     options: &'a RetainOptions,
     /// The time by which all tags are judged.
     now: i64,
+    /// Since when pulls are noted, if a rule asks about them.
+    noted_since: Option<i64>,
     retained: Retained,
     /// Who has the right to delete tags, in a regular run.
     turn: Option<RetentionTurn>,
@@ -102,12 +104,17 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             self.writable()?;
         }
         let now = self.0.meta.fetch_time().await?;
+        let noted_since = match options.rules.asks_about_pulls() {
+            true => self.0.meta.pulls_noted_since().await?,
+            false => None,
+        };
         let (retained, renewed) = (Retained::default(), Instant::now());
         let turn = options.turn.filter(|_| !options.dry_run && options.repository.is_none());
         let mut run = Run {
             store: self,
             options,
             now,
+            noted_since,
             retained,
             turn,
             renewed,
@@ -143,13 +150,15 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     async fn delete_tags(
         self,
         decisions: Vec<TagDecision>,
+        unpulled: Vec<Option<i64>>,
         judged_at: i64,
         observer: Option<RetentionObserver>,
     ) -> (Vec<TagDecision>, Result<()>) {
         let mut untold = Untold { decisions, observer };
-        let going = untold.decisions.iter().filter(|decision| decision.goes()).map(|decision| {
+        let all = untold.decisions.iter().zip(unpulled);
+        let going = all.filter(|(decision, _)| decision.goes()).map(|(decision, unpulled_since)| {
             let (repository, record) = (decision.repository.clone(), decision.record.clone());
-            self.0.meta.write(Change::ExpireTag { repository, record, judged_at })
+            self.0.meta.write(Change::ExpireTag { repository, record, judged_at, unpulled_since })
         });
         let mut written = join_all(going.collect::<Vec<_>>()).await.into_iter();
         let mut failed = Ok(());
@@ -255,7 +264,8 @@ impl<B: BlobBackend, M: MetaBackend> Run<'_, B, M> {
     /// Returns whether the repository exists, as far as it was looked for.
     async fn repository(&mut self, repository: &RepositoryName) -> Result<bool> {
         let options = self.options;
-        let mut judge = Judge::new(&options.rules, repository, options.protection.as_ref(), self.now);
+        let times = (self.now, self.noted_since);
+        let mut judge = Judge::new(&options.rules, repository, options.protection.as_ref(), times);
         if judge.has_rules() {
             self.retained.repositories += 1;
         } else if options.repository.is_none() {
@@ -386,7 +396,8 @@ impl<B: BlobBackend, M: MetaBackend> Run<'_, B, M> {
             }
             let (store, observer) = (self.store.clone(), self.options.observer.clone());
             let by = ChangeContext::current().map(|by| ChangeContext::clone(&by)).unwrap_or_default();
-            let deleting = tokio::spawn(by.scope(store.delete_tags(decisions, self.now, observer)));
+            let unpulled = decisions.iter().map(|decision| judge.unpulled_since(decision)).collect();
+            let deleting = tokio::spawn(by.scope(store.delete_tags(decisions, unpulled, self.now, observer)));
             (decisions, outcome) = deleting
                 .await
                 .map_err(|e| Error::internal("a deletion of tags was interrupted").with_source(e))?;

@@ -7,6 +7,7 @@ mod guards;
 mod holds;
 mod keepers;
 mod paging;
+mod pulls;
 mod quotas;
 mod scrub;
 mod sessions;
@@ -66,6 +67,8 @@ struct State {
     holds: Holds,
     quotas: Quotas,
     events: Events,
+    /// Since when pulls are noted, and when that was last told.
+    pulls_noted: Option<(i64, i64)>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +83,8 @@ struct Repository {
     /// How many manifests reference each blob or manifest.
     references: HashMap<Digest, usize>,
     tags: BTreeMap<String, Tagged>,
+    /// When tags and manifests were last pulled, by the text of the tag or of the digest.
+    pulled: HashMap<String, i64>,
     referrers: HashMap<Digest, BTreeSet<Digest>>,
     /// Whether the last manifest was deleted and nothing was pushed since.
     emptied: bool,
@@ -225,7 +230,7 @@ impl State {
 
     fn delete_tag(&mut self, name: &RepositoryName, tag: &Tag) -> Result<u64> {
         let repository = self.repositories.get_mut(name.as_str());
-        let gone = repository.and_then(|r| r.tags.remove(tag.as_str()));
+        let gone = repository.and_then(|r| r.remove_tag(tag.as_str()));
         gone.map(|_| 0).ok_or_else(|| manifest_unknown(name, tag))
     }
 
@@ -250,7 +255,15 @@ impl State {
                 }
             }
         }
-        repository.tags.retain(|_, tagged| tagged.digest != *digest);
+        let Repository { tags, pulled, .. } = repository;
+        pulled.remove(digest.as_str());
+        tags.retain(|tag, tagged| {
+            let stays = tagged.digest != *digest;
+            if !stays {
+                pulled.remove(tag);
+            }
+            stays
+        });
         if let Some(subject) = manifest.subject()
             && let Some(referrers) = repository.referrers.get_mut(&subject.digest)
         {
@@ -427,6 +440,10 @@ impl MetaBackend for MemoryMeta {
 
     async fn last_retention(&self) -> Result<Option<i64>> {
         Ok(self.state().retention.place.ended_at)
+    }
+
+    async fn pulls_noted_since(&self) -> Result<Option<i64>> {
+        Ok(self.state().pulls_since(self.0.clock.now()))
     }
 
     async fn bytes_held(&self) -> Result<bool> {

@@ -48,6 +48,22 @@ pub struct TagRecord {
     pub digest: Digest,
     /// When it was last pushed, to this manifest or again to it, in seconds since 1970 by the clock of the backend.
     pub pushed_at: i64,
+    /// When it was last pulled, or its manifest by digest or by another tag, as far as that is noted
+    /// ([`Change::NotePulls`](super::Change::NotePulls)): in seconds since 1970, and up to [`PULL_LAG`](crate::store::PULL_LAG)
+    /// earlier than it was.
+    pub pulled_at: Option<i64>,
+}
+
+/// For how many seconds a note of a pull is not replaced, as several servers note the same pulls.
+pub(in crate::store) const NOTE_AGAIN: i64 = 10 * 60;
+
+/// When nobody has told for so many seconds that pulls are noted, they may not have been: nothing is known then, and the notes begin
+/// anew. Servers tell it every hour.
+pub(in crate::store) const NOTES_GAP: i64 = 24 * 60 * 60;
+
+/// Whether a pull is noted again. A note of a time to come was made before the clock was set back.
+pub(in crate::store) fn is_noted_again(noted_at: i64, now: i64) -> bool {
+    noted_at <= now.saturating_sub(NOTE_AGAIN) || noted_at > now
 }
 
 /// How far a scrub is.

@@ -34,14 +34,24 @@ pub enum TagReason {
         /// Until when, in seconds since 1970.
         until: i64,
     },
+    /// It stays because it was pulled, or because it may have been: of one without a note the time of its push counts, or that
+    /// when the notes began.
+    Pulled {
+        /// Until when, in seconds since 1970.
+        until: i64,
+    },
+    /// It stays because the store does not note pulls yet.
+    Unnoted,
     /// It goes: nothing keeps it.
     Expired {
         /// How many newer ones there are at least, if the rule counts them.
         newer: Option<usize>,
         /// Until when it was kept by its age, in seconds since 1970.
         young_until: Option<i64>,
+        /// Until when it was kept by its last pull, in seconds since 1970.
+        pulled_until: Option<i64>,
     },
-    /// It stays for now: it was pushed again, moved or deleted after it was judged.
+    /// It stays for now: it was pushed again, pulled, moved or deleted after it was judged.
     Changed,
     /// It may be gone or not: the store failed while it was deleted.
     Unconfirmed,
@@ -66,11 +76,11 @@ impl TagDecision {
         matches!(self.reason, TagReason::Expired { .. })
     }
 
-    /// When it goes if nothing is pushed, in seconds since 1970; `None` when it stays then. One of the newest may go when newer ones
+    /// When it goes if nothing is pushed or pulled, in seconds since 1970; `None` when it stays then. One of the newest may go when newer ones
     /// are pushed.
     pub fn goes_at(&self) -> Option<i64> {
         match &self.reason {
-            TagReason::Young { until } => Some(*until),
+            TagReason::Young { until } | TagReason::Pulled { until } => Some(*until),
             _ => None,
         }
     }
@@ -88,6 +98,8 @@ impl TagReason {
             Self::Ahead => "ahead",
             Self::Newest { .. } => "newest",
             Self::Young { .. } => "young",
+            Self::Pulled { .. } => "pulled",
+            Self::Unnoted => "unnoted",
             Self::Expired { .. } => "expired",
             Self::Changed => "changed",
             Self::Unconfirmed => "unconfirmed",
@@ -112,13 +124,17 @@ impl fmt::Display for TagReason {
                 }
             }
             Self::Young { until } => write!(f, "it is young enough until {}", rfc3339(*until)),
-            Self::Expired { newer, young_until } => {
+            Self::Pulled { until } => write!(f, "it counts as pulled until {}", rfc3339(*until)),
+            Self::Unnoted => f.write_str("pulls are not noted yet"),
+            Self::Expired { newer, young_until, pulled_until } => {
                 let newer = newer.map(|count| format!("{count} are newer"));
                 let old = young_until.map(|until| format!("it was young enough until {}", rfc3339(until)));
-                let reasons: Vec<String> = newer.into_iter().chain(old).collect();
+                let unused =
+                    pulled_until.map(|until| format!("it counted as pulled until {}", rfc3339(until)));
+                let reasons: Vec<String> = newer.into_iter().chain(old).chain(unused).collect();
                 f.write_str(&reasons.join(", and "))
             }
-            Self::Changed => f.write_str("it was pushed again, moved or deleted just now"),
+            Self::Changed => f.write_str("it was pushed again, pulled, moved or deleted just now"),
             Self::Unconfirmed => f.write_str("the store failed while it was deleted, so it may be gone"),
         }
     }

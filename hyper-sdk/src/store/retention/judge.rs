@@ -53,6 +53,8 @@ pub(in crate::store) struct Judge<'a> {
     rules: Vec<(usize, &'a RetentionRule, Newest)>,
     protection: Option<&'a TagProtection>,
     now: i64,
+    /// Since when pulls are noted, if they are.
+    noted_since: Option<i64>,
 }
 
 impl<'a> Judge<'a> {
@@ -60,13 +62,13 @@ impl<'a> Judge<'a> {
         rules: &'a RetentionRules,
         repository: &'a RepositoryName,
         protection: Option<&'a TagProtection>,
-        now: i64,
+        (now, noted_since): (i64, Option<i64>),
     ) -> Self {
         let rules = match is_internal(repository) {
             true => Vec::new(),
             false => rules.of(repository).map(|(at, rule)| (at, rule, Newest::default())).collect(),
         };
-        Self { repository, rules, protection, now }
+        Self { repository, rules, protection, now, noted_since }
     }
 
     /// Whether a rule is about tags of the repository.
@@ -136,6 +138,12 @@ impl<'a> Judge<'a> {
         self.by_name(self.rules[place].1, &decision.record.tag)
     }
 
+    /// The last time at which a tag that goes may have been pulled.
+    pub(in crate::store) fn unpulled_since(&self, decision: &TagDecision) -> Option<i64> {
+        let (_, rule, _) = self.rules.iter().find(|(at, ..)| decision.rule == Some(*at))?;
+        Some(self.now.saturating_sub(rule.pulled_within()?))
+    }
+
     /// How many tags were counted as the newest.
     pub(in crate::store) fn counted(&self) -> usize {
         self.rules.iter().map(|(_, _, newest)| newest.0.len()).sum()
@@ -162,18 +170,31 @@ impl<'a> Judge<'a> {
         if record.pushed_at > self.now {
             return TagReason::Ahead;
         }
-        let until = rule.age().map(|age| record.pushed_at.saturating_add(age));
-        let young = until.filter(|until| *until > self.now);
-        match (rule.keep_newest.filter(|count| newest.has(record, *count)), young) {
-            (Some(count), young_until) => TagReason::Newest { count, young_until },
-            (None, Some(until)) => TagReason::Young { until },
-            (None, None) => TagReason::Expired { newer: rule.keep_newest, young_until: until },
+        let young_until = rule.age().map(|age| record.pushed_at.saturating_add(age));
+        let young = young_until.filter(|until| *until > self.now);
+        if let Some(count) = rule.keep_newest.filter(|count| newest.has(record, *count)) {
+            return TagReason::Newest { count, young_until: young };
+        }
+        let pulled_until = match (rule.pulled_within(), self.noted_since) {
+            (Some(_), None) => return TagReason::Unnoted,
+            (Some(within), Some(since)) => {
+                let last = record.pulled_at.unwrap_or(i64::MIN).max(record.pushed_at).max(since);
+                Some(last.saturating_add(within))
+            }
+            (None, _) => None,
+        };
+        match (young, pulled_until.filter(|until| *until > self.now)) {
+            (Some(young), Some(until)) if until > young => TagReason::Pulled { until },
+            (Some(until), _) => TagReason::Young { until },
+            (None, Some(until)) => TagReason::Pulled { until },
+            (None, None) => TagReason::Expired { newer: rule.keep_newest, young_until, pulled_until },
         }
     }
 }
 
 impl RetentionRules {
-    /// Decides about all tags of a repository, in their order, at a time in seconds since 1970. Tags that belong to an image by
+    /// Decides about all tags of a repository, in their order, at a time in seconds since 1970. The pulls in them are taken as all
+    /// that there were. Tags that belong to an image by
     /// their name stay ([`TagReason::Attached`]): only a store knows whether the image is there.
     pub fn plan(
         &self,
@@ -182,7 +203,7 @@ impl RetentionRules {
         protection: Option<&TagProtection>,
         now: i64,
     ) -> Vec<TagDecision> {
-        let mut judge = Judge::new(self, repository, protection, now);
+        let mut judge = Judge::new(self, repository, protection, (now, Some(i64::MIN)));
         let is_attached = |record: &TagRecord| image_of(record).is_some();
         tags.iter().for_each(|record| judge.count(record, is_attached(record)));
         tags.iter().map(|record| judge.decide(record.clone(), is_attached(record))).collect()

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   tag ── first rule that matches it ── what keeps it? ── nothing: it is deleted
-//!              │ none: it stays            protected, a name, the newest N, an age
+//!              │ none: it stays            protected, a name, the newest N, an age, a pull
 //! ```
 //!
 //! # Invariants
@@ -12,6 +12,8 @@
 //! - A tag that belongs to an image by its name, as a signature does, stays as long as the image is there, and takes no place.
 //! - A tag whose time lies ahead of the clock stays and takes no place: the clock was set back since.
 //! - A tag is deleted in a transaction that checks that it is what was judged ([`Change::ExpireTag`]).
+//! - What was never pulled counts as pulled when it was pushed, and when the store began to note pulls. Where that is not known it
+//!   stays.
 //! - Memory depends on `keep_newest` and not on the number of tags.
 //!
 //! [`Change::ExpireTag`]: super::meta::Change::ExpireTag

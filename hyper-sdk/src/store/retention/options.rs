@@ -35,6 +35,7 @@ pub type RetentionObserver = Arc<dyn Fn(&TagDecision) + Send + Sync>;
 ///     tags: vec![TextPattern::of_tags("*")?],
 ///     keep_newest: Some(2),
 ///     keep_younger_than: None,
+///     keep_pulled_within: None,
 ///     keep_tags: Vec::new(),
 /// }])?;
 /// let retained = store.retain(RetainOptions::new(rules)).await?;
@@ -99,6 +100,6 @@ pub struct Retained {
     pub tags: u64,
     /// How many tags were deleted.
     pub removed: u64,
-    /// How many would have gone, but were pushed again, moved or deleted during the run.
+    /// How many would have gone, but were pushed again, pulled, moved or deleted during the run.
     pub changed: u64,
 }

@@ -1,6 +1,7 @@
 //! The rules, and the checks that keep a mistake from deleting anything.
 
 use crate::reference::{RepositoryName, RepositoryPattern, Tag, TextPattern};
+use crate::store::PULL_LAG;
 use crate::{Error, Result};
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ pub struct RetentionRule {
     pub keep_newest: Option<usize>,
     /// Keeps tags that were pushed less than this ago.
     pub keep_younger_than: Option<Duration>,
+    /// Keeps tags that were pulled less than this ago, or whose manifest was, also by its digest. One that was not pulled counts
+    /// from its push, and from when the store began to note pulls.
+    pub keep_pulled_within: Option<Duration>,
     /// Keeps tags by their names. They do not count as the newest.
     pub keep_tags: Vec<TextPattern>,
 }
@@ -31,9 +35,12 @@ impl RetentionRule {
 
     /// The age up to which a tag stays, in seconds, rounded up.
     pub(super) fn age(&self) -> Option<i64> {
-        let age = self.keep_younger_than?;
-        let seconds = age.as_secs().saturating_add(u64::from(age.subsec_nanos() > 0));
-        Some(i64::try_from(seconds).unwrap_or(i64::MAX))
+        self.keep_younger_than.map(seconds)
+    }
+
+    /// For how many seconds a tag stays after the noted time of its last pull, which may be earlier than that.
+    pub(in crate::store) fn pulled_within(&self) -> Option<i64> {
+        self.keep_pulled_within.map(|within| seconds(within).saturating_add(PULL_LAG))
     }
 
     /// Whether another rule, which comes first, surely decides about everything that this one is about.
@@ -60,15 +67,27 @@ impl RetentionRule {
         if self.keep_younger_than == Some(Duration::ZERO) {
             return Err(Error::invalid("the rule keeps tags of an age of 0: use a longer time"));
         }
-        if self.keep_newest.is_none() && self.keep_younger_than.is_none() && !self.keeps_all() {
+        if self.keep_pulled_within == Some(Duration::ZERO) {
+            return Err(Error::invalid(
+                "the rule keeps tags that were pulled within a time of 0: use a longer one",
+            ));
+        }
+        let keeps_by_time = self.keep_younger_than.is_some() || self.keep_pulled_within.is_some();
+        if self.keep_newest.is_none() && !keeps_by_time && !self.keeps_all() {
             // Names alone look like a protection, and would delete everything else at once.
             return Err(Error::invalid(
-                "the rule must keep the newest tags or tags up to an age; names alone are enough only if they keep all tags \
-                 of the rule",
+                "the rule must keep the newest tags, tags up to an age or tags that are pulled; names alone are enough only if \
+                 they keep all tags of the rule",
             ));
         }
         Ok(())
     }
+}
+
+/// A time in seconds, rounded up.
+fn seconds(time: Duration) -> i64 {
+    let seconds = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 /// Rules in their order: the first one that is about a tag decides about it.
@@ -84,10 +103,11 @@ impl RetentionRule {
 ///     tags: vec![TextPattern::of_tags("*")?],
 ///     keep_newest: Some(1),
 ///     keep_younger_than: None,
+///     keep_pulled_within: None,
 ///     keep_tags: vec![TextPattern::of_tags("latest")?],
 /// }])?;
 /// let tag = |name: &str, pushed_at| {
-///     Ok::<_, hyper_sdk::Error>(TagRecord { tag: Tag::parse(name)?, digest: Digest::sha256(name), pushed_at })
+///     Ok::<_, hyper_sdk::Error>(TagRecord { tag: Tag::parse(name)?, digest: Digest::sha256(name), pushed_at, pulled_at: None })
 /// };
 /// let tags = [tag("1", 10)?, tag("2", 20)?, tag("latest", 5)?];
 /// let plan = rules.plan(&RepositoryName::parse("team/app")?, &tags, None, 100);
@@ -147,6 +167,11 @@ impl RetentionRules {
             }
         }
         Ok(())
+    }
+
+    /// Whether a rule keeps tags that are pulled.
+    pub fn asks_about_pulls(&self) -> bool {
+        self.0.iter().any(|rule| rule.keep_pulled_within.is_some())
     }
 
     /// The rules.

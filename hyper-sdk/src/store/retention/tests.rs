@@ -13,7 +13,7 @@ fn name(text: &str) -> RepositoryName {
 }
 
 fn record(tag: &str, pushed_at: i64) -> TagRecord {
-    TagRecord { tag: Tag::parse(tag).unwrap(), digest: Digest::sha256(tag), pushed_at }
+    TagRecord { tag: Tag::parse(tag).unwrap(), digest: Digest::sha256(tag), pushed_at, pulled_at: None }
 }
 
 fn rule(
@@ -28,6 +28,7 @@ fn rule(
         tags: vec![TextPattern::of_tags(tags).unwrap()],
         keep_newest: newest,
         keep_younger_than: age.map(Duration::from_secs),
+        keep_pulled_within: None,
         keep_tags: keep.iter().map(|text| TextPattern::of_tags(text).unwrap()).collect(),
     }
 }

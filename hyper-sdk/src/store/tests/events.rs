@@ -140,6 +140,7 @@ async fn retention_and_collection_say_who_they_are() {
         tags: vec![crate::TextPattern::of_tags("b1").unwrap()],
         keep_newest: None,
         keep_younger_than: Some(Duration::from_secs(1)),
+        keep_pulled_within: None,
         keep_tags: Vec::new(),
     };
     let rules = Arc::new(RetentionRules::new(vec![rule]).unwrap());

@@ -136,6 +136,11 @@ async fn the_metadata_suite_catches_every_fault() {
         PushedAgainExpires by a_tag_expires_if_it_is_what_it_was, a_tag_that_is_pushed_again_does_not_expire;
         EverybodyRetains by one_holder_deletes_old_tags_at_a_time;
         LastRunForgotten by one_holder_deletes_old_tags_at_a_time;
+        PulledExpires by a_tag_that_was_pulled_since_does_not_expire;
+        PullsUnnoted by pulls_are_noted, a_tag_that_was_pulled_since_does_not_expire;
+        DigestsUnnoted by pulls_are_noted;
+        LossForgotten by notes_of_pulls_begin_once;
+        NotesNeverBegin by notes_of_pulls_begin_once;
         ExpiresByAnyTime by no_tag_expires_by_a_time_to_come;
         ManifestsOfAnyRepository by manifests_are_found_without_their_bytes;
         AuthorForgotten by the_author_of_a_change_is_recorded;

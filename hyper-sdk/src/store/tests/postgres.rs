@@ -370,7 +370,7 @@ async fn servers_that_start_together_migrate_once() {
     let ids = futures::future::try_join_all(starts.collect::<Vec<_>>()).await.unwrap();
     assert!(ids.iter().all(|id| *id == ids[0] && id.len() == 32), "{ids:?}");
     let database = url.split(['/', '?']).nth(3).unwrap();
-    assert_eq!(server.sql(database, "SELECT count(*), max(version) FROM schema_version").trim(), "13|13");
+    assert_eq!(server.sql(database, "SELECT count(*), max(version) FROM schema_version").trim(), "14|14");
     server.sql(database, "INSERT INTO schema_version VALUES (99, 0)");
     let e = SqlMeta::connect(PostgresOptions::parse(&url).unwrap()).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Unsupported);

@@ -198,7 +198,7 @@ async fn make(meta: &dyn MetaBackend, step: &Step) -> Result<bool> {
             let found = tags.into_iter().flat_map(|page| page.items).find(|one| one.tag == tag(*number));
             let Some(record): Option<TagRecord> = found else { return Ok(false) };
             let judged_at = record.pushed_at;
-            Change::ExpireTag { repository: name(from), record, judged_at }
+            Change::ExpireTag { repository: name(from), record, judged_at, unpulled_since: None }
         }
     };
     let counts =

@@ -35,6 +35,7 @@ pub(super) fn rules(newest: Option<usize>, hours: Option<u64>) -> RetainOptions 
         tags: vec![TextPattern::of_tags("*").unwrap()],
         keep_newest: newest,
         keep_younger_than: hours.map(|hours| Duration::from_secs(hours * 3600)),
+        keep_pulled_within: None,
         keep_tags: vec![TextPattern::of_tags("latest").unwrap()],
     };
     RetainOptions::new(RetentionRules::new(vec![rule]).unwrap())

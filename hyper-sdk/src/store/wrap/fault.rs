@@ -387,6 +387,10 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         self.1.run(self.0.last_retention()).await
     }
 
+    async fn pulls_noted_since(&self) -> Result<Option<i64>> {
+        self.1.run(self.0.pulls_noted_since()).await
+    }
+
     async fn scrub_place(&self) -> Result<ScrubPlace> {
         self.1.run(self.0.scrub_place()).await
     }

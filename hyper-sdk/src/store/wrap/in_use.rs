@@ -3,10 +3,12 @@
 use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
+use crate::store::meta::TagRecord;
 use crate::store::{
-    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
-    SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions, is_of_records,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PullNote,
+    PutManifest, QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions,
+    Scrubbed, SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    is_of_records,
 };
 use crate::{Digest, ErrorKind, Result};
 use async_trait::async_trait;
@@ -220,6 +222,14 @@ impl RegistryStore for InUse {
 
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         self.store.retain(options).await
+    }
+
+    async fn note_pulls(&self, pulls: Vec<PullNote>, lost: bool) -> Result<()> {
+        self.store.note_pulls(pulls, lost).await
+    }
+
+    async fn list_tag_records(&self, repository: &RepositoryName, page: Page) -> Result<Listing<TagRecord>> {
+        self.store.list_tag_records(repository, page).await
     }
 
     fn event_log(&self) -> Option<SharedEventLog> {

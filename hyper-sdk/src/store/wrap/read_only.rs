@@ -4,11 +4,12 @@ use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::read_only;
+use crate::store::meta::TagRecord;
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, ConsumerHold, DeleteTarget, Event,
-    EventConsumer, EventLimits, EventLog, EventPage, EventRules, EventStart, Listing, Page, PutManifest,
-    QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
-    SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    EventConsumer, EventLimits, EventLog, EventPage, EventRules, EventStart, Listing, Page, PullNote,
+    PutManifest, QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions,
+    Scrubbed, SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -185,6 +186,14 @@ impl RegistryStore for ReadOnly {
             true => self.0.retain(options).await,
             false => rejected("delete tags"),
         }
+    }
+
+    async fn note_pulls(&self, _: Vec<PullNote>, _: bool) -> Result<()> {
+        rejected("note pulls")
+    }
+
+    async fn list_tag_records(&self, repository: &RepositoryName, page: Page) -> Result<Listing<TagRecord>> {
+        self.0.list_tag_records(repository, page).await
     }
 
     fn event_log(&self) -> Option<SharedEventLog> {

@@ -112,7 +112,13 @@ pub async fn a_deletion_has_its_events(opener: MetaOpener) {
     write(Change::DeleteTag { repository: a.clone(), tag: tag("x") }).await;
     let listed = meta.tag_records(&a, Some("x"), 1).await.unwrap().unwrap();
     let [y] = &listed.items[..] else { panic!("{listed:?}") };
-    write(Change::ExpireTag { repository: a.clone(), record: y.clone(), judged_at: y.pushed_at }).await;
+    write(Change::ExpireTag {
+        repository: a.clone(),
+        record: y.clone(),
+        judged_at: y.pushed_at,
+        unpulled_since: None,
+    })
+    .await;
     let guarded =
         |target| Change::DeleteGuarded { repository: a.clone(), target, guard: TagGuard::new(|_, _| Ok(())) };
     let by_name = ManifestReference::Tag(tag("z"));
@@ -178,11 +184,11 @@ pub async fn what_is_not_changed_has_no_event(opener: MetaOpener) {
     ] {
         meta.write(rejected).await.unwrap_err();
     }
-    let record = TagRecord { tag: tag("v1"), digest: digest("x"), pushed_at: 0 };
+    let record = TagRecord { tag: tag("v1"), digest: digest("x"), pushed_at: 0, pulled_at: None };
     let digest = one.digest().clone();
     for nothing in [
         Change::CollectManifest { repository: a.clone(), digest, before: i64::MAX },
-        Change::ExpireTag { repository: a.clone(), record, judged_at: 0 },
+        Change::ExpireTag { repository: a.clone(), record, judged_at: 0, unpulled_since: None },
         collect(&a, "x", LATER),
     ] {
         assert_eq!(meta.write(nothing).await.unwrap(), 0);

@@ -9,6 +9,7 @@ mod events;
 mod guards;
 mod kit;
 mod manifests;
+mod pulls;
 mod reopened;
 mod scrub;
 mod tags;
@@ -19,6 +20,7 @@ pub use collection::*;
 pub use events::*;
 pub use guards::*;
 pub use manifests::*;
+pub use pulls::*;
 pub use reopened::*;
 pub use scrub::*;
 pub use tags::*;
@@ -88,6 +90,8 @@ macro_rules! meta_conformance {
             repositories_are_paged_in_byte_order, an_emptied_repository_is_not_listed,
             tags_are_listed_with_the_time_of_their_last_push, a_tag_expires_if_it_is_what_it_was,
             a_tag_that_is_pushed_again_does_not_expire, no_tag_expires_by_a_time_to_come,
+            pulls_are_noted, a_tag_that_was_pulled_since_does_not_expire, notes_of_pulls_begin_once,
+            notes_of_pulls_go_with_what_was_pulled, many_pulls_are_noted_at_once,
             manifests_are_found_without_their_bytes, one_holder_deletes_old_tags_at_a_time,
             a_guard_is_asked_about_tags_that_change, a_guard_protects_what_a_tag_needs,
             deleting_a_manifest_deletes_its_tags, deleting_a_tag_keeps_the_manifest, referrers_are_listed,

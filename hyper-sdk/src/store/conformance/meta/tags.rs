@@ -15,7 +15,7 @@ async fn records(meta: &dyn MetaBackend, after: Option<&str>, limit: usize) -> (
 async fn expire(meta: &dyn MetaBackend, record: &TagRecord) -> u64 {
     let (repository, record) = (repository("a"), record.clone());
     let judged_at = meta.fetch_time().await.unwrap();
-    meta.write(Change::ExpireTag { repository, record, judged_at }).await.unwrap()
+    meta.write(Change::ExpireTag { repository, record, judged_at, unpulled_since: None }).await.unwrap()
 }
 
 pub async fn tags_are_listed_with_the_time_of_their_last_push(opener: MetaOpener) {
@@ -55,8 +55,12 @@ pub async fn a_tag_expires_if_it_is_what_it_was(opener: MetaOpener) {
     for other in [earlier, moved] {
         assert_eq!(expire(&**meta, &other).await, 0, "{other:?}");
     }
-    let elsewhere =
-        Change::ExpireTag { repository: repository("absent"), record: v1.clone(), judged_at: v1.pushed_at };
+    let elsewhere = Change::ExpireTag {
+        repository: repository("absent"),
+        record: v1.clone(),
+        judged_at: v1.pushed_at,
+        unpulled_since: None,
+    };
     assert_eq!(meta.write(elsewhere).await.unwrap(), 0);
     assert_eq!(records(&**meta, None, 10).await.0, listed);
     for expected in [1, 0] {
@@ -91,7 +95,12 @@ pub async fn no_tag_expires_by_a_time_to_come(opener: MetaOpener) {
     let (listed, _) = records(&**meta, None, 10).await;
     let now = meta.fetch_time().await.unwrap();
     assert!((now - listed[0].pushed_at).abs() < 60, "it is the time that changes record");
-    let by = |judged_at| Change::ExpireTag { repository: a.clone(), record: listed[0].clone(), judged_at };
+    let by = |judged_at| Change::ExpireTag {
+        repository: a.clone(),
+        record: listed[0].clone(),
+        judged_at,
+        unpulled_since: None,
+    };
     for ahead in [60, i64::MAX - now] {
         let refused = meta.write(by(now + ahead)).await.unwrap_err();
         assert!(is_clock_back(&refused), "{refused}");

@@ -79,9 +79,10 @@ impl State {
             }
             Change::DeleteManifest { repository, digest } => self.delete_manifest(&repository, &digest),
             Change::DeleteTag { repository, tag } => self.delete_tag(&repository, &tag),
-            Change::ExpireTag { repository, record, judged_at } => {
-                self.expire_tag(&repository, &record, (judged_at, time))
+            Change::ExpireTag { repository, record, judged_at, unpulled_since } => {
+                self.expire_tag(&repository, &record, (judged_at, time), unpulled_since)
             }
+            Change::NotePulls { pulls, lost } => Ok(self.note_pulls(&pulls, lost, time)),
             Change::CountNamespace { namespace, .. } => Ok(self.count_namespace(namespace)),
             Change::ForgetNamespaces { .. } => Ok(self.forget_namespaces()),
             Change::StartUpload { record, resends } => {

@@ -4,7 +4,7 @@ use super::query::{Connection, query};
 use super::queue::Asked;
 use super::quotas::Quotas;
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{blobs, events, guards, holds, keepers, quotas as counts, scrub, sessions, tags};
+use super::{blobs, events, guards, holds, keepers, pulls, quotas as counts, scrub, sessions, tags};
 use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{
@@ -72,9 +72,10 @@ async fn apply_alone(db: &mut Connection<'_>, quotas: &Quotas, change: &Change) 
             delete_manifest(db, quotas, repository, digest).await
         }
         Change::DeleteTag { repository, tag } => delete_tag(db, quotas, repository, tag).await,
-        Change::ExpireTag { repository, record, judged_at } => {
-            tags::expire(db, quotas, repository, record, *judged_at).await
+        Change::ExpireTag { repository, record, judged_at, unpulled_since } => {
+            tags::expire(db, quotas, (repository, record), *judged_at, *unpulled_since).await
         }
+        Change::NotePulls { pulls, lost } => pulls::note_pulls(db, pulls, *lost).await,
         Change::DeleteGuarded { repository, target, guard } => {
             delete_guarded(db, quotas, (repository, target), guard).await
         }
@@ -324,6 +325,7 @@ async fn remove_manifest(
 ) -> sqlx::Result<()> {
     let covering = quotas.counted(db, name).await?;
     counts::unmade(db, &covering, (name, digest), id).await?;
+    pulls::forget_manifest(db, repository, id).await?;
     for text in [
         "DELETE FROM tags WHERE manifest_id = $1",
         "DELETE FROM manifest_refs WHERE manifest_id = $1",
@@ -359,5 +361,6 @@ async fn delete_tag(
         return Err(Stop::Refused(manifest_unknown(repository, tag)));
     }
     counts::untagged(db, &covering, repository, tag).await?;
+    pulls::forget_tag(db, repository, tag.as_str()).await?;
     Ok(0)
 }

@@ -22,6 +22,7 @@ mod holds;
 mod keepers;
 #[cfg(feature = "store-postgres")]
 mod postgres;
+mod pulls;
 mod query;
 mod queue;
 mod quotas;
@@ -434,6 +435,10 @@ impl MetaBackend for SqlMeta {
 
     async fn last_retention(&self) -> Result<Option<i64>> {
         self.find_last_retention().await
+    }
+
+    async fn pulls_noted_since(&self) -> Result<Option<i64>> {
+        self.find_pulls_since().await
     }
 
     async fn bytes_held(&self) -> Result<bool> {

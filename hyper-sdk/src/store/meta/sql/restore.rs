@@ -342,6 +342,10 @@ async fn finish(
     }
     let log = crate::store::UploadId::random()?;
     events::begin_anew(db, &log.as_str()[..16]).await?;
+    // What is restored may have been pulled before, whatever a server of the empty store has noted.
+    for text in ["DELETE FROM pulls", "DELETE FROM pull_notes"] {
+        query(text).execute(db).await?;
+    }
     query("DELETE FROM registry_name WHERE id = 2").execute(db).await?;
     if ancestors.is_some() {
         query("INSERT INTO registry_name (id, name) VALUES (2, $1)").bind(ancestors).execute(db).await?;

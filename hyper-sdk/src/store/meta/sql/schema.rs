@@ -7,7 +7,7 @@ use crate::{Error, ErrorKind, Result};
 use sqlx::{Connection as _, SqliteConnection};
 
 /// The migrations, version 1 first.
-pub(super) const MIGRATIONS: [&str; 13] = [
+pub(super) const MIGRATIONS: [&str; 14] = [
     include_str!("migrations/0001_registry.sql"),
     include_str!("migrations/0002_listed.sql"),
     include_str!("migrations/0003_collection.sql"),
@@ -20,6 +20,7 @@ pub(super) const MIGRATIONS: [&str; 13] = [
     include_str!("migrations/0010_refresh_tokens.sql"),
     include_str!("migrations/0011_events.sql"),
     include_str!("migrations/0012_counting.sql"),
+    include_str!("migrations/0013_pulls.sql"),
     include_str!("migrations/0014_given_up.sql"),
 ];
 

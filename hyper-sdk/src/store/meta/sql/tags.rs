@@ -1,13 +1,13 @@
 //! Tags with the time of their last push, and the removal of one that is what it was.
 
-use super::SqlMeta;
 use super::query::{Connection, query};
 use super::quotas::{Quotas, untagged};
 use super::rows::{Outcome, Stop};
+use super::{SqlMeta, pulls};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::Listing;
 use crate::store::errors::check_judged_at;
-use crate::store::meta::TagRecord;
+use crate::store::meta::{NOTES_GAP, TagRecord};
 use crate::{Digest, Result};
 
 impl SqlMeta {
@@ -28,8 +28,10 @@ impl SqlMeta {
         if limit == 0 {
             return Ok(Some(Listing { items: Vec::new(), more: false }));
         }
-        let rows: Vec<(String, String, i64)> = query(
-            "SELECT t.name, m.digest, t.updated_at FROM tags t JOIN manifests m ON m.id = t.manifest_id \
+        let rows: Vec<(String, String, i64, Option<i64>)> = query(
+            "SELECT t.name, m.digest, t.updated_at, (SELECT MAX(p.pulled_at) FROM pulls p \
+             WHERE p.repository_id = t.repository_id AND p.name IN (t.name, m.digest)) \
+             FROM tags t JOIN manifests m ON m.id = t.manifest_id \
              WHERE t.repository_id = $1 AND t.name > $2 ORDER BY t.name LIMIT $3",
         )
         .bind(id)
@@ -39,8 +41,9 @@ impl SqlMeta {
         .await
         .map_err(|e| self.failed(e))?;
         let more = rows.len() > limit;
-        let read = |(tag, digest, pushed_at): &(String, String, i64)| {
-            Ok(TagRecord { tag: Tag::parse(tag)?, digest: Digest::parse(digest)?, pushed_at: *pushed_at })
+        let read = |(tag, digest, pushed_at, pulled_at): &(String, String, i64, Option<i64>)| {
+            let (tag, digest) = (Tag::parse(tag)?, Digest::parse(digest)?);
+            Ok(TagRecord { tag, digest, pushed_at: *pushed_at, pulled_at: *pulled_at })
         };
         let items = rows.iter().take(limit).map(read).collect::<Result<_>>();
         Ok(Some(Listing { items: items.map_err(|e| self.damaged(e))?, more }))
@@ -82,9 +85,9 @@ impl SqlMeta {
 pub(super) async fn expire(
     db: &mut Connection<'_>,
     quotas: &Quotas,
-    repository: &RepositoryName,
-    record: &TagRecord,
+    (repository, record): (&RepositoryName, &TagRecord),
     judged_at: i64,
+    unpulled_since: Option<i64>,
 ) -> Outcome<u64> {
     let now = db.now();
     check_judged_at(judged_at, now).map_err(Stop::Refused)?;
@@ -92,16 +95,22 @@ pub(super) async fn expire(
     let gone = query(
         "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2 \
          AND updated_at = $3 AND manifest_id IN (SELECT m.id FROM manifests m WHERE m.digest = $4 \
-         AND m.repository_id = tags.repository_id)",
+         AND m.repository_id = tags.repository_id) AND NOT EXISTS (SELECT 1 FROM pulls p \
+         WHERE p.repository_id = tags.repository_id AND p.name IN ($2, $4) AND p.pulled_at > $5) \
+         AND ($5 = $6 OR EXISTS (SELECT 1 FROM pull_notes WHERE noted_since <= $5 AND noted_until >= $7))",
     )
     .bind(repository.as_str())
     .bind(record.tag.as_str())
     .bind(record.pushed_at)
     .bind(record.digest.as_str())
+    .bind(unpulled_since.unwrap_or(i64::MAX))
+    .bind(i64::MAX)
+    .bind(now.saturating_sub(NOTES_GAP))
     .execute(db)
     .await?;
     if gone > 0 {
         untagged(db, &covering, repository, &record.tag).await?;
+        pulls::forget_tag(db, repository, record.tag.as_str()).await?;
         query(
             "UPDATE manifests SET created_at = $1 WHERE digest = $2 AND created_at < $1 \
              AND repository_id = (SELECT id FROM repositories WHERE name = $3)",

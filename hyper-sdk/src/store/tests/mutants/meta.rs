@@ -68,6 +68,11 @@ pub(super) enum MetaFault {
     AnyTagExpires,
     PushedAgainExpires,
     ExpiresByAnyTime,
+    PulledExpires,
+    PullsUnnoted,
+    DigestsUnnoted,
+    LossForgotten,
+    NotesNeverBegin,
     AuthorForgotten,
     EverybodyRetains,
     LastRunForgotten,
@@ -171,17 +176,33 @@ impl<M: MetaBackend> MetaMutant<M> {
             (MetaFault::AnyTagExpires, Change::ExpireTag { repository, record, .. }) => {
                 Change::DeleteTag { repository, tag: record.tag }
             }
-            (MetaFault::PushedAgainExpires, Change::ExpireTag { repository, mut record, judged_at }) => {
+            (
+                MetaFault::PushedAgainExpires,
+                Change::ExpireTag { repository, mut record, judged_at, unpulled_since },
+            ) => {
                 let now = self.inner.tag_records(&repository, None, 100).await?.into_iter();
                 let now = now.flat_map(|listing| listing.items).find(|now| now.tag == record.tag);
                 record.pushed_at = now.map_or(record.pushed_at, |now| now.pushed_at);
-                Change::ExpireTag { repository, record, judged_at }
+                Change::ExpireTag { repository, record, judged_at, unpulled_since }
             }
             (MetaFault::EverybodyRetains, Change::HoldRetention { ended_at, .. }) => {
                 Change::HoldRetention { holder: 1, seconds: 0, ended_at }
             }
-            (MetaFault::ExpiresByAnyTime, Change::ExpireTag { repository, record, .. }) => {
-                Change::ExpireTag { repository, record, judged_at: i64::MIN }
+            (MetaFault::ExpiresByAnyTime, Change::ExpireTag { repository, record, unpulled_since, .. }) => {
+                Change::ExpireTag { repository, record, judged_at: i64::MIN, unpulled_since }
+            }
+            (MetaFault::PulledExpires, Change::ExpireTag { repository, record, judged_at, .. }) => {
+                Change::ExpireTag { repository, record, judged_at, unpulled_since: None }
+            }
+            (MetaFault::PullsUnnoted, Change::NotePulls { lost, .. }) => {
+                Change::NotePulls { pulls: Vec::new(), lost }
+            }
+            (MetaFault::DigestsUnnoted, Change::NotePulls { mut pulls, lost }) => {
+                pulls.retain(|pull| pull.tag.is_some());
+                Change::NotePulls { pulls, lost }
+            }
+            (MetaFault::LossForgotten, Change::NotePulls { pulls, .. }) => {
+                Change::NotePulls { pulls, lost: false }
             }
             (_, change) => return self.mutate_session(change).await,
         }))
@@ -391,6 +412,11 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
     async fn last_retention(&self) -> Result<Option<i64>> {
         let last = self.inner.last_retention().await?;
         Ok(last.filter(|_| self.fault != MetaFault::LastRunForgotten))
+    }
+
+    async fn pulls_noted_since(&self) -> Result<Option<i64>> {
+        let since = self.inner.pulls_noted_since().await?;
+        Ok(since.filter(|_| self.fault != MetaFault::NotesNeverBegin))
     }
 
     async fn scrub_place(&self) -> Result<ScrubPlace> {

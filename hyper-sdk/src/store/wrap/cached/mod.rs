@@ -30,10 +30,11 @@ use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{bytes_damaged, missing_bytes};
+use crate::store::meta::TagRecord;
 use crate::store::{
-    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PutManifest,
-    QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions, Scrubbed,
-    SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PullNote,
+    PutManifest, QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions,
+    Scrubbed, SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -42,7 +43,7 @@ use futures::StreamExt as _;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The limits of a cache.
@@ -82,11 +83,40 @@ pub struct CachedContent {
     pub quoted_digest: Bytes,
     /// The file of a blob, if there is one.
     file: Option<PathBuf>,
+    /// When it was pulled.
+    pub(in crate::store) pulled: PulledIn,
+}
+
+/// The last hour in which content was pulled, as a number. A copy was not pulled yet.
+#[derive(Debug, Default)]
+pub(in crate::store) struct PulledIn(AtomicU64);
+
+impl PulledIn {
+    /// Returns whether it is the first time in this hour.
+    pub(in crate::store) fn enter(&self, hour: u64) -> bool {
+        let is_first = self.0.load(Ordering::Relaxed) != hour;
+        if is_first {
+            self.0.store(hour, Ordering::Relaxed);
+        }
+        is_first
+    }
+}
+
+impl Clone for PulledIn {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 impl CachedContent {
     fn new(digest: &Digest, media_type: Bytes, bytes: Bytes) -> Self {
-        Self { bytes, media_type, quoted_digest: Bytes::from(format!("\"{digest}\"")), file: None }
+        Self {
+            bytes,
+            media_type,
+            quoted_digest: Bytes::from(format!("\"{digest}\"")),
+            file: None,
+            pulled: PulledIn::default(),
+        }
     }
 
     fn blob(digest: &Digest, bytes: Bytes, file: Option<PathBuf>) -> Self {
@@ -503,6 +533,14 @@ impl RegistryStore for Cached {
 
     async fn retain(&self, options: RetainOptions) -> Result<Retained> {
         self.0.store.retain(options).await
+    }
+
+    async fn note_pulls(&self, pulls: Vec<PullNote>, lost: bool) -> Result<()> {
+        self.0.store.note_pulls(pulls, lost).await
+    }
+
+    async fn list_tag_records(&self, repository: &RepositoryName, page: Page) -> Result<Listing<TagRecord>> {
+        self.0.store.list_tag_records(repository, page).await
     }
 
     fn event_log(&self) -> Option<SharedEventLog> {

@@ -256,6 +256,7 @@ fn is_visible(change: &Change) -> bool {
     !matches!(
         change,
         Change::LeaseBlob { .. }
+            | Change::NotePulls { .. }
             | Change::CountNamespace { .. }
             | Change::ForgetNamespaces { .. }
             | Change::StartUpload { .. }
