@@ -234,14 +234,11 @@ impl Home<'_> {
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
         let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
-        let text = format!(
-            "{} {}\n{}{}",
-            program.display(),
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Said { ok: output.status.success(), status: output.status.code(), text, stdout: output.stdout }
+        let command = format!("{} {}", program.display(), arguments.join(" "));
+        let text =
+            [&output.stdout[..], &output.stderr].map(|part| String::from_utf8_lossy(part).into_owned());
+        let (ok, status) = (output.status.success(), output.status.code());
+        Said { ok, status, command, text: text.concat(), stdout: output.stdout }
     }
 }
 
@@ -265,7 +262,8 @@ pub(super) fn find(program: &str) -> Option<PathBuf> {
 pub(super) struct Said {
     pub(super) ok: bool,
     status: Option<i32>,
-    /// The command, and what it printed.
+    command: String,
+    /// All that was printed.
     text: String,
     stdout: Vec<u8>,
 }
@@ -273,7 +271,7 @@ pub(super) struct Said {
 impl Said {
     #[track_caller]
     pub(super) fn expect(self) -> Self {
-        assert!(self.ok, "{}", self.text);
+        assert!(self.ok, "{}\n{}", self.command, self.text);
         self
     }
 
@@ -291,10 +289,15 @@ impl Said {
     pub(super) fn refused(&self, errors: &[&str]) {
         // 124 and 137 are what `timeout` makes of a client that hangs.
         let ended = self.status.is_some_and(|status| status != 124 && status != 137);
-        assert!(!self.ok && ended, "{}", self.text);
-        assert!(errors.iter().any(|error| self.text.contains(error)), "none of {errors:?}: {}", self.text);
+        assert!(!self.ok && ended, "{}\n{}", self.command, self.text);
+        assert!(
+            errors.iter().any(|error| self.text.contains(error)),
+            "none of {errors:?}: {}\n{}",
+            self.command,
+            self.text
+        );
         for fault in ["panic:", "goroutine ", "500 Internal"] {
-            assert!(!self.text.contains(fault), "{}", self.text);
+            assert!(!self.text.contains(fault), "{}\n{}", self.command, self.text);
         }
     }
 }
