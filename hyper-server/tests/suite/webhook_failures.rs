@@ -53,6 +53,24 @@ async fn an_event_that_is_refused_for_ever_is_given_up() {
     assert_eq!(numbers(&receiver.taken()[4..]), [1, 2, 3, 4, 5]);
 }
 
+/// A receiver that refuses everything is broken: that costs one event, not one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_receiver_that_refuses_all_loses_one_event() {
+    let receiver = Receiver::start(&[]).await;
+    receiver.judge(|_| Some(422));
+    let mut webhook = receiver.webhook("ci");
+    webhook.give_up = Duration::from_secs(100);
+    let api = api(vec![webhook]).await;
+    let log = api.registry.store().event_log().unwrap();
+    api.image("a", "v1", b"1").await;
+    let attempts = |number: u64| receiver.all().iter().filter(|one| one.number() == number).count();
+    until("the second was refused, too", async || attempts(2) >= 2).await;
+    assert_eq!((attempts(3), log.consumers().await.unwrap()[0].given_up), (0, 1));
+    receiver.judge(|_| None);
+    receiver.wait_for_taken(2).await;
+    assert_eq!(numbers(&receiver.taken()), [2, 3]);
+}
+
 /// An error of the receiver is tried for the whole time, and then one event goes, not all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_is_not_answered_well_is_given_up_after_the_whole_time() {
@@ -248,23 +266,37 @@ async fn two_servers_on_postgres_deliver_each_event_in_order() {
     let receiver = Receiver::start(&[]).await;
     std::fs::write(&path, config(folder.path(), &[("ci", &receiver)])).unwrap();
     let arguments = ["--database", &url, "--config", path.to_str().unwrap()];
-    let mut servers = [(); 2].map(|()| Process::start(&data, &arguments));
-    for number in 0..10 {
-        push(&servers[number % 2].url, &format!("v{number}"), &number.to_string()).await;
+    let mut first = Process::start(&data, &arguments);
+    push(&first.url, "v0", "0").await;
+    receiver.wait_for_taken(3).await;
+    // The first one has it, and keeps it while there is work.
+    let second = Process::start(&data, &arguments);
+    for number in 1..10 {
+        let url = if number % 2 == 0 { &first.url } else { &second.url };
+        push(url, &format!("v{number}"), &number.to_string()).await;
     }
     receiver.wait_for_taken(21).await;
     assert_eq!(numbers(&receiver.all()), (1..=21).collect::<Vec<u64>>());
-    // Whichever has it is killed while it waits; the other one has it some seconds later.
+    let tried = || {
+        let args =
+            ["webhook", "ls", "--format", "json", "--data", data.to_str().unwrap(), "--database", &url];
+        let listed = run(&args, "");
+        assert!(listed.status.success(), "{}", stderr(&listed));
+        let text = String::from_utf8(listed.stdout).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()["tried_seconds"].as_u64()
+    };
     receiver.judge(|_| Some(503));
-    push(&servers[0].url, "v10", "10").await;
-    receiver.wait_for("it fails", |one| one.all().len() > 21).await;
-    let list =
-        run(&["webhook", "ls", "--format", "json", "--data", data.to_str().unwrap(), "--database", &url], "");
-    assert!(list.status.success(), "{}", stderr(&list));
-    servers[0].child.kill().unwrap();
-    servers[0].child.wait().unwrap();
+    push(&first.url, "v10", "10").await;
+    until("it was tried for some seconds", async || tried() >= Some(3)).await;
+    let (before, attempts) = (tried(), receiver.all().len());
+    first.child.kill().unwrap();
+    first.child.wait().unwrap();
+    receiver.wait_for("the other one tries", |one| one.all().len() > attempts + 1).await;
+    let after = tried();
+    // Some seconds pass until the first one's time is over, in which nobody tries.
+    assert!(after >= before && after <= before.map(|seconds| seconds + 10), "{before:?} {after:?}");
     receiver.judge(|_| None);
-    push(&servers[1].url, "v11", "11").await;
+    push(&second.url, "v11", "11").await;
     receiver
         .wait_for("all are taken", |one| one.taken().last().is_some_and(|last| last.number() == 25))
         .await;

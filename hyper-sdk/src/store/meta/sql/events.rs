@@ -420,7 +420,8 @@ impl EventLog for SqlMeta {
         .fetch_all(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;
-        let now = crate::clock::Clock::now(&*self.clock());
+        // That of the database: a server that only reads has not learned it by a change.
+        let now = self.fetch_time().await?;
         Ok(rows.into_iter().map(|row| consumer(row, last, now)).collect())
     }
 
