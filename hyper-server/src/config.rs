@@ -5,12 +5,13 @@
 //! and the environment.
 
 use crate::auth::AnonymousAccess;
+use crate::auth_config::AuthConfig;
 use crate::blob_place::BlobPlace;
-use crate::config_shapes::{AccessShape, AllowanceShape, LogFormatShape, OneOrMore, WrongPasswordsShape};
+use crate::config_shapes::{AllowanceShape, LogFormatShape, OneOrMore, WrongPasswordsShape};
 use crate::cors_config::CorsConfig;
 use crate::database::DatabaseConfig;
 use crate::event_config::EventsConfig;
-use crate::issuer_config::{self, IssuerConfig};
+use crate::issuer_config;
 use crate::listen_on::{ListenOn, one_or_more};
 use crate::path_prefix::PathPrefix;
 use crate::policy_command::Known;
@@ -19,7 +20,6 @@ use crate::quota_config::{self, QuotaConfig};
 use crate::retention_config::RetentionConfig;
 use crate::throttle::{Allowance, Throttling, WrongPasswords};
 use crate::tls_config::TlsConfig;
-use crate::token_config::TokenConfig;
 use crate::units::{Size, SocketMode, TimeSpan, optional_text, text};
 use crate::webhook_config::{self, WebhookConfig};
 use crate::{CacheOptions, GarbageCollection, Limits, RegistryOptions, Scrub, ServerOptions};
@@ -94,26 +94,6 @@ pub(crate) struct Config {
     pub(crate) log: LogConfig,
     /// The metrics.
     pub(crate) metrics: MetricsConfig,
-}
-
-/// Users and rights.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct AuthConfig {
-    /// The file of users.
-    pub(crate) htpasswd: Option<PathBuf>,
-    /// The file of the policy.
-    pub(crate) policy: Option<PathBuf>,
-    /// What callers without credentials may do.
-    #[serde(deserialize_with = "optional_text")]
-    #[schemars(with = "AccessShape")]
-    pub(crate) anonymous: Option<AnonymousAccess>,
-    /// The realm that clients show when they ask for a password.
-    pub(crate) realm: String,
-    /// Tokens that the registry issues.
-    pub(crate) token: TokenConfig,
-    /// Other issuers whose tokens are accepted.
-    pub(crate) issuer: Vec<IssuerConfig>,
 }
 
 /// Limits.
@@ -273,20 +253,6 @@ impl Default for Config {
     }
 }
 
-impl Default for AuthConfig {
-    fn default() -> Self {
-        let realm = RegistryOptions::default().realm;
-        Self {
-            htpasswd: None,
-            policy: None,
-            anonymous: None,
-            realm,
-            token: TokenConfig::default(),
-            issuer: Vec::new(),
-        }
-    }
-}
-
 impl Default for LimitsConfig {
     fn default() -> Self {
         let (limits, server) = (Limits::default(), ServerOptions::default());
@@ -359,7 +325,7 @@ impl Config {
         self.database.check()?;
         if self.metrics.users_only && !self.has_users() {
             return Err(Error::invalid(
-                "the configuration key `metrics.users-only` needs users: set `auth.htpasswd`, `auth.issuer` or `tls.client-ca` too",
+                "the configuration key `metrics.users-only` needs users: set `auth.htpasswd`, `auth.ldap`, `auth.issuer` or `tls.client-ca` too",
             ));
         }
         if self.auth.policy.is_some() && self.auth.anonymous.is_some() {
@@ -374,7 +340,7 @@ impl Config {
         self.tls.check(&self.listen)?;
         self.cors.cors()?;
         self.retention.rules()?;
-        issuer_config::issuers(&self.auth.issuer)?;
+        self.auth.check()?;
         quota_config::rules(&self.quota)?;
         self.events.check()?;
         webhook_config::check(&self.webhook, self.events.blobs)?;
@@ -409,14 +375,14 @@ impl Config {
 
     /// Whether anybody can log in.
     pub(crate) fn has_users(&self) -> bool {
-        self.auth.htpasswd.is_some() || self.tls.client_ca.is_some() || !self.auth.issuer.is_empty()
+        self.tls.client_ca.is_some() || self.auth.has_users()
     }
 
     /// What is known of those who log in.
     pub(crate) fn knows(&self) -> Known {
         Known {
             users: self.has_users(),
-            claims: !self.auth.issuer.is_empty(),
+            claims: self.auth.has_claims(),
             strangers: issuer_config::lets_in_everybody(&self.auth.issuer),
         }
     }
@@ -443,10 +409,7 @@ impl Config {
                     .to_owned(),
             );
         }
-        if !self.auth.token.keys.is_empty() && self.auth.htpasswd.is_none() && self.auth.issuer.is_empty() {
-            warnings.push("`auth.token.keys` has no effect: without users there are no tokens".to_owned());
-        }
-        warnings.extend(issuer_config::warnings(&self.auth.issuer, self.auth.policy.is_some()));
+        warnings.extend(self.auth.warnings());
         warnings.extend(self.retention.warnings(self.gc.untagged_after.is_some()));
         warnings
     }
@@ -468,6 +431,7 @@ impl Config {
             read_only: self.read_only,
             sparse: self.sparse,
             htpasswd: self.auth.htpasswd.clone(),
+            ldap: self.auth.ldap.options(),
             api_tokens: None,
             issuers: issuer_config::issuers(&self.auth.issuer).unwrap_or_default(),
             anonymous: self.auth.anonymous,

@@ -1,11 +1,12 @@
 //! `hyperregistry config`: checks and explains configuration files.
 
 use crate::audit::AuditLog;
-use crate::auth::{Issuers, PolicyFile};
+use crate::auth::{Directory, Issuers, PolicyFile};
 use crate::config::{Config, REFERENCE};
 use crate::config_schema;
 use crate::issuer_config;
 use crate::standard_io::print;
+use crate::throttle::{Throttle, Throttling};
 use crate::{Tls, log_level, policy_command, webhook, webhook_config};
 use clap::{Args, Subcommand};
 use hyper_sdk::Result;
@@ -40,6 +41,16 @@ impl ConfigCommand {
     }
 }
 
+/// The directory of a configuration, which nobody has asked yet.
+///
+/// # Errors
+/// What is wrong with the table, or with a file that it names.
+pub(crate) fn directory(config: &Config) -> Result<Option<Directory>> {
+    let guesses = Throttle::new(&Throttling::default()).guesses().clone();
+    let directory = config.auth.ldap.options().map(|options| Directory::new(&options, guesses)).transpose();
+    directory.map_err(|e| e.with_context("table", "auth.ldap"))
+}
+
 fn check(args: &CheckArgs) -> Result<()> {
     let config = Config::load(args.config.as_deref())?;
     config.check()?;
@@ -49,6 +60,7 @@ fn check(args: &CheckArgs) -> Result<()> {
     }
     config.auth.token.keys()?;
     Issuers::new(&issuer_config::issuers(&config.auth.issuer)?)?;
+    directory(&config)?;
     if let Some(path) = &config.log.audit {
         AuditLog::check(path)?;
     }

@@ -61,7 +61,7 @@ impl From<OneOrSeveral> for Texts {
     }
 }
 
-fn texts<'de, D: Deserializer<'de>>(d: D) -> Result<Texts, D::Error> {
+pub(crate) fn texts<'de, D: Deserializer<'de>>(d: D) -> Result<Texts, D::Error> {
     OneOrSeveral::deserialize(d).map(Into::into)
 }
 

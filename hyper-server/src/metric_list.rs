@@ -4,7 +4,7 @@
 //! are bounded: each label has the values that it lists here.
 
 use crate::audit::AuditLog;
-use crate::auth::Issuers;
+use crate::auth::{self, Directory, Issuers};
 use crate::connection::Connections;
 use crate::dependencies::Dependency;
 use crate::metrics::{self, Histogram, Metrics};
@@ -36,6 +36,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) dependencies: &'a BTreeMap<&'static str, Dependency>,
     pub(crate) reloads: &'a Reloads,
     pub(crate) tls: Option<&'a Tls>,
+    /// The directory of users.
+    pub(crate) directory: Option<&'a Directory>,
 }
 
 impl Sources<'_> {
@@ -102,6 +104,7 @@ const NAMESPACE: Label = Label {
 };
 const ISSUER: Label =
     Label { name: "issuer", values: Values::OneOf("the names of the issuers of the configuration") };
+const OUTCOME: Label = Label { name: "outcome", values: Values::Of(auth::outcomes) };
 const RESOURCE: Label = Label { name: "resource", values: Values::OneOf("bytes, tags or manifests") };
 const WEBHOOK: Label =
     Label { name: "webhook", values: Values::OneOf("the webhooks of the configuration, by their names") };
@@ -407,6 +410,15 @@ static METRICS: &[Metric] = &[
         labels: &[],
         meaning: "When the first certificate of the chain in use ends; 0 without TLS",
         read: Read::Gauge(|from| from.tls.and_then(Tls::ends).unwrap_or_default()),
+    },
+    Metric {
+        name: "ldap_requests_total",
+        unit: "requests",
+        labels: &[OUTCOME],
+        meaning: "How often the directory (LDAP) was asked about a user, with or without a password; `failed` is no answer",
+        read: Read::Counters(|from, each| {
+            auth::each_outcome(from.directory, |outcome, count| each(&[outcome], count));
+        }),
     },
     Metric {
         name: "audit_lines_total",

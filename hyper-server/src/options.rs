@@ -1,7 +1,7 @@
 //! The options of a registry.
 
 use crate::audit::AuditLog;
-use crate::auth::{AnonymousAccess, Authenticator, Authorizer, IssuerOptions, TokenKeys};
+use crate::auth::{AnonymousAccess, Authenticator, Authorizer, IssuerOptions, LdapOptions, TokenKeys};
 use crate::cors::Cors;
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
@@ -152,11 +152,13 @@ pub struct RegistryOptions {
     pub sparse: bool,
     /// The users: an htpasswd file with bcrypt or argon2 hashes.
     pub htpasswd: Option<PathBuf>,
-    /// API tokens of the users of `htpasswd`, which machines use in place of a password.
+    /// A directory (LDAP) whose users may log in, beside `htpasswd`: a name that the file has is that of its user alone.
+    pub ldap: Option<LdapOptions>,
+    /// API tokens of the users of `htpasswd` and `ldap`, which machines use in place of a password.
     pub api_tokens: Option<Arc<dyn TokenStore>>,
     /// Other issuers whose tokens are accepted, beside `htpasswd`: of CI systems, clusters, or a company.
     pub issuers: Vec<IssuerOptions>,
-    /// Authenticates requests, instead of `htpasswd` and `issuers`.
+    /// Authenticates requests, instead of `htpasswd`, `ldap` and `issuers`.
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Takes users from the certificates of clients ([`crate::ClientCertificate`]), beside `htpasswd` or `authenticator`.
     pub client_certificates: bool,
@@ -232,6 +234,7 @@ impl Default for RegistryOptions {
             read_only: false,
             sparse: false,
             htpasswd: None,
+            ldap: None,
             api_tokens: None,
             issuers: Vec::new(),
             authenticator: None,
@@ -279,7 +282,7 @@ impl RegistryOptions {
 
     /// What decides who may do what.
     pub(crate) fn effective_authorizer(&self) -> Arc<dyn Authorizer> {
-        let has_tokens = self.htpasswd.is_some() || !self.issuers.is_empty();
+        let has_tokens = self.htpasswd.is_some() || self.ldap.is_some() || !self.issuers.is_empty();
         let is_closed = has_tokens || self.authenticator.is_some() || self.client_certificates;
         let anonymous = self.anonymous.unwrap_or(match is_closed {
             true => AnonymousAccess::None,

@@ -66,8 +66,8 @@ impl Registry {
     /// A registry on a store.
     ///
     /// # Errors
-    /// [`hyper_sdk::ErrorKind::Invalid`] or [`hyper_sdk::ErrorKind::Io`] when the htpasswd file cannot be used, and
-    /// [`hyper_sdk::ErrorKind::Invalid`] when the options name both such a file and an authenticator;
+    /// [`hyper_sdk::ErrorKind::Invalid`] or [`hyper_sdk::ErrorKind::Io`] when the htpasswd file or a file of the directory cannot be used, and
+    /// [`hyper_sdk::ErrorKind::Invalid`] when the options name both such users and an authenticator;
     /// [`hyper_sdk::ErrorKind::Unsupported`] when there are quotas or events, and the store does not have them.
     pub fn new(store: SharedStore, options: RegistryOptions) -> Result<Self> {
         let state = Arc::new(State::new(store, options)?);

@@ -1,7 +1,8 @@
 //! The state that all requests of a registry share.
 
 use crate::auth::{
-    AnonymousOnly, Authenticator, Authorizer, ClientCertificates, Issuers, PasswordOptions, Passwords,
+    AnonymousOnly, Authenticator, Authorizer, ClientCertificates, Directory, Issuers, PasswordOptions,
+    Passwords,
 };
 use crate::connection::Connections;
 use crate::dependencies::Dependencies;
@@ -121,17 +122,22 @@ impl State {
         let authorizer = options.effective_authorizer();
         let throttle = Throttle::new(&options.throttling);
         let issuers = Issuers::new(&options.issuers)?;
-        if options.api_tokens.is_some() && options.htpasswd.is_none() {
-            return Err(Error::invalid("API tokens (`api_tokens`) need a file of users (`htpasswd`)"));
+        let directory = options.ldap.as_ref().map(|ldap| Directory::new(ldap, throttle.guesses().clone()));
+        let directory = directory.transpose()?;
+        if options.api_tokens.is_some() && options.htpasswd.is_none() && directory.is_none() {
+            return Err(Error::invalid(
+                "API tokens (`api_tokens`) need a file of users (`htpasswd`) or a directory (`ldap`)",
+            ));
         }
-        let tokens = match options.htpasswd.is_some() || !options.issuers.is_empty() {
+        let tokens = match options.htpasswd.is_some() || directory.is_some() || !options.issuers.is_empty() {
             true if options.authenticator.is_some() => {
                 return Err(Error::invalid(
-                    "a registry has an `authenticator`, or a file of users (`htpasswd`) and `issuers`, not both",
+                    "a registry has an `authenticator`, or a file of users (`htpasswd`), a directory (`ldap`) and `issuers`, not both",
                 ));
             }
             true => Some(Arc::new(Passwords::open(PasswordOptions {
                 htpasswd: options.htpasswd.as_deref(),
+                directory,
                 issuers,
                 realm: &options.realm,
                 token_key: options.token_key.as_deref(),

@@ -3,6 +3,7 @@
 
 use crate::auth::{api_token, has_user, is_unseen};
 use crate::config::Config;
+use crate::config_command;
 use crate::open_store;
 use crate::standard_io::print;
 use crate::store_args::MetadataArgs;
@@ -109,13 +110,7 @@ impl AddArgs {
         let (token, record) =
             api_token(&self.user, self.name.as_deref().unwrap_or_default(), &self.scope, now, expires)?;
         let (config, meta) = open(self.store).await?;
-        if let Some(path) = &config.auth.htpasswd
-            && !has_user(path, &self.user)?
-        {
-            return Err(Error::new(ErrorKind::NotFound, "the file of users does not have this user")
-                .with_context("user", &self.user)
-                .with_context("path", path.display()));
-        }
+        check_user(&config, &self.user).await?;
         meta.add_token(&record).await?;
         match self.format {
             Format::Text => {
@@ -135,6 +130,26 @@ impl AddArgs {
                 shown["token"] = token.expose().into();
                 print(&format!("{shown:#}\n"))
             }
+        }
+    }
+}
+
+/// Checks that the file of users or the directory has a user. A directory that can only be asked by its users is not asked.
+async fn check_user(config: &Config, user: &str) -> Result<()> {
+    let file = config.auth.htpasswd.as_ref();
+    let in_file = file.map(|path| has_user(path, user)).transpose()?;
+    let gone = |what: &str| {
+        Error::new(ErrorKind::NotFound, format!("{what} does not have this user")).with_context("user", user)
+    };
+    match (in_file, config_command::directory(config)?) {
+        (Some(true), _) | (None, None) => Ok(()),
+        (_, Some(directory)) => match directory.look_up(user).await? {
+            Some(_) => Ok(()),
+            None => Err(gone("the directory (`auth.ldap`)")),
+        },
+        (Some(false), None) => {
+            let path = file.map(|path| path.display().to_string()).unwrap_or_default();
+            Err(gone("the file of users").with_context("path", path))
         }
     }
 }

@@ -28,6 +28,7 @@ mod suite {
     mod http_store;
     mod import;
     mod issuers;
+    mod ldap;
     mod limits;
     mod lists;
     mod machine;
@@ -46,6 +47,7 @@ mod suite {
     mod reload;
     mod retention;
     mod scrub;
+    mod slapd;
     mod sockets;
     mod storage;
     mod support;

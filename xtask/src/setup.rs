@@ -17,6 +17,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("crun", "crun"),
     ("docker-registry", "docker-registry"),
     ("pg_ctlcluster", "postgresql"),
+    ("slapd", "slapd"),
+    ("ldapmodify", "ldap-utils"),
     ("newuidmap", "uidmap"),
     ("busybox", "busybox-static"),
     ("pasta", "passt"),

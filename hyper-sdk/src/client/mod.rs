@@ -64,6 +64,7 @@ pub use pull::{PullOptions, pull};
 pub use push::{PushOptions, push};
 pub use registry_upload::{RegistryUpload, ResumeToken};
 pub use s3_access::S3Access;
+pub use tls::tls_config;
 pub use transfer::Platforms;
 #[cfg(feature = "build")]
 pub(crate) use transfer::choose;

@@ -63,6 +63,28 @@ pub(crate) fn config(roots: &[CertificateDer<'static>], identity: Option<&Secret
     Ok(config)
 }
 
+/// The configuration of TLS of a client of another protocol than HTTP, such as LDAP: it trusts the authorities of the system and
+/// the certificates in `roots`, which are PEM. The caller sets the protocols of ALPN.
+///
+/// ```
+/// use hyper_sdk::client::tls_config;
+///
+/// # fn main() -> hyper_sdk::Result<()> {
+/// let mut config = tls_config(&[])?;
+/// config.alpn_protocols = vec![b"imap".to_vec()];
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`crate::ErrorKind::Invalid`] when the certificates cannot be used.
+pub fn tls_config(roots: &[Vec<u8>]) -> Result<ClientConfig> {
+    let roots = roots.iter().map(|pem| certificates(pem)).collect::<Result<Vec<_>>>()?;
+    let mut config = config(&roots.concat(), None)?;
+    config.alpn_protocols.clear();
+    Ok(config)
+}
+
 #[derive(Debug)]
 pub(crate) struct Verifier {
     /// `None` when there is no authority at all.

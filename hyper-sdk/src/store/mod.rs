@@ -82,8 +82,8 @@ pub use scrub::{
 pub use tag_guard::{DeleteTarget, TagChange, TagGuard};
 pub use upload::{BlobUpload, UploadId, UploadOptions};
 
-use crate::breaker::Breaker;
 use self::meta::TagRecord;
+use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::{Digest, Result};

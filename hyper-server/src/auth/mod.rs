@@ -7,9 +7,9 @@
 //!                   └── Challenge (401)      Authenticator::challenge ── Challenge (401) or a denial (403)
 //! ```
 //!
-//! The first authenticator is the registry's own: an htpasswd file and tokens ([`crate::RegistryOptions::htpasswd`]), also those of
-//! other issuers ([`crate::RegistryOptions::issuers`]). A program brings its own with [`crate::RegistryOptions::authenticator`], such
-//! as a directory.
+//! The first authenticator is the registry's own: an htpasswd file and tokens ([`crate::RegistryOptions::htpasswd`]), a directory
+//! ([`crate::RegistryOptions::ldap`]), and the tokens of other issuers ([`crate::RegistryOptions::issuers`]). A program brings its own
+//! with [`crate::RegistryOptions::authenticator`].
 //! The authorizers are [`AnonymousAccess`] and [`PolicyFile`].
 //!
 //! # Invariants
@@ -28,6 +28,7 @@ pub(crate) mod fuzzing;
 mod htpasswd;
 mod issuers;
 mod jose;
+mod ldap;
 mod password_hash;
 mod passwords;
 mod policy_file;
@@ -47,6 +48,8 @@ pub(crate) use htpasswd::has_user;
 pub use htpasswd::{check as check_htpasswd, entry as htpasswd_entry};
 pub(crate) use issuers::Issuers;
 pub use issuers::{IssuerKeys, IssuerOptions};
+pub use ldap::LdapOptions;
+pub(crate) use ldap::{Directory, each_outcome, outcomes};
 pub(crate) use passwords::{PasswordOptions, Passwords, Proof, TokenRequest};
 pub use policy_file::PolicyFile;
 pub use principal::Principal;

@@ -1,5 +1,8 @@
-//! The authenticator of a registry with an htpasswd file: it accepts passwords, API tokens, refresh tokens and the tokens that it
-//! issues, and those of other issuers.
+//! The authenticator of a registry with an htpasswd file or a directory: it accepts passwords, API tokens, refresh tokens and the
+//! tokens that it issues, and those of other issuers.
+//!
+//! A name that the file has is that of a user of the file alone: the directory is not asked about it. So nobody in the directory
+//! becomes somebody of the file.
 //!
 //! If anonymous callers may do nothing, the challenge has the Basic scheme, which all clients support. Otherwise it has
 //! the Bearer scheme, because docker sends a password only then. Passwords and tokens are accepted in both cases.
@@ -8,6 +11,7 @@ use super::api_token::ApiToken;
 use super::api_tokens::{ApiTokens, Grant};
 use super::htpasswd::Htpasswd;
 use super::issuers::{External, Issuers};
+use super::ldap::{Directory, Person};
 use super::token::{Holder, Issued, Issuer};
 use super::token_keys::TokenKeys;
 use super::{
@@ -33,6 +37,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct PasswordOptions<'a> {
     /// The file of users.
     pub(crate) htpasswd: Option<&'a Path>,
+    /// The directory of users that are not in the file.
+    pub(crate) directory: Option<Directory>,
     /// The issuers whose tokens are accepted.
     pub(crate) issuers: Issuers,
     /// The realm that clients show when they ask for a password, and the service of the tokens.
@@ -68,13 +74,21 @@ struct Login {
     api_token: Option<String>,
     /// Whether it was the password of a user.
     by_password: bool,
+    /// Of a user of the directory: what is known of the entry whose password was checked.
+    person: Option<Arc<Person>>,
     /// Of the token of another issuer: what is known of its user, and when it expires.
     external: Option<(External, i64)>,
 }
 
 impl Login {
     fn of(principal: Principal) -> Self {
-        Self { principal, api_token: None, by_password: false, external: None }
+        Self { principal, api_token: None, by_password: false, person: None, external: None }
+    }
+
+    /// A user of the directory.
+    fn of_person(user: &str, person: Arc<Person>) -> Self {
+        let principal = Principal::user(user).with_groups(person.groups.iter().cloned());
+        Self { person: Some(person), ..Self::of(principal) }
     }
 }
 
@@ -122,6 +136,7 @@ pub(crate) struct Given {
 pub(crate) struct Passwords {
     /// The users of the file; `None` without one.
     users: Option<Htpasswd>,
+    directory: Option<Directory>,
     issuers: Issuers,
     api_tokens: Option<ApiTokens>,
     issuer: Issuer,
@@ -143,7 +158,10 @@ impl Authenticator for Passwords {
         }
         if let Some(token) = request.bearer() {
             let principal = match self.api_tokens_for(token) {
-                Some(tokens) => tokens.verify(token).await?.and_then(|grant| self.principal(&grant)),
+                Some(tokens) => match tokens.verify(token).await? {
+                    Some(grant) => self.granted(&grant).await?.map(|login| login.principal),
+                    None => None,
+                },
                 None => match self.of_token(token).await? {
                     None if self.issuers.know(token) => {
                         self.of_issuer(token, None, request.client()).await?.map(|login| login.principal)
@@ -199,6 +217,7 @@ impl Passwords {
         let service: String = visible.filter(|c| !"\"\\".contains(*c)).collect();
         Ok(Self {
             users: options.htpasswd.map(|file| Htpasswd::open(file, options.guesses.clone())).transpose()?,
+            directory: options.directory,
             issuers: options.issuers,
             api_tokens: options
                 .api_tokens
@@ -232,15 +251,30 @@ impl Passwords {
         self.api_tokens.as_ref().filter(|_| ApiToken::is_like(text))
     }
 
-    /// The principal of an API token; `None` when its user was removed from the file.
-    fn principal(&self, grant: &Grant) -> Option<Principal> {
-        let user = Principal::user(&grant.user);
-        self.knows(&grant.user).then(|| user.with_scopes(grant.scopes.iter().cloned()))
+    /// Who an API token stands for; `None` when its user was removed from the file, or has gone from the directory.
+    async fn granted(&self, grant: &Grant) -> Result<Option<Login>> {
+        let Some(login) = self.known(&grant.user).await? else { return Ok(None) };
+        let principal = login.principal.with_scopes(grant.scopes.iter().cloned());
+        Ok(Some(Login { principal, api_token: Some(grant.id.clone()), ..login }))
+    }
+
+    /// A user of the file, or else of the directory, without a proof; `None` when there is none of this name.
+    async fn known(&self, user: &str) -> Result<Option<Login>> {
+        if self.is_in_file(user) {
+            return Ok(Some(Login::of(Principal::user(user))));
+        }
+        let Some(directory) = &self.directory else { return Ok(None) };
+        Ok(directory.look_up(user).await?.map(|person| Login::of_person(user, person)))
     }
 
     /// Whether the file has this user.
-    fn knows(&self, user: &str) -> bool {
+    fn is_in_file(&self, user: &str) -> bool {
         self.users.as_ref().is_some_and(|users| users.knows(user))
+    }
+
+    /// The directory of the users that are not in the file.
+    pub(crate) fn directory(&self) -> Option<&Directory> {
+        self.directory.as_ref()
     }
 
     /// Who the token of another issuer is about; `None` when it is none, or not valid. Wrong ones count as wrong passwords do.
@@ -273,21 +307,23 @@ impl Passwords {
 
     async fn of_token(&self, token: &str) -> Result<Option<Principal>> {
         let Some(claims) = self.issuer.verify(token, self.clock.now()) else { return Ok(None) };
-        let principal = match (claims.sub.as_str(), &claims.external) {
-            // A token of an issuer that was removed from the configuration is invalid, and so is one of a user who was removed
-            // from the file.
-            (user, Some(external)) if self.issuers.has(external) => external.principal(user),
-            (_, Some(_)) => return Ok(None),
-            ("", None) => Principal::anonymous(),
-            (user, None) if self.knows(user) => Principal::user(user),
+        let principal = match (claims.sub.as_str(), &claims.external, &claims.directory) {
+            // A token of an issuer or a directory that was removed from the configuration is invalid, and so is one of a user who
+            // was removed from the file.
+            (user, Some(external), None) if self.issuers.has(external) => external.principal(user),
+            (user, None, Some(groups)) if self.directory.is_some() && !self.is_in_file(user) => {
+                Principal::user(user).with_groups(groups.iter().cloned())
+            }
+            ("", None, None) => Principal::anonymous(),
+            (user, None, None) if self.is_in_file(user) => Principal::user(user),
             _ => return Ok(None),
         };
         // A token for an API token or a refresh token ends with it.
         if let Some(id) = &claims.api_token {
             let Some(tokens) = &self.api_tokens else { return Ok(None) };
-            let grant = tokens.grant(id).await?;
-            if grant.is_none_or(|grant| grant.user != claims.sub || !self.is_bound(&grant)) {
-                return Ok(None);
+            match tokens.grant(id).await? {
+                Some(grant) if grant.user == claims.sub && self.is_bound(&grant).await? => {}
+                _ => return Ok(None),
             }
         }
         Ok(Some(principal.with_scopes(claims.scopes())))
@@ -303,12 +339,14 @@ impl Passwords {
             let Some(grant) = tokens.verify(password).await?.filter(|grant| grant.user == user) else {
                 return Ok(None);
             };
-            let principal = self.principal(&grant);
-            let api_token = Some(grant.id.clone());
-            return Ok(principal.map(|principal| Login { api_token, ..Login::of(principal) }));
+            return self.granted(&grant).await;
         }
         if self.issuers.is_login(user, password) {
             return self.of_issuer(password, self.issuers.named(user), client).await;
+        }
+        if let Some(directory) = self.directory.as_ref().filter(|_| !self.is_in_file(user)) {
+            let person = directory.verify(user, password, client).await?;
+            return Ok(person.map(|person| Login { by_password: true, ..Login::of_person(user, person) }));
         }
         let Some(users) = &self.users else { return Ok(None) };
         let is_right = users.verify(user, password, client).await?;
@@ -319,28 +357,56 @@ impl Passwords {
     async fn refresh(&self, token: &str, client: Option<IpAddr>) -> Result<Option<Login>> {
         let Some(tokens) = &self.api_tokens else { return Ok(None) };
         let guess = self.guesses.begin_token(client, Instant::now())?;
-        let grant = tokens.verify_refresh(token).await?.filter(|grant| self.is_bound(grant));
-        let Some(grant) = grant else {
+        let grant = match tokens.verify_refresh(token).await? {
+            Some(grant) if self.is_bound(&grant).await? => Some(grant),
+            _ => None,
+        };
+        let login = match &grant {
+            Some(grant) => self.known(&grant.user).await?,
+            None => None,
+        };
+        let (Some(grant), Some(login)) = (grant, login) else {
             guess.wrong();
             return Ok(None);
         };
         guess.right(Instant::now());
         tokens.record_use(&grant);
-        let principal = Principal::user(&grant.user);
-        Ok(Some(Login { api_token: Some(grant.id.clone()), ..Login::of(principal) }))
+        Ok(Some(Login { api_token: Some(grant.id.clone()), ..login }))
     }
 
-    /// What a refresh token of a user is bound to: this registry, and the password. `None` for who is not in the file.
-    fn binding(&self, user: &str) -> Option<Digest> {
+    /// What a refresh token of a user is bound to: this registry, and the password. `None` for who is neither in the file nor,
+    /// as far as it can be asked, in the directory.
+    async fn binding(&self, user: &str) -> Result<Option<Digest>> {
+        let in_file = self.users.as_ref().and_then(|users| users.stamp(user));
+        let stamp = match (in_file, &self.directory) {
+            (Some(stamp), _) => stamp,
+            (None, Some(directory)) => match directory.look_up(user).await? {
+                Some(person) => person.stamp.clone(),
+                None => return Ok(None),
+            },
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(self.bind(&stamp)))
+    }
+
+    fn bind(&self, stamp: &Digest) -> Digest {
         let mut hasher = Hasher::sha256();
         hasher.update_field(&self.service);
-        hasher.update_field(self.users.as_ref()?.stamp(user)?.as_str());
-        Some(hasher.finish())
+        hasher.update_field(stamp.as_str());
+        hasher.finish()
+    }
+
+    /// What a refresh token for this login is bound to. In the directory that is the entry whose password was checked: a password
+    /// that is only remembered must not be bound to the one that has replaced it.
+    async fn login_binding(&self, user: &str, login: &Login) -> Result<Option<Digest>> {
+        let now = self.binding(user).await?;
+        let proved = login.person.as_ref().map(|person| self.bind(&person.stamp));
+        Ok(now.filter(|now| proved.as_ref().is_none_or(|proved| proved == now)))
     }
 
     /// Whether what a refresh token is bound to is still so. An API token is bound to nothing.
-    fn is_bound(&self, grant: &Grant) -> bool {
-        grant.bound_to.is_none() || grant.bound_to == self.binding(&grant.user)
+    async fn is_bound(&self, grant: &Grant) -> Result<bool> {
+        Ok(grant.bound_to.is_none() || grant.bound_to == self.binding(&grant.user).await?)
     }
 
     /// What the refresh tokens of all users are bound to now; `None` without a file of users, and while it cannot be read.
@@ -389,9 +455,12 @@ impl Passwords {
             })
             .collect();
         let user = principal.name().unwrap_or_default();
-        let refresh = match (&self.api_tokens, self.binding(user)) {
-            (Some(tokens), Some(bound_to)) if asked.offline && login.by_password => {
-                tokens.add_refresh(user, asked.client, bound_to).await?
+        let refresh = match &self.api_tokens {
+            Some(tokens) if asked.offline && login.by_password => {
+                match self.login_binding(user, &login).await? {
+                    Some(bound_to) => tokens.add_refresh(user, asked.client, bound_to).await?,
+                    None => None,
+                }
             }
             _ => None,
         };
@@ -400,6 +469,7 @@ impl Passwords {
             user,
             api_token: login.api_token.as_deref(),
             external: external.map(|(external, _)| external),
+            directory: login.person.is_some().then(|| principal.group_set()),
             until: external.map(|(_, until)| *until),
         };
         let issued = self.issuer.issue(holder, &scopes, self.clock.now())?;

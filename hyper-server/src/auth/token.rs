@@ -23,6 +23,7 @@ use hyper_sdk::clock::rfc3339;
 use hyper_sdk::{Error, Result, ResultExt};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -64,6 +65,9 @@ pub(crate) struct Claims {
     /// What is known of a user of another issuer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) external: Option<External>,
+    /// Of a user of the directory: the groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) directory: Option<BTreeSet<String>>,
     iat: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nbf: Option<i64>,
@@ -98,6 +102,8 @@ pub(super) struct Holder<'a> {
     pub(super) api_token: Option<&'a str>,
     /// What is known of a user of another issuer.
     pub(super) external: Option<&'a External>,
+    /// Of a user of the directory: the groups.
+    pub(super) directory: Option<&'a BTreeSet<String>>,
     /// When the token of that issuer expires, in seconds since 1970.
     pub(super) until: Option<i64>,
 }
@@ -166,6 +172,7 @@ impl Issuer {
             aud: self.service.clone(),
             api_token: to.api_token.map(str::to_owned),
             external: to.external.cloned(),
+            directory: to.directory.cloned(),
             iat: now,
             nbf: Some(now),
             exp: now + lifetime,

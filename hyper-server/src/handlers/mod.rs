@@ -48,6 +48,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
                 reloads: &call.reloads,
                 tls: call.tls.get(),
                 webhooks: &call.webhooks.counts(),
+                directory: call.tokens.as_ref().and_then(|tokens| tokens.directory()),
                 issuers: call.tokens.as_ref().map(|tokens| tokens.issuers()),
                 metrics: &call.metrics,
                 cache: call.cache.statistics(),

@@ -16,6 +16,7 @@ fn rendered(metrics: &Metrics) -> String {
         quotas: &[],
         webhooks: &[],
         issuers: None,
+        directory: None,
         ready: true,
         dependencies: &BTreeMap::new(),
         reloads: &Reloads::default(),

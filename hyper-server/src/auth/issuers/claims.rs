@@ -1,7 +1,7 @@
 //! The claims of a token of an issuer: when it is valid, for whom, and who it is about.
 
 use super::{External, Identity, IssuerOptions};
-use crate::auth::unseen::is_unseen;
+use crate::auth::is_unseen;
 use crate::policy::has_value;
 use hyper_sdk::{Error, Result, TextPattern};
 use serde::Deserialize;
