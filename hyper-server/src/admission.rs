@@ -68,10 +68,11 @@ pub(crate) fn kind(state: &State, endpoint: Option<&Endpoint>, method: &Method) 
     }
 }
 
-/// Whether the request needs no authentication. The token endpoint checks credentials itself.
+/// Whether the request needs no authentication. The token endpoint and logins check credentials themselves.
 fn is_public(state: &State, endpoint: &Endpoint) -> bool {
     match endpoint {
         Endpoint::Live | Endpoint::Ready | Endpoint::Token(_) | Endpoint::TokenKeys => true,
+        Endpoint::Login | Endpoint::LoginCallback(_) => true,
         Endpoint::Metrics => !state.options.metrics_for_users,
         Endpoint::Base
         | Endpoint::Catalog(_)
@@ -107,6 +108,8 @@ pub(crate) fn resource(endpoint: &Endpoint) -> Resource<'_> {
         | Endpoint::Live
         | Endpoint::Ready
         | Endpoint::Token(_)
+        | Endpoint::Login
+        | Endpoint::LoginCallback(_)
         | Endpoint::TokenKeys => Resource::Registry,
     }
 }
@@ -123,6 +126,8 @@ fn action(endpoint: &Endpoint, method: &Method) -> Action {
         | Endpoint::Live
         | Endpoint::Ready
         | Endpoint::Token(_)
+        | Endpoint::Login
+        | Endpoint::LoginCallback(_)
         | Endpoint::TokenKeys => Action::Probe,
         Endpoint::StartUpload { .. } | Endpoint::Upload { .. } => Action::Push,
         Endpoint::Blob { .. }

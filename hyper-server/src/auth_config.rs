@@ -5,6 +5,7 @@ use crate::auth::AnonymousAccess;
 use crate::config_shapes::AccessShape;
 use crate::issuer_config::{self, IssuerConfig};
 use crate::ldap_config::LdapConfig;
+use crate::login_config::LoginConfig;
 use crate::token_config::TokenConfig;
 use crate::units::optional_text;
 use hyper_sdk::Result;
@@ -30,6 +31,8 @@ pub(crate) struct AuthConfig {
     pub(crate) token: TokenConfig,
     /// A directory whose users may log in.
     pub(crate) ldap: LdapConfig,
+    /// An issuer at which people log in with a browser.
+    pub(crate) login: LoginConfig,
     /// Other issuers whose tokens are accepted.
     pub(crate) issuer: Vec<IssuerConfig>,
 }
@@ -44,6 +47,7 @@ impl Default for AuthConfig {
             realm,
             token: TokenConfig::default(),
             ldap: LdapConfig::default(),
+            login: LoginConfig::default(),
             issuer: Vec::new(),
         }
     }
@@ -56,17 +60,18 @@ impl AuthConfig {
     /// [`hyper_sdk::ErrorKind::Invalid`] that names the key.
     pub(crate) fn check(&self) -> Result<()> {
         issuer_config::issuers(&self.issuer)?;
+        self.login.check()?;
         self.ldap.check()
     }
 
     /// Whether anybody can log in with what is in this table.
     pub(crate) fn has_users(&self) -> bool {
-        self.htpasswd.is_some() || self.ldap.is_set() || !self.issuer.is_empty()
+        self.htpasswd.is_some() || self.ldap.is_set() || self.login.is_set() || !self.issuer.is_empty()
     }
 
     /// Whether anybody has groups or claims.
     pub(crate) fn has_claims(&self) -> bool {
-        self.ldap.has_groups() || !self.issuer.is_empty()
+        self.ldap.has_groups() || self.login.is_set() || !self.issuer.is_empty()
     }
 
     /// What is valid and probably a mistake.
@@ -76,6 +81,7 @@ impl AuthConfig {
             warnings.push("`auth.token.keys` has no effect: without users there are no tokens".to_owned());
         }
         warnings.extend(self.ldap.warnings(self.policy.is_some()));
+        warnings.extend(self.login.warnings(self.policy.is_some()));
         warnings
     }
 }

@@ -359,7 +359,7 @@ async fn serve_until_signal(
     let token_keys = config.auth.token.keys()?;
     options.token_keys = token_keys.clone();
     options.audit = audit;
-    if options.htpasswd.is_some() || options.ldap.is_some() {
+    if options.htpasswd.is_some() || options.ldap.is_some() || options.login.is_some() {
         options.api_tokens = Some(Arc::new(meta));
     }
     options.authorizer = policy.clone().map(|policy| Arc::new(policy) as Arc<dyn Authorizer>);

@@ -325,7 +325,7 @@ impl Config {
         self.database.check()?;
         if self.metrics.users_only && !self.has_users() {
             return Err(Error::invalid(
-                "the configuration key `metrics.users-only` needs users: set `auth.htpasswd`, `auth.ldap`, `auth.issuer` or `tls.client-ca` too",
+                "the configuration key `metrics.users-only` needs users: set `auth.htpasswd`, `auth.ldap`, `auth.login`, `auth.issuer` or `tls.client-ca` too",
             ));
         }
         if self.auth.policy.is_some() && self.auth.anonymous.is_some() {
@@ -432,6 +432,7 @@ impl Config {
             sparse: self.sparse,
             htpasswd: self.auth.htpasswd.clone(),
             ldap: self.auth.ldap.options(),
+            login: self.auth.login.options(),
             api_tokens: None,
             issuers: issuer_config::issuers(&self.auth.issuer).unwrap_or_default(),
             anonymous: self.auth.anonymous,

@@ -1,7 +1,7 @@
 //! `hyperregistry config`: checks and explains configuration files.
 
 use crate::audit::AuditLog;
-use crate::auth::{Directory, Issuers, PolicyFile};
+use crate::auth::{Directory, Issuers, Logins, PolicyFile};
 use crate::config::{Config, REFERENCE};
 use crate::config_schema;
 use crate::issuer_config;
@@ -61,6 +61,10 @@ fn check(args: &CheckArgs) -> Result<()> {
     config.auth.token.keys()?;
     Issuers::new(&issuer_config::issuers(&config.auth.issuer)?)?;
     directory(&config)?;
+    if let Some(login) = config.auth.login.options() {
+        let root = config.registry().root().unwrap_or_default();
+        Logins::check(&login, &root).map_err(|e| e.with_context("table", "auth.login"))?;
+    }
     if let Some(path) = &config.log.audit {
         AuditLog::check(path)?;
     }

@@ -100,8 +100,10 @@ fn collect(schema: &Value, path: &mut Vec<String>, keys: &mut Vec<Key>) {
         path.push(name.clone());
         if property["properties"].is_object() {
             collect(property, path, keys);
-        } else if !property["items"]["properties"].is_object() {
-            // A list of tables is written in the file alone.
+        } else if !property["items"]["properties"].is_object()
+            && !property["additionalProperties"].is_object()
+        {
+            // A list of tables, and a table of any keys, are written in the file alone.
             keys.push(Key { path: path.clone(), kind: kind(&property["type"]) });
         }
         path.pop();

@@ -67,7 +67,12 @@ pub(crate) fn texts<'de, D: Deserializer<'de>>(d: D) -> Result<Texts, D::Error> 
 
 /// The patterns of one claim.
 #[derive(Clone, Debug, Deserialize)]
-struct Required(#[serde(deserialize_with = "texts")] Texts);
+pub(crate) struct Required(#[serde(deserialize_with = "texts")] Texts);
+
+/// What claims must be, for the options of an issuer.
+pub(crate) fn required(table: &BTreeMap<String, Required>) -> BTreeMap<String, Vec<String>> {
+    table.iter().map(|(claim, texts)| (claim.clone(), texts.0.clone())).collect()
+}
 
 /// The issuers of these tables.
 ///
@@ -117,7 +122,7 @@ impl IssuerConfig {
             user: self.user.clone().unwrap_or(default.user),
             groups: self.groups_claim.clone(),
             claims: self.claims.clone(),
-            require: self.require.iter().map(|(claim, texts)| (claim.clone(), texts.0.clone())).collect(),
+            require: required(&self.require),
             name: default.name,
             url: default.url,
         })

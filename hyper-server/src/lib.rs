@@ -57,6 +57,8 @@ mod listen_on;
 mod listener;
 mod log;
 mod log_level;
+mod login_config;
+mod login_query;
 mod maintenance;
 mod metric_list;
 mod metrics;

@@ -1,7 +1,9 @@
 //! The options of a registry.
 
 use crate::audit::AuditLog;
-use crate::auth::{AnonymousAccess, Authenticator, Authorizer, IssuerOptions, LdapOptions, TokenKeys};
+use crate::auth::{
+    AnonymousAccess, Authenticator, Authorizer, IssuerOptions, LdapOptions, LoginOptions, TokenKeys,
+};
 use crate::cors::Cors;
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
@@ -158,7 +160,10 @@ pub struct RegistryOptions {
     pub api_tokens: Option<Arc<dyn TokenStore>>,
     /// Other issuers whose tokens are accepted, beside `htpasswd`: of CI systems, clusters, or a company.
     pub issuers: Vec<IssuerOptions>,
-    /// Authenticates requests, instead of `htpasswd`, `ldap` and `issuers`.
+    /// An issuer at which people log in with a browser, at `/login`. They get a token that is kept in the store of `api_tokens`, which
+    /// is needed for it, as is `public_url`.
+    pub login: Option<LoginOptions>,
+    /// Authenticates requests, instead of `htpasswd`, `ldap`, `issuers` and `login`.
     pub authenticator: Option<Arc<dyn Authenticator>>,
     /// Takes users from the certificates of clients ([`crate::ClientCertificate`]), beside `htpasswd` or `authenticator`.
     pub client_certificates: bool,
@@ -237,6 +242,7 @@ impl Default for RegistryOptions {
             ldap: None,
             api_tokens: None,
             issuers: Vec::new(),
+            login: None,
             authenticator: None,
             client_certificates: false,
             anonymous: None,
@@ -280,9 +286,18 @@ impl RegistryOptions {
         }
     }
 
+    /// The URL at which clients reach the registry, with the path before `/v2/`, if it is known.
+    pub(crate) fn root(&self) -> Option<String> {
+        let prefix = self.path_prefix.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.public_url.as_ref().map(|url| format!("{}{prefix}", url.trim_end_matches('/')))
+    }
+
     /// What decides who may do what.
     pub(crate) fn effective_authorizer(&self) -> Arc<dyn Authorizer> {
-        let has_tokens = self.htpasswd.is_some() || self.ldap.is_some() || !self.issuers.is_empty();
+        let has_tokens = self.htpasswd.is_some()
+            || self.ldap.is_some()
+            || self.login.is_some()
+            || !self.issuers.is_empty();
         let is_closed = has_tokens || self.authenticator.is_some() || self.client_certificates;
         let anonymous = self.anonymous.unwrap_or(match is_closed {
             true => AnonymousAccess::None,

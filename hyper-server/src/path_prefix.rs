@@ -35,7 +35,8 @@ impl PathPrefix {
         }
         let rest = path.strip_prefix(&self.0)?;
         // The probes have one place: a proxy that forwards the prefix does not show them.
-        (rest == "/v2" || rest.starts_with("/v2/")).then_some(rest)
+        let is_here = ["/v2", "/login", "/login/callback"].contains(&rest) || rest.starts_with("/v2/");
+        is_here.then_some(rest)
     }
 
     /// Adds the prefix to the paths in the headers of a response.

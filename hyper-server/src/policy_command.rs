@@ -83,13 +83,13 @@ pub(crate) fn warnings(file: &PolicyFile, known: Known) -> Vec<String> {
     let mut warnings = file.warnings();
     if !known.users && policy.needs_users() {
         warnings.push(format!(
-            "{path}: rules for users never match, because there are no users: set `auth.htpasswd`, `auth.ldap`, `auth.issuer` or `tls.client-ca`"
+            "{path}: rules for users never match, because there are no users: set `auth.htpasswd`, `auth.ldap`, `auth.login`, `auth.issuer` or `tls.client-ca`"
         ));
     }
     if !known.claims && policy.reads_claims() {
         warnings.push(format!(
             "{path}: `claim:` never matches, because the users of files and certificates have no claims: only those \
-             of other issuers (`auth.issuer`) have some, and groups those of a directory (`auth.ldap`)"
+             of other issuers (`auth.issuer`, `auth.login`) have some, and groups those of a directory (`auth.ldap`)"
         ));
     }
     if known.strangers && policy.trusts_everybody() {

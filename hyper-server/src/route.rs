@@ -18,13 +18,16 @@
 //! /v2/NAME/blobs/DIGEST                 Blob
 //! /v2/NAME/blobs/uploads[/]             StartUpload
 //! /v2/NAME/blobs/uploads/ID             Upload
+//! /login /login/callback                Login, LoginCallback
 //! /livez /readyz /metrics               Live, Ready, Metrics
 //! ```
 //!
 //! The path is split at its slashes first and each segment is percent-decoded after that, so `%2f` is never a
 //! separator: a segment that decodes to a slash, to a control character or to malformed UTF-8 is rejected.
 
+use crate::auth::Callback;
 use crate::event_query::{self, EventQuery};
+use crate::login_query;
 use http::Method;
 use hyper_sdk::digest::Algorithm;
 use hyper_sdk::reference::ManifestReference;
@@ -116,6 +119,10 @@ pub(crate) enum Endpoint {
         /// The number of the event before which they begin.
         before: Option<u64>,
     },
+    /// The beginning of a login in a browser.
+    Login,
+    /// Its end.
+    LoginCallback(Callback),
     /// The liveness probe.
     Live,
     /// The readiness probe.
@@ -167,7 +174,7 @@ impl From<Error> for Rejection {
 
 impl Endpoint {
     /// The names of the kinds of endpoints in logs and metrics, by [`Endpoint::index`].
-    pub(crate) const NAMES: [&'static str; 17] = [
+    pub(crate) const NAMES: [&'static str; 19] = [
         "base",
         "catalog",
         "extensions",
@@ -185,6 +192,8 @@ impl Endpoint {
         "events",
         "tag_history",
         "tag_records",
+        "login",
+        "login_callback",
     ];
 
     /// The position of the kind of this endpoint in [`Endpoint::NAMES`].
@@ -207,6 +216,8 @@ impl Endpoint {
             Self::Events(_) => 14,
             Self::TagHistory { .. } => 15,
             Self::TagRecords { .. } => 16,
+            Self::Login => 17,
+            Self::LoginCallback(_) => 18,
         }
     }
 
@@ -216,6 +227,7 @@ impl Endpoint {
             Self::Blob { .. } => "GET, HEAD, DELETE",
             Self::StartUpload { .. } => "POST",
             Self::Token(_) => "GET, POST",
+            Self::Login | Self::LoginCallback(_) => "GET",
             Self::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
             Self::Manifest { .. } => "GET, HEAD, PUT, DELETE",
             Self::Base
@@ -249,6 +261,8 @@ fn resource(path: &str, query: &str) -> Result<Endpoint, Rejection> {
         "/livez" => return Ok(Endpoint::Live),
         "/readyz" => return Ok(Endpoint::Ready),
         "/metrics" => return Ok(Endpoint::Metrics),
+        "/login" => return Ok(Endpoint::Login),
+        "/login/callback" => return Ok(Endpoint::LoginCallback(login_query::parse(query))),
         "/v2" | "/v2/" => return Ok(Endpoint::Base),
         _ => {}
     }

@@ -1,8 +1,8 @@
 //! The state that all requests of a registry share.
 
 use crate::auth::{
-    AnonymousOnly, Authenticator, Authorizer, ClientCertificates, Directory, Issuers, PasswordOptions,
-    Passwords,
+    AnonymousOnly, Authenticator, Authorizer, ClientCertificates, Directory, Issuers, LoginOptions,
+    LoginParts, Logins, PasswordOptions, Passwords,
 };
 use crate::connection::Connections;
 use crate::dependencies::Dependencies;
@@ -59,6 +59,8 @@ pub(crate) struct State {
     pub(crate) authorizer: Arc<dyn Authorizer>,
     /// The issuer of tokens, when the registry uses its own authenticator.
     pub(crate) tokens: Option<Arc<Passwords>>,
+    /// Logins in a browser.
+    pub(crate) logins: Option<Arc<Logins>>,
 }
 
 impl State {
@@ -124,21 +126,29 @@ impl State {
         let issuers = Issuers::new(&options.issuers)?;
         let directory = options.ldap.as_ref().map(|ldap| Directory::new(ldap, throttle.guesses().clone()));
         let directory = directory.transpose()?;
-        if options.api_tokens.is_some() && options.htpasswd.is_none() && directory.is_none() {
+        let has_login = options.login.is_some();
+        if options.api_tokens.is_some() && options.htpasswd.is_none() && directory.is_none() && !has_login {
             return Err(Error::invalid(
-                "API tokens (`api_tokens`) need a file of users (`htpasswd`) or a directory (`ldap`)",
+                "API tokens (`api_tokens`) need a file of users (`htpasswd`), a directory (`ldap`) or logins (`login`)",
             ));
         }
-        let tokens = match options.htpasswd.is_some() || directory.is_some() || !options.issuers.is_empty() {
+        if options.login.as_ref().is_some_and(|login| issuers.has_other(&login.issuer)) {
+            return Err(Error::invalid(
+                "two issuers have the same name: that of `login` and one of `issuers`",
+            ));
+        }
+        let has_users = options.htpasswd.is_some() || directory.is_some() || !options.issuers.is_empty();
+        let tokens = match has_users || has_login {
             true if options.authenticator.is_some() => {
                 return Err(Error::invalid(
-                    "a registry has an `authenticator`, or a file of users (`htpasswd`), a directory (`ldap`) and `issuers`, not both",
+                    "a registry has an `authenticator`, or a file of users (`htpasswd`), a directory (`ldap`), `issuers` and `login`, not both",
                 ));
             }
             true => Some(Arc::new(Passwords::open(PasswordOptions {
                 htpasswd: options.htpasswd.as_deref(),
                 directory,
                 issuers,
+                login: options.login.as_ref(),
                 realm: &options.realm,
                 token_key: options.token_key.as_deref(),
                 token_secret: options.token_secret.as_ref(),
@@ -156,6 +166,12 @@ impl State {
         };
         let of_issuers = tokens.iter().flat_map(|tokens| tokens.issuers().breakers()).cloned();
         let dependencies = Dependencies::new(store.breakers().into_iter().chain(of_issuers).collect());
+        let logins = match (&options.login, &tokens) {
+            (Some(login), Some(passwords)) => {
+                Some(Arc::new(self::logins(login, &options, passwords, &throttle)?))
+            }
+            _ => None,
+        };
         let authenticator: Arc<dyn Authenticator> = match (&options.authenticator, &tokens) {
             (Some(own), _) => own.clone(),
             (None, Some(passwords)) => passwords.clone(),
@@ -174,6 +190,7 @@ impl State {
             authenticator,
             authorizer,
             tokens,
+            logins,
             readiness: Readiness::default(),
             dependencies,
             reloads: Reloads::default(),
@@ -193,4 +210,25 @@ impl State {
             options,
         })
     }
+}
+
+/// Logins in a browser, of the users whom `passwords` knows.
+fn logins(
+    login: &LoginOptions,
+    options: &RegistryOptions,
+    passwords: &Arc<Passwords>,
+    throttle: &Throttle,
+) -> Result<Logins> {
+    let tokens = options.api_tokens.clone().ok_or_else(|| {
+        Error::invalid("logins in a browser (`login`) need a store of API tokens (`api_tokens`)")
+    })?;
+    let parts = LoginParts {
+        root: options.root().unwrap_or_default(),
+        service: passwords.service().to_owned(),
+        keys: passwords.clone(),
+        tokens,
+        guesses: throttle.guesses().clone(),
+        clock: options.clock.clone(),
+    };
+    Logins::new(login, parts)
 }

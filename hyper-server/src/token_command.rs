@@ -1,7 +1,7 @@
 //! The commands `hyperregistry token`: API tokens for machines, in the metadata of a store. Servers of the store may run
 //! meanwhile.
 
-use crate::auth::{api_token, has_user, is_unseen};
+use crate::auth::{api_token, has_user, is_login_entry, is_unseen};
 use crate::config::Config;
 use crate::config_command;
 use crate::open_store;
@@ -26,7 +26,7 @@ pub(crate) enum TokenCommand {
     /// The token is the password of its user for `docker login` and its like, and a bearer token. It allows what the user may do
     /// and its scopes have.
     Add(AddArgs),
-    /// Lists the tokens, without their secrets; also the refresh tokens that clients got for a password
+    /// Lists the tokens, without their secrets; also the refresh tokens that clients got for a password, and logins in a browser
     Ls(ListArgs),
     /// Removes tokens; servers refuse them within two seconds
     Rm(RemoveArgs),
@@ -199,9 +199,18 @@ impl RemoveArgs {
     }
 }
 
-/// Whether it is a token for machines, or the login of a client with a password.
+/// Whether it is a token for machines, the login of a client with a password, or one in a browser.
 fn kind(token: &TokenRecord) -> &'static str {
-    if token.bound_to.is_some() { "refresh" } else { "api" }
+    match token.bound_to {
+        Some(_) if token.scopes.iter().any(|scope| is_login_entry(scope)) => "login",
+        Some(_) => "refresh",
+        None => "api",
+    }
+}
+
+/// What the token is for.
+fn scopes(token: &TokenRecord) -> Vec<&str> {
+    token.scopes.iter().map(String::as_str).filter(|scope| !is_login_entry(scope)).collect()
 }
 
 fn as_json(token: &TokenRecord) -> Value {
@@ -209,7 +218,7 @@ fn as_json(token: &TokenRecord) -> Value {
         "id": token.id,
         "user": token.user,
         "name": token.name,
-        "scopes": token.scopes,
+        "scopes": scopes(token),
         "created": rfc3339(token.created),
         "expires": token.expires.map(rfc3339),
         "used": token.used.map(rfc3339),
@@ -223,10 +232,10 @@ fn table(tokens: &[TokenRecord], now: i64) -> String {
     let head = ["ID", "KIND", "USER", "NAME", "EXPIRES", "USED", "SCOPES"].map(str::to_owned);
     let rows = tokens.iter().map(|token| {
         let is_over = token.expires.is_some_and(|at| at <= now);
-        let expires = match token.bound_to {
-            Some(_) => "when unused".to_owned(),
-            None if is_over => "expired".to_owned(),
-            None => time(token.expires),
+        let expires = match kind(token) {
+            "refresh" => "when unused".to_owned(),
+            _ if is_over => "expired".to_owned(),
+            _ => time(token.expires),
         };
         // A client chooses it.
         let name: String = token.name.chars().filter(|c| !is_unseen(*c)).collect();
@@ -238,7 +247,7 @@ fn table(tokens: &[TokenRecord], now: i64) -> String {
             name,
             expires,
             time(token.used),
-            token.scopes.join(" "),
+            scopes(token).join(" "),
         ]
     });
     let rows: Vec<[String; 7]> = std::iter::once(head).chain(rows).collect();

@@ -31,6 +31,8 @@ mod suite {
     mod ldap;
     mod limits;
     mod lists;
+    mod login;
+    mod login_issuer;
     mod machine;
     mod manifests;
     mod oci_client;

@@ -6,10 +6,10 @@
 //! - A request has one limit of time for all of it, and a document one of size.
 
 use super::{Proxies, tls};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, Secret};
 use bytes::Bytes;
 use reqwest::StatusCode;
-use reqwest::header::{ACCEPT, CACHE_CONTROL, HeaderMap};
+use reqwest::header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use std::fmt;
 use std::time::Duration;
 use url::{Host, Url};
@@ -45,6 +45,15 @@ pub struct Document {
     pub bytes: Bytes,
     /// How long its server wants it to be kept (`Cache-Control: max-age`).
     pub max_age: Option<Duration>,
+}
+
+/// The answer to a form.
+#[derive(Clone, Debug)]
+pub struct FormAnswer {
+    /// The status.
+    pub status: u16,
+    /// The bytes of the body, whatever the status is.
+    pub bytes: Bytes,
 }
 
 /// Fetches documents over TLS. Clones share their connections.
@@ -124,14 +133,50 @@ impl DocumentClient {
         .map_err(|e| e.with_context("url", shown))
     }
 
-    async fn read(&self, url: Url) -> Result<Document> {
-        let failed = |e: reqwest::Error| match e.is_timeout() {
+    /// Sends a form (`application/x-www-form-urlencoded`) to a server, with a value of the header `Authorization` if there is one, and
+    /// returns its answer of any status. Dropping the future ends the request, which may have arrived.
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get), but for the status.
+    pub async fn post_form(
+        &self,
+        url: &str,
+        form: &Secret,
+        authorization: Option<&Secret>,
+    ) -> Result<FormAnswer> {
+        let url = parse(url)?;
+        let shown = url.to_string();
+        let mut request = self.http.post(url).header(ACCEPT, "application/json");
+        request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+        if let Some(value) = authorization {
+            let mut value = HeaderValue::from_str(value.expose())
+                .map_err(|_| Error::invalid("the credentials have characters that a header cannot have"))?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        let answer = async {
+            let response = request.body(form.expose().to_owned()).send().await.map_err(|e| self.failed(e))?;
+            let status = response.status().as_u16();
+            Ok(FormAnswer { status, bytes: self.body(response).await? })
+        };
+        match tokio::time::timeout(self.time, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(late(self.time)),
+        }
+        .map_err(|e: Error| e.with_context("url", shown))
+    }
+
+    fn failed(&self, e: reqwest::Error) -> Error {
+        match e.is_timeout() {
             true => late(self.time),
             false => Error::new(ErrorKind::Unavailable, "the document cannot be fetched")
                 .with_source(e.without_url()),
-        };
+        }
+    }
+
+    async fn read(&self, url: Url) -> Result<Document> {
         let request = self.http.get(url).header(ACCEPT, "application/json");
-        let mut response = request.send().await.map_err(failed)?;
+        let response = request.send().await.map_err(|e| self.failed(e))?;
         let status = response.status();
         if status != StatusCode::OK {
             let why = if status.is_redirection() { "redirects, which is not followed" } else { "refuses" };
@@ -139,6 +184,11 @@ impl DocumentClient {
             return Err(Error::new(ErrorKind::Unavailable, message).with_context("status", status.as_u16()));
         }
         let max_age = max_age(response.headers());
+        Ok(Document { bytes: self.body(response).await?, max_age })
+    }
+
+    /// The body of a response, within the limit.
+    async fn body(&self, mut response: reqwest::Response) -> Result<Bytes> {
         let too_large = || {
             Error::invalid("the document is too large").with_context("limit", format!("{} bytes", self.bytes))
         };
@@ -146,13 +196,13 @@ impl DocumentClient {
             return Err(too_large());
         }
         let mut bytes = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(failed)? {
+        while let Some(piece) = response.chunk().await.map_err(|e| self.failed(e))? {
             if bytes.len() + piece.len() > self.bytes {
                 return Err(too_large());
             }
             bytes.extend_from_slice(&piece);
         }
-        Ok(Document { bytes: bytes.into(), max_age })
+        Ok(bytes.into())
     }
 }
 
@@ -241,6 +291,18 @@ mod tests {
         }
         let e = client().get("http://127.0.0.1:1/").await.unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_a_form_has_any_status() {
+        let bad = server("HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}".to_owned()).await;
+        let form = Secret::from("a=b");
+        let answer = client().post_form(&bad, &form, Some(&"Basic eDp5".into())).await.unwrap();
+        assert_eq!((answer.status, &answer.bytes[..]), (400, &b"{}"[..]));
+        let large = server("HTTP/1.1 400 Bad Request\r\ncontent-length: 11\r\n\r\n".to_owned()).await;
+        assert_eq!(client().post_form(&large, &form, None).await.unwrap_err().kind(), ErrorKind::Invalid);
+        let e = client().post_form("http://a.example/", &form, None).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Invalid);
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub use certificates::{HostCertificates, read_authorities};
 pub use copy::copy;
 #[cfg(feature = "build")]
 pub(crate) use copy::copy_known;
-pub use document::{Document, DocumentClient, DocumentOptions};
+pub use document::{Document, DocumentClient, DocumentOptions, FormAnswer};
 #[cfg(feature = "build")]
 pub use engine::{Engine, EngineAddresses};
 pub use ext::RegistryClientExt;

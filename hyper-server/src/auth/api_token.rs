@@ -10,6 +10,7 @@
 //! because nobody can guess a random secret of this length.
 
 use super::Scope;
+use super::issuers::{External, Identity};
 use hyper_sdk::store::meta::TokenRecord;
 use hyper_sdk::{Digest, Error, Result, Secret};
 use sha2::{Digest as _, Sha256};
@@ -30,6 +31,12 @@ const ID_END: usize = PREFIX.len() + ID / 5 * 8;
 const SUM_START: usize = ID_END + SECRET / 5 * 8;
 const LENGTH: usize = SUM_START + SUM / 5 * 8;
 
+/// Begins the entry among the scopes of the token of a login that says who has logged in, as JSON. It is no scope: a pattern of
+/// repositories has no `=`.
+const LOGIN: &str = "login=";
+/// What such a token allows: all that its user may do.
+const EVERYTHING: &str = "**:pull,push,delete";
+
 /// The longest name of a user or of a token, in bytes.
 const MAX_NAME: usize = 255;
 /// The most scopes of a token.
@@ -48,17 +55,21 @@ impl fmt::Debug for ApiToken {
 impl ApiToken {
     /// A new token.
     pub(crate) fn random() -> Result<Self> {
-        Self::with_prefix(PREFIX)
+        Self::with_prefix(PREFIX, None)
     }
 
     /// A new refresh token.
     pub(super) fn random_refresh() -> Result<Self> {
-        Self::with_prefix(REFRESH)
+        Self::with_prefix(REFRESH, None)
     }
 
-    fn with_prefix(prefix: &str) -> Result<Self> {
+    /// A new token, with a random id or one that is made from a text.
+    fn with_prefix(prefix: &str, id_of: Option<&str>) -> Result<Self> {
         let mut bytes = [0; ID + SECRET];
         super::fill_random(&mut bytes)?;
+        if let Some(text) = id_of {
+            bytes[..ID].copy_from_slice(&Sha256::digest(text)[..ID]);
+        }
         let mut text = prefix.to_owned();
         encode(&bytes, &mut text);
         let sum = checksum(&text);
@@ -155,6 +166,48 @@ pub fn api_token(
     Ok((token.0, record))
 }
 
+/// Makes the token of a login: its text, to show once, and what to keep of it. `times` are when it is made and when it expires.
+/// There cannot be two for one `attempt`, as its id is made from that.
+#[cfg_attr(not(feature = "issuers"), allow(dead_code, reason = "there are no logins"))]
+pub(super) fn login_token(
+    identity: &Identity,
+    attempt: &str,
+    times: (i64, i64),
+    bound_to: Digest,
+) -> Result<(Secret, TokenRecord)> {
+    let who = serde_json::to_string(&identity.proof)
+        .map_err(|e| Error::internal("a login cannot be written").with_source(e))?;
+    let token = ApiToken::with_prefix(PREFIX, Some(attempt))?;
+    let record = TokenRecord {
+        id: token.id().to_owned(),
+        hash: token.hash(),
+        user: identity.user.clone(),
+        name: "browser".to_owned(),
+        scopes: vec![EVERYTHING.to_owned(), format!("{LOGIN}{who}")],
+        created: times.0,
+        expires: Some(times.1),
+        used: None,
+        bound_to: Some(bound_to),
+    };
+    Ok((token.0, record))
+}
+
+/// Whether an entry among the scopes of a token says who has logged in.
+pub(crate) fn is_login_entry(text: &str) -> bool {
+    text.starts_with(LOGIN)
+}
+
+/// Who has logged in, by the scopes of a token; `None` when it is not that of a login.
+///
+/// # Errors
+/// The entry is one of another version, and nobody knows who it is about.
+pub(super) fn login_of(scopes: &[String]) -> std::result::Result<Option<External>, ()> {
+    match scopes.iter().find_map(|text| text.strip_prefix(LOGIN)) {
+        Some(text) => serde_json::from_str(text).map(Some).map_err(|_| ()),
+        None => Ok(None),
+    }
+}
+
 /// Whether a text has the form of a token with this prefix.
 fn begins_with(prefix: &str, text: &str) -> bool {
     text.len() == LENGTH
@@ -208,6 +261,15 @@ mod tests {
         assert!(ApiToken::parse(refresh).is_none() && !ApiToken::is_like(refresh));
         let swapped = refresh.replacen(REFRESH, PREFIX, 1);
         assert!(ApiToken::parse(&swapped).is_none(), "the checksum is also of the prefix");
+    }
+
+    #[test]
+    fn an_entry_about_a_login_is_no_scope() {
+        let text = r#"login={"issuer":"a","groups":["**:pull"]}"#;
+        assert!(Scope::of_pattern(text).is_err() && Scope::of_pattern("login={}:pull").is_err());
+        assert!(login_of(&[text.to_owned()]).unwrap().is_some());
+        assert!(login_of(&["a:pull".to_owned()]).unwrap().is_none());
+        assert!(login_of(&["login=7".to_owned()]).is_err());
     }
 
     #[test]

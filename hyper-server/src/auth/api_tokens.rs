@@ -7,8 +7,9 @@
 //! - A refresh token ends when it was not used for a while, and is no API token; an API token is no refresh token.
 
 use super::Scope;
-use super::api_token::ApiToken;
-use super::unseen::is_unseen;
+use super::api_token::{ApiToken, login_of};
+use super::is_unseen;
+use super::issuers::External;
 use hyper_sdk::clock::SharedClock;
 use hyper_sdk::store::meta::{TokenRecord, TokenStore};
 use hyper_sdk::{Digest, Result, Secret};
@@ -39,18 +40,27 @@ pub(super) struct Grant {
     pub(super) id: String,
     pub(super) user: String,
     pub(super) scopes: Vec<Scope>,
-    /// Of a refresh token: what it ends with.
+    /// Of a refresh token and the token of a login: what it ends with.
     pub(super) bound_to: Option<Digest>,
+    /// Of the token of a login in a browser: who it is.
+    pub(super) login: Option<External>,
     hash: Digest,
     created: i64,
-    expires: Option<i64>,
+    pub(super) expires: Option<i64>,
     used: AtomicI64,
 }
 
 impl Grant {
+    fn is_refresh(&self) -> bool {
+        self.bound_to.is_some() && self.login.is_none()
+    }
+
     fn is_over(&self, now: i64, refresh: Option<Duration>) -> bool {
         if self.expires.is_some_and(|expires| now >= expires) {
             return true;
+        }
+        if self.login.is_some() {
+            return false;
         }
         let Some(lifetime) = refresh else { return self.bound_to.is_some() };
         let last = self.created.max(self.used.load(Ordering::Relaxed));
@@ -145,7 +155,7 @@ impl ApiTokens {
     pub(super) async fn verify_refresh(&self, text: &str) -> Result<Option<Arc<Grant>>> {
         let Some(token) = ApiToken::parse_refresh(text) else { return Ok(None) };
         let grant = self.grant(token.id()).await?;
-        Ok(grant.filter(|grant| grant.bound_to.is_some() && grant.hash == token.hash()))
+        Ok(grant.filter(|grant| grant.is_refresh() && grant.hash == token.hash()))
     }
 
     /// What a token allows; `None` when it is not valid.
@@ -156,7 +166,7 @@ impl ApiTokens {
         let Some(token) = ApiToken::parse(text) else { return Ok(None) };
         // The time of the comparison tells nothing: nobody can choose the hash of a guess.
         let grant = self.grant(token.id()).await?;
-        let grant = grant.filter(|grant| grant.bound_to.is_none() && grant.hash == token.hash());
+        let grant = grant.filter(|grant| !grant.is_refresh() && grant.hash == token.hash());
         Ok(grant.inspect(|grant| self.record_use(grant)))
     }
 
@@ -191,6 +201,7 @@ impl ApiTokens {
             self.known().remove(id);
             return Ok(None);
         };
+        let Ok(login) = login_of(&record.scopes) else { return Ok(None) };
         // What a newer version has written and this one does not know is not allowed.
         let scopes = record.scopes.iter().filter_map(|text| Scope::of_pattern(text).ok()).collect();
         let grant = Arc::new(Grant {
@@ -199,6 +210,7 @@ impl ApiTokens {
             scopes,
             hash: record.hash,
             bound_to: record.bound_to,
+            login,
             created: record.created,
             expires: record.expires,
             used: AtomicI64::new(record.used.unwrap_or(i64::MIN)),

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The first authenticator is the registry's own: an htpasswd file and tokens ([`crate::RegistryOptions::htpasswd`]), a directory
-//! ([`crate::RegistryOptions::ldap`]), and the tokens of other issuers ([`crate::RegistryOptions::issuers`]). A program brings its own
-//! with [`crate::RegistryOptions::authenticator`].
+//! ([`crate::RegistryOptions::ldap`]), and the tokens of other issuers ([`crate::RegistryOptions::issuers`]), at which people also log in with
+//! a browser ([`crate::RegistryOptions::login`]). A program brings its own with [`crate::RegistryOptions::authenticator`].
 //! The authorizers are [`AnonymousAccess`] and [`PolicyFile`].
 //!
 //! # Invariants
@@ -29,6 +29,7 @@ mod htpasswd;
 mod issuers;
 mod jose;
 mod ldap;
+mod login;
 mod password_hash;
 mod passwords;
 mod policy_file;
@@ -42,6 +43,7 @@ mod unseen;
 mod user_watch;
 
 pub use api_token::api_token;
+pub(crate) use api_token::is_login_entry;
 pub(crate) use certificates::ClientCertificates;
 pub use challenge::Challenge;
 pub(crate) use htpasswd::has_user;
@@ -50,6 +52,8 @@ pub(crate) use issuers::Issuers;
 pub use issuers::{IssuerKeys, IssuerOptions};
 pub use ldap::LdapOptions;
 pub(crate) use ldap::{Directory, each_outcome, outcomes};
+pub use login::LoginOptions;
+pub(crate) use login::{Callback, Failure, LoggedIn, Logins, Parts as LoginParts};
 pub(crate) use passwords::{PasswordOptions, Passwords, Proof, TokenRequest};
 pub use policy_file::PolicyFile;
 pub use principal::Principal;

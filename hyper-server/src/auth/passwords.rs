@@ -10,8 +10,9 @@
 use super::api_token::ApiToken;
 use super::api_tokens::{ApiTokens, Grant};
 use super::htpasswd::Htpasswd;
-use super::issuers::{External, Issuers};
+use super::issuers::{External, Issuers, LOGIN};
 use super::ldap::{Directory, Person};
+use super::login::{LoginOptions, SealKeys, binding};
 use super::token::{Holder, Issued, Issuer};
 use super::token_keys::TokenKeys;
 use super::{
@@ -41,6 +42,8 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) directory: Option<Directory>,
     /// The issuers whose tokens are accepted.
     pub(crate) issuers: Issuers,
+    /// Where people log in with a browser.
+    pub(crate) login: Option<&'a LoginOptions>,
     /// The realm that clients show when they ask for a password, and the service of the tokens.
     pub(crate) realm: &'a str,
     /// The file with the key of tokens.
@@ -138,6 +141,8 @@ pub(crate) struct Passwords {
     users: Option<Htpasswd>,
     directory: Option<Directory>,
     issuers: Issuers,
+    /// Of logins in a browser: the name of the issuer, and what their tokens are bound to.
+    login: Option<(String, Digest)>,
     api_tokens: Option<ApiTokens>,
     issuer: Issuer,
     guesses: Arc<Guesses>,
@@ -219,6 +224,7 @@ impl Passwords {
             users: options.htpasswd.map(|file| Htpasswd::open(file, options.guesses.clone())).transpose()?,
             directory: options.directory,
             issuers: options.issuers,
+            login: options.login.map(|login| (login.issuer.name.clone(), binding(&service, login))),
             api_tokens: options
                 .api_tokens
                 .clone()
@@ -253,7 +259,15 @@ impl Passwords {
 
     /// Who an API token stands for; `None` when its user was removed from the file, or has gone from the directory.
     async fn granted(&self, grant: &Grant) -> Result<Option<Login>> {
-        let Some(login) = self.known(&grant.user).await? else { return Ok(None) };
+        let known = match (&grant.login, grant.expires) {
+            (Some(external), Some(expires)) if self.is_bound(grant).await? => {
+                let principal = external.principal(&grant.user);
+                Some(Login { external: Some((external.clone(), expires)), ..Login::of(principal) })
+            }
+            (Some(_), _) => None,
+            (None, _) => self.known(&grant.user).await?,
+        };
+        let Some(login) = known else { return Ok(None) };
         let principal = login.principal.with_scopes(grant.scopes.iter().cloned());
         Ok(Some(Login { principal, api_token: Some(grant.id.clone()), ..login }))
     }
@@ -270,6 +284,11 @@ impl Passwords {
     /// Whether the file has this user.
     fn is_in_file(&self, user: &str) -> bool {
         self.users.as_ref().is_some_and(|users| users.knows(user))
+    }
+
+    /// Whether somebody is a user of the issuer of logins.
+    fn is_of_login(&self, external: &External) -> bool {
+        self.login.as_ref().is_some_and(|(name, _)| name == external.issuer())
     }
 
     /// The directory of the users that are not in the file.
@@ -310,7 +329,9 @@ impl Passwords {
         let principal = match (claims.sub.as_str(), &claims.external, &claims.directory) {
             // A token of an issuer or a directory that was removed from the configuration is invalid, and so is one of a user who
             // was removed from the file.
-            (user, Some(external), None) if self.issuers.has(external) => external.principal(user),
+            (user, Some(external), None) if self.issuers.has(external) || self.is_of_login(external) => {
+                external.principal(user)
+            }
             (user, None, Some(groups)) if self.directory.is_some() && !self.is_in_file(user) => {
                 Principal::user(user).with_groups(groups.iter().cloned())
             }
@@ -336,9 +357,12 @@ impl Passwords {
             return Ok(Some(Login::of(Principal::anonymous())));
         }
         if let Some(tokens) = self.api_tokens_for(password) {
-            let Some(grant) = tokens.verify(password).await?.filter(|grant| grant.user == user) else {
-                return Ok(None);
+            // The name of a user of an issuer has a colon, which a user name of the Basic scheme cannot have.
+            let is_of = |grant: &Arc<Grant>| match &grant.login {
+                Some(external) => user == external.issuer() || user == LOGIN || user == grant.user,
+                None => user == grant.user,
             };
+            let Some(grant) = tokens.verify(password).await?.filter(is_of) else { return Ok(None) };
             return self.granted(&grant).await;
         }
         if self.issuers.is_login(user, password) {
@@ -406,6 +430,12 @@ impl Passwords {
 
     /// Whether what a refresh token is bound to is still so. An API token is bound to nothing.
     async fn is_bound(&self, grant: &Grant) -> Result<bool> {
+        if grant.login.is_some() {
+            return Ok(self
+                .login
+                .as_ref()
+                .is_some_and(|(_, bound_to)| grant.bound_to.as_ref() == Some(bound_to)));
+        }
         Ok(grant.bound_to.is_none() || grant.bound_to == self.binding(&grant.user).await?)
     }
 
@@ -497,6 +527,11 @@ impl Passwords {
         found.ok_or_else(|| refusal(WRONG))
     }
 
+    /// The realm, as tokens name it.
+    pub(crate) fn service(&self) -> &str {
+        &self.service
+    }
+
     /// The public keys of the tokens, for others who verify them; `None` when they are signed with a secret.
     pub(crate) fn public_keys(&self) -> Option<String> {
         self.issuer.keys().map(TokenKeys::public_keys)
@@ -513,6 +548,12 @@ impl Passwords {
             Some(scope) => challenge.with("scope", &scope.to_string()),
             None => challenge,
         }
+    }
+}
+
+impl SealKeys for Passwords {
+    fn seal_keys(&self) -> Vec<[u8; 32]> {
+        self.issuer.derived("the cookies of logins in a browser")
     }
 }
 

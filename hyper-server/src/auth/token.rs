@@ -158,6 +158,16 @@ impl Issuer {
         }
     }
 
+    /// Keys for another purpose, which are made from those that sign: the first is for what begins now. All servers that accept the
+    /// tokens of one another have them.
+    pub(super) fn derived(&self, purpose: &str) -> Vec<[u8; 32]> {
+        match &self.signer {
+            Signer::Keys(keys) => keys.derived(purpose),
+            // What is signed otherwise has no white space.
+            Signer::Secret(mac) => vec![mac.clone().chain_update(purpose).finalize().into_bytes().into()],
+        }
+    }
+
     /// Issues a token. `now` is in seconds since 1970.
     ///
     /// # Errors

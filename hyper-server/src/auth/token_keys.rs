@@ -15,11 +15,13 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, Result, ResultExt, Secret};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::{self, PemObject as _};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -87,6 +89,8 @@ struct Key {
     pair: Pair,
     public: PublicKey,
     id: String,
+    /// Makes keys for other purposes.
+    deriver: Hmac<Sha256>,
 }
 
 enum Pair {
@@ -159,6 +163,12 @@ impl TokenKeys {
         Ok(token)
     }
 
+    /// A key for another purpose of each of the keys.
+    pub(super) fn derived(&self, purpose: &str) -> Vec<[u8; 32]> {
+        let of = |key: &Key| key.deriver.clone().chain_update(purpose).finalize().into_bytes().into();
+        self.keys().iter().map(of).collect()
+    }
+
     /// The claims of a token that one of the keys has signed.
     pub(super) fn verify(&self, token: &str) -> Option<Vec<u8>> {
         let token = Unverified::parse(token)?;
@@ -169,12 +179,13 @@ impl TokenKeys {
 }
 
 impl Key {
-    fn new(pair: Pair) -> Self {
+    fn new(pair: Pair, der: &[u8]) -> Self {
+        let deriver = Hmac::new_from_slice(der).expect("HMAC takes a key of any length");
         let public = match &pair {
             Pair::Es256(pair) => PublicKey::P256(pair.public_key().as_ref().to_vec()),
             Pair::EdDsa(pair) => PublicKey::Ed25519(pair.public_key().as_ref().to_vec()),
         };
-        Self { id: public.thumbprint(), pair, public }
+        Self { id: public.thumbprint(), pair, public, deriver }
     }
 
     fn algorithm(&self) -> Algorithm {
@@ -237,10 +248,10 @@ fn parse(text: &str) -> Result<Key> {
     };
     let der = der.secret_pkcs8_der();
     if let Ok(pair) = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der) {
-        return Ok(Key::new(Pair::Es256(pair)));
+        return Ok(Key::new(Pair::Es256(pair), der));
     }
     match Ed25519KeyPair::from_pkcs8(der) {
-        Ok(pair) => Ok(Key::new(Pair::EdDsa(pair))),
+        Ok(pair) => Ok(Key::new(Pair::EdDsa(pair), der)),
         Err(_) => Err(Error::unsupported(
             "the key of tokens is of another kind: tokens are signed with keys of the curve P-256 (ES256) or Ed25519 (EdDSA)",
         )),

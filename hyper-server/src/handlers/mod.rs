@@ -3,6 +3,7 @@
 mod blobs;
 mod events;
 mod lists;
+mod login;
 mod manifests;
 pub(crate) mod ranges;
 mod token;
@@ -37,6 +38,8 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         Endpoint::Base => Ok(json(b"{}".to_vec())),
         Endpoint::Token(query) => token::issue(call, query, body).await,
         Endpoint::TokenKeys => token::keys(call),
+        Endpoint::Login => login::begin(call).await,
+        Endpoint::LoginCallback(callback) => login::finish(call, &callback).await,
         Endpoint::Live => Ok(text("ok\n".to_owned())),
         Endpoint::Ready => ready(call).await,
         Endpoint::Metrics if call.options.metrics => {

@@ -60,7 +60,7 @@ impl Key {
         }
     }
 
-    fn sign_as(&self, header: Value, claims: &Value) -> String {
+    pub(super) fn sign_as(&self, header: Value, claims: &Value) -> String {
         let [header, claims] =
             [header.to_string(), claims.to_string()].map(|part| URL_SAFE_NO_PAD.encode(part));
         let signed = format!("{header}.{claims}");

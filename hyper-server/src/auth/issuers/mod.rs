@@ -42,7 +42,7 @@ const MAX_ISSUERS: usize = 32;
 
 /// The user name with which clients that send a user and a password say that the password is a token of an issuer. The name of
 /// the issuer does the same.
-const LOGIN: &str = "oidc";
+pub(super) const LOGIN: &str = "oidc";
 
 /// Who a token of an issuer is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +66,11 @@ pub(super) struct External {
 }
 
 impl External {
+    /// The name of the issuer in the configuration.
+    pub(super) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
     /// The principal of a user of an issuer.
     pub(super) fn principal(&self, user: &str) -> Principal {
         let principal = Principal::user(user).with_groups(self.groups.iter().cloned());
@@ -135,6 +140,11 @@ impl Issuers {
     pub(super) fn is_login(&self, user: &str, password: &str) -> bool {
         let is_named = || user == LOGIN || self.0.iter().any(|issuer| issuer.name == user);
         !self.0.is_empty() && super::jose::is_like(password) && is_named()
+    }
+
+    /// Whether there is an issuer of this name with another URL.
+    pub(crate) fn has_other(&self, options: &IssuerOptions) -> bool {
+        self.0.iter().any(|issuer| issuer.name == options.name && issuer.url != options.url)
     }
 
     /// Whether there is an issuer of this name.
