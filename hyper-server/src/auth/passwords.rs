@@ -439,10 +439,11 @@ impl Passwords {
         Ok(grant.bound_to.is_none() || grant.bound_to == self.binding(&grant.user).await?)
     }
 
-    /// What the refresh tokens of all users are bound to now; `None` without a file of users, and while it cannot be read.
+    /// What the refresh tokens of all users of the file are bound to now; `None` without one, and while it cannot be read.
     pub(crate) fn bindings(&self) -> Option<HashSet<Digest>> {
-        let names = self.users.as_ref()?.names()?;
-        Some(names.iter().filter_map(|name| self.binding(name)).collect())
+        let users = self.users.as_ref()?;
+        let stamps = users.names()?.into_iter().filter_map(|name| users.stamp(&name));
+        Some(stamps.map(|stamp| self.bind(&stamp)).collect())
     }
 
     /// Removes the refresh tokens that are bound to what is gone, and those that were not used for too long. So they do not work again
@@ -591,7 +592,7 @@ mod tests {
         let state = State::new(Arc::new(MemoryStore::default()), options).unwrap();
         let passwords = state.tokens.clone().unwrap();
         let login = async |user: &str| {
-            let bound_to = passwords.binding(user).unwrap();
+            let bound_to = passwords.binding(user).await.unwrap().unwrap();
             passwords
                 .api_tokens
                 .as_ref()
