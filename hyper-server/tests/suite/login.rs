@@ -239,7 +239,7 @@ async fn what_did_not_begin_in_this_browser_is_refused() {
     // The code of another login: its verifier does not fit.
     let mixed = good.replace(
         &good[5..good.find('&').unwrap()],
-        &back(&code(&other), &other.asked)[5..].split('&').next().unwrap().to_owned(),
+        back(&code(&other), &other.asked)[5..].split('&').next().unwrap(),
     );
     is_refused(&site.come_back(&mixed, &mine.cookie).await, "invalid_grant");
     site.at(NOW + 600);

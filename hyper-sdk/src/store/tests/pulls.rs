@@ -76,7 +76,8 @@ async fn what_is_pulled_stays_and_what_was_never_pulled_counts_from_its_push() {
         assert_eq!(whys, expected);
         assert_eq!(retain(&*store).await.removed, 1);
         assert_eq!(tags(&*store, &app).await, ["by-digest", "by-tag", "same-image", "young"]);
-        // A later pull puts it off.
+        // A later pull puts it off. Servers tell every hour that they note pulls.
+        note(&*store, &[]).await;
         turn(18 * HOUR);
         note(&*store, &[(&two, None)]).await;
         turn(3 * HOUR);

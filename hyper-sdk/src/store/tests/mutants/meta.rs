@@ -173,6 +173,13 @@ impl<M: MetaBackend> MetaMutant<M> {
             (MetaFault::PlaceForgotten, Change::HoldScrub { holder, seconds, .. }) => {
                 Change::HoldScrub { holder, seconds, place: None }
             }
+            (_, change) => return self.mutate_retention(change).await,
+        }))
+    }
+
+    /// The same for retention and the pulls that it goes by.
+    async fn mutate_retention(&self, change: Change) -> Result<Option<Change>> {
+        Ok(Some(match (self.fault, change) {
             (MetaFault::AnyTagExpires, Change::ExpireTag { repository, record, .. }) => {
                 Change::DeleteTag { repository, tag: record.tag }
             }

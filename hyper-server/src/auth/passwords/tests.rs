@@ -1,0 +1,57 @@
+//! Logins of users who come and go.
+
+use super::*;
+use crate::options::RegistryOptions;
+use crate::state::State;
+use hyper_sdk::store::MemoryStore;
+use hyper_sdk::store::meta::MemoryTokens;
+use hyper_sdk::testing::FrozenClock;
+
+/// An administrator takes a line out because a laptop was stolen, and puts it back later.
+#[tokio::test]
+async fn the_logins_of_a_user_who_was_removed_do_not_come_back() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let line = |user: &str| format!("{}\n", crate::auth::htpasswd_entry(user, "secret", 4).unwrap());
+    let both = line("alice") + &line("bob");
+    let bob = both.lines().nth(1).unwrap().to_owned();
+    let write = async |text: &str| {
+        std::fs::write(file.path(), text).unwrap();
+        // The file is looked at once a second.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    };
+    std::fs::write(file.path(), &both).unwrap();
+    let (tokens, clock) = (MemoryTokens::default(), Arc::new(FrozenClock::new(1_800_000_000)));
+    let options = RegistryOptions {
+        htpasswd: Some(file.path().to_owned()),
+        api_tokens: Some(Arc::new(tokens.clone())),
+        clock: clock.clone(),
+        ..RegistryOptions::default()
+    };
+    let state = State::new(Arc::new(MemoryStore::default()), options).unwrap();
+    let passwords = state.tokens.clone().unwrap();
+    let login = async |user: &str| {
+        let bound_to = passwords.binding(user).await.unwrap().unwrap();
+        passwords.api_tokens.as_ref().unwrap().add_refresh(user, "docker", bound_to).await.unwrap().unwrap()
+    };
+    let [lost, kept] = [login("alice").await, login("bob").await];
+    let works = async |token: &Secret| passwords.refresh(token.expose(), None).await.unwrap().is_some();
+    let before = passwords.bindings().unwrap();
+    assert_eq!(passwords.forget_logins(&HashSet::new()).await.unwrap(), 0);
+    write(&bob).await;
+    let gone: HashSet<Digest> = before.difference(&passwords.bindings().unwrap()).cloned().collect();
+    assert_eq!(passwords.forget_logins(&gone).await.unwrap(), 1);
+    write(&both).await;
+    // A token is remembered for two seconds.
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    assert!(!works(&lost).await && works(&kept).await);
+    // One that another server has made, whose file is newer, stays.
+    let tokens_of = passwords.api_tokens.as_ref().unwrap();
+    tokens_of.add_refresh("carol", "docker", Digest::sha256("a newer line")).await.unwrap().unwrap();
+    assert_eq!(passwords.forget_logins(&gone).await.unwrap(), 0);
+    write("no line of users").await;
+    assert_eq!(passwords.bindings(), None, "a file that cannot be read says nothing");
+    // What is not used for too long is forgotten, too.
+    clock.advance(31 * 24 * 60 * 60);
+    assert_eq!(passwords.forget_logins(&HashSet::new()).await.unwrap(), 2);
+    assert!(tokens.tokens(None, 10).await.unwrap().items.is_empty());
+}
