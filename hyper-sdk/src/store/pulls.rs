@@ -71,6 +71,8 @@ pub struct PullNotes {
     begun: AtomicBool,
     lost: AtomicBool,
     many: Arc<Notify>,
+    /// Who has it writes: another waits, and knows then that all was written.
+    writing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +92,7 @@ impl Default for PullNotes {
             begun: AtomicBool::new(false),
             lost: AtomicBool::new(false),
             many: Arc::default(),
+            writing: tokio::sync::Mutex::default(),
         }
     }
 }
@@ -125,7 +128,11 @@ impl PullNotes {
 
     fn add(&self, shard: &mut Shard, note: PullNote) {
         if shard.waiting.len() >= WAITING {
-            self.lost.store(true, Ordering::Relaxed);
+            if !self.lost.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "too many pulls wait to be noted: all counts as pulled now, and what is noted begins anew"
+                );
+            }
         } else {
             shard.waiting.push(note);
         }
@@ -146,6 +153,7 @@ impl PullNotes {
     /// # Errors
     /// Those of [`RegistryStore::note_pulls`].
     pub async fn write(&self, store: &dyn RegistryStore) -> Result<u64> {
+        let _writing = self.writing.lock().await;
         self.turn();
         let mut written = 0;
         for shard in &self.shards {

@@ -7,7 +7,7 @@
 //! - A refresh token ends when it was not used for a while, and is no API token; an API token is no refresh token.
 
 use super::Scope;
-use super::api_token::{ApiToken, login_of};
+use super::api_token::{ApiToken, is_login_entry, login_of};
 use super::is_unseen;
 use super::issuers::External;
 use hyper_sdk::clock::SharedClock;
@@ -125,7 +125,8 @@ impl ApiTokens {
         Ok(Some(token.into_text()))
     }
 
-    /// Removes the refresh tokens that are bound to what is gone, or were not used for too long. Returns how many were removed.
+    /// Removes the refresh tokens that are bound to what is gone, or were not used for too long, and the tokens of logins in a browser
+    /// that have expired. Returns how many were removed.
     ///
     /// # Errors
     /// Those of the store.
@@ -137,7 +138,13 @@ impl ApiTokens {
             let page = self.store.tokens(after.as_deref(), PAGE).await?;
             for record in &page.items {
                 let Some(bound_to) = &record.bound_to else { continue };
-                if gone.contains(bound_to) || now.saturating_sub(record.last_seen()) >= lifetime {
+                let is_over = if record.scopes.iter().any(|scope| is_login_entry(scope)) {
+                    // The API token of a login in a browser: it has a time of its own.
+                    record.expires.is_some_and(|at| at <= now)
+                } else {
+                    gone.contains(bound_to) || now.saturating_sub(record.last_seen()) >= lifetime
+                };
+                if is_over {
                     removed += u64::from(self.store.remove_token(&record.id).await?);
                 }
             }

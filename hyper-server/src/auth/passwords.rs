@@ -77,21 +77,30 @@ struct Login {
     api_token: Option<String>,
     /// Whether it was the password of a user.
     by_password: bool,
-    /// Of a user of the directory: what is known of the entry whose password was checked.
-    person: Option<Arc<Person>>,
+    /// The stamp of the line of the file, or of the entry of the directory, whose password was checked.
+    proved: Option<Digest>,
+    /// Whether it is a user of the directory.
+    is_of_directory: bool,
     /// Of the token of another issuer: what is known of its user, and when it expires.
     external: Option<(External, i64)>,
 }
 
 impl Login {
     fn of(principal: Principal) -> Self {
-        Self { principal, api_token: None, by_password: false, person: None, external: None }
+        Self {
+            principal,
+            api_token: None,
+            by_password: false,
+            proved: None,
+            is_of_directory: false,
+            external: None,
+        }
     }
 
     /// A user of the directory.
     fn of_person(user: &str, person: Arc<Person>) -> Self {
         let principal = Principal::user(user).with_groups(person.groups.iter().cloned());
-        Self { person: Some(person), ..Self::of(principal) }
+        Self { proved: Some(person.stamp.clone()), is_of_directory: true, ..Self::of(principal) }
     }
 }
 
@@ -373,8 +382,10 @@ impl Passwords {
             return Ok(person.map(|person| Login { by_password: true, ..Login::of_person(user, person) }));
         }
         let Some(users) = &self.users else { return Ok(None) };
+        // Of before the check, which takes a while: the line may be replaced meanwhile.
+        let proved = users.stamp(user);
         let is_right = users.verify(user, password, client).await?;
-        Ok(is_right.then(|| Login { by_password: true, ..Login::of(Principal::user(user)) }))
+        Ok(is_right.then(|| Login { by_password: true, proved, ..Login::of(Principal::user(user)) }))
     }
 
     /// Who a refresh token stands for; `None` when it is wrong. Wrong ones count as wrong passwords do.
@@ -420,12 +431,12 @@ impl Passwords {
         hasher.finish()
     }
 
-    /// What a refresh token for this login is bound to. In the directory that is the entry whose password was checked: a password
-    /// that is only remembered must not be bound to the one that has replaced it.
+    /// What a refresh token for this login is bound to: the line or the entry whose password was checked. `None` when another one has
+    /// replaced it: a password that was right before must not be bound to that.
     async fn login_binding(&self, user: &str, login: &Login) -> Result<Option<Digest>> {
         let now = self.binding(user).await?;
-        let proved = login.person.as_ref().map(|person| self.bind(&person.stamp));
-        Ok(now.filter(|now| proved.as_ref().is_none_or(|proved| proved == now)))
+        let proved = login.proved.as_ref().map(|stamp| self.bind(stamp));
+        Ok(now.filter(|now| proved.as_ref() == Some(now)))
     }
 
     /// Whether what a refresh token is bound to is still so. An API token is bound to nothing.
@@ -439,9 +450,9 @@ impl Passwords {
         Ok(grant.bound_to.is_none() || grant.bound_to == self.binding(&grant.user).await?)
     }
 
-    /// What the refresh tokens of all users of the file are bound to now; `None` without one, and while it cannot be read.
+    /// What the refresh tokens of all users of the file are bound to now; `None` while it cannot be read.
     pub(crate) fn bindings(&self) -> Option<HashSet<Digest>> {
-        let users = self.users.as_ref()?;
+        let Some(users) = &self.users else { return Some(HashSet::new()) };
         let stamps = users.names()?.into_iter().filter_map(|name| users.stamp(&name));
         Some(stamps.map(|stamp| self.bind(&stamp)).collect())
     }
@@ -500,7 +511,7 @@ impl Passwords {
             user,
             api_token: login.api_token.as_deref(),
             external: external.map(|(external, _)| external),
-            directory: login.person.is_some().then(|| principal.group_set()),
+            directory: login.is_of_directory.then(|| principal.group_set()),
             until: external.map(|(_, until)| *until),
         };
         let issued = self.issuer.issue(holder, &scopes, self.clock.now())?;

@@ -31,6 +31,8 @@ const KNOWN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 const REFUSED: Rate = Rate::a_hundred_in_ten_minutes();
 /// What stands for the user of a token: no user has this name.
 const TOKENS: &str = ":tokens";
+/// What stands for the user of a login in a browser.
+const LOGINS: &str = ":logins";
 /// How many addresses of users are known.
 const KNOWN_MOST: usize = 32_768;
 
@@ -91,6 +93,15 @@ impl Guesses {
         self.begin_with(&[By::Address], TOKENS, client, now)
     }
 
+    /// Begins a login in a browser, before its user is known. Each one asks the issuer, so the limit of the address counts also where
+    /// another login was right.
+    ///
+    /// # Errors
+    /// Those of [`Guesses::begin`].
+    pub(crate) fn begin_login(self: &Arc<Self>, client: Option<IpAddr>, now: Instant) -> Result<Guess> {
+        self.begin_with(&[By::Address], LOGINS, client, now)
+    }
+
     fn begin_with(
         self: &Arc<Self>,
         limits: &[By],
@@ -102,7 +113,7 @@ impl Guesses {
         let mut guess =
             Guess { guesses: self.clone(), user: user.to_owned(), client, taken: Vec::new(), begun: now };
         let nanos = super::nanos(self.epoch, now);
-        let is_known = self.known.has(&self.place(user, client), now);
+        let is_known = user != LOGINS && self.known.has(&self.place(user, client), now);
         for by in limits.iter().copied() {
             if is_known && !matches!(by, By::UserAtAddress) {
                 continue;

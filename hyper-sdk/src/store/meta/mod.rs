@@ -16,8 +16,10 @@ mod tokens;
 pub use super::edge::{Edge, EdgeKind};
 pub use change::{Change, ManifestChange};
 pub use memory::MemoryMeta;
+#[cfg(feature = "store-sql")]
+pub(super) use records::NOTE_AGAIN;
 pub use records::{BlobLink, BlobRecord, ManifestAt, ScrubPlace, TagRecord, UploadRecord};
-pub(super) use records::{NOTE_AGAIN, NOTES_GAP, is_noted_again};
+pub(super) use records::{NOTES_GAP, is_noted_again};
 #[cfg(feature = "store-sql")]
 pub use row::{
     Ancestor, BlobRow, DamagedRow, LinkRow, ManifestRow, RepositoryRow, Row, RowCounts, RowKind, TagRow,

@@ -152,7 +152,7 @@ impl Logins {
         cookie: Option<&str>,
         client: Option<IpAddr>,
     ) -> std::result::Result<LoggedIn, Failure> {
-        let guess = self.parts.guesses.begin_token(client, Instant::now())?;
+        let guess = self.parts.guesses.begin_login(client, Instant::now())?;
         let outcome = self.answer(callback, cookie).await;
         match &outcome {
             Ok(_) => guess.right(Instant::now()),

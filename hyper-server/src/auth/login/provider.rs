@@ -203,6 +203,10 @@ impl Provider {
             Ok(refusal) if (400..500).contains(&answer.status) => {
                 Err(Failure::Issuer(refusal.error, refusal.error_description))
             }
+            // Whatever stands before it.
+            _ if (400..500).contains(&answer.status) => {
+                Err(Failure::Issuer(format!("status {}", answer.status), String::new()))
+            }
             _ => Err(Error::new(ErrorKind::Unavailable, "the issuer does not exchange the code")
                 .with_context("status", answer.status)
                 .into()),

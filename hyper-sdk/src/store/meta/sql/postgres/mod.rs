@@ -130,10 +130,10 @@ impl Database {
             .max_connections(connections.saturating_sub(2).max(1))
             .acquire_timeout(ACQUIRE)
             .test_before_acquire(false)
-            .before_acquire(|connection, state| {
+            .before_acquire(move |connection, state| {
                 Box::pin(async move {
-                    // A lost connection is replaced by another.
-                    Ok(state.idle_for < IDLE || connection.ping().await.is_ok())
+                    // A lost connection is replaced by another, and so is one to tables that were replaced.
+                    Ok(state.idle_for < IDLE || presence.check(connection).await.is_ok())
                 })
             })
             .after_connect({

@@ -22,13 +22,18 @@ impl Presence {
         Self { registry: number(registry), process: number(&process.to_string()) }
     }
 
+    /// Whether it is in the registry with this name.
+    pub(super) fn is_of(self, registry: &str) -> bool {
+        Self::of(registry, 0).registry == self.registry
+    }
+
     /// Fails when a connection leads to another registry than the one that the process opened, or to none any more: the database
     /// was dropped meanwhile, and perhaps made anew by a restore.
     pub(super) async fn check(self, connection: &mut PgConnection) -> sqlx::Result<()> {
         let found =
             sqlx::query_scalar::<_, String>("SELECT id FROM registry_state").fetch_one(connection).await;
         match found {
-            Ok(id) if Self::of(&id, 0).registry == self.registry => Ok(()),
+            Ok(id) if self.is_of(&id) => Ok(()),
             Ok(_) => Err(replaced()),
             Err(sqlx::Error::RowNotFound) => Err(replaced()),
             // No such table, no such schema.

@@ -14,7 +14,7 @@
 
 use super::clock::DatabaseClock;
 use super::error::{is_lost, is_starting, judge, sql_error};
-use super::presence::Presence;
+use super::presence::{self, Presence};
 use crate::breaker::{Attempt, Breaker};
 use crate::clock::Clock as _;
 use crate::store::EventRules;
@@ -75,16 +75,17 @@ impl Session {
     async fn connect(&self) -> sqlx::Result<PgConnection> {
         let start = Instant::now();
         loop {
-            match timeout(CONNECT, self.options.connect()).await.unwrap_or_else(|_| Err(too_slow())) {
+            let opening = async {
+                let mut connection = self.options.connect().await?;
+                self.presence.check(&mut connection).await?;
+                self.presence.show(&mut connection).await?;
+                Ok(connection)
+            };
+            match timeout(CONNECT, opening).await.unwrap_or_else(|_| Err(too_slow())) {
                 Err(e) if is_starting(&e) && start.elapsed() < STARTING => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
-                outcome => {
-                    let mut connection = outcome?;
-                    self.presence.check(&mut connection).await?;
-                    self.presence.show(&mut connection).await?;
-                    return Ok(connection);
-                }
+                outcome => return outcome,
             }
         }
     }
@@ -102,7 +103,12 @@ impl Session {
         let clock = Arc::clone(&self.clock);
         let applied = timeout(
             TRANSACTION,
-            transact(&mut connection, &clock, (&self.rules, self.recording.now(), attempt), changes),
+            transact(
+                &mut connection,
+                &clock,
+                (&self.rules, self.recording.now(), attempt, self.presence),
+                changes,
+            ),
         )
         .await;
         let outcomes = match applied.unwrap_or_else(|_| Err(too_slow().into())) {
@@ -219,7 +225,7 @@ impl queue::Session for Session {
 async fn transact(
     connection: &mut PgConnection,
     clock: &DatabaseClock,
-    (rules, recording, attempt): (&SharedRules, Option<EventRules>, &Attempt),
+    (rules, recording, attempt, presence): (&SharedRules, Option<EventRules>, &Attempt, Presence),
     changes: &[Asked],
 ) -> std::result::Result<Vec<Result<u64>>, Failure> {
     let version = if changes.iter().any(|asked| is_visible(&asked.change)) {
@@ -230,13 +236,17 @@ async fn transact(
     let durability = if are_leases(changes) { "SET LOCAL synchronous_commit = off; " } else { "" };
     let begin = format!(
         "BEGIN; {durability}UPDATE registry_state SET content_version = {version} \
-         RETURNING CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT); {IS_COUNTING}"
+         RETURNING CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT), id; {IS_COUNTING}"
     );
     // The text has a number that was made here, and nothing else from outside.
     let rows = sqlx::raw_sql(AssertSqlSafe(begin)).fetch_all(&mut *connection).await?;
     // The rest may take long, and others need not wait for it.
     attempt.answered();
     let [time, is_counting] = &rows[..] else { return Err(sqlx::Error::RowNotFound.into()) };
+    if !presence.is_of(time.try_get(1)?) {
+        // The connection ends, and nothing is committed.
+        return Err(Failure::Lost(presence::replaced()));
+    }
     clock.set(time.try_get(0)?);
     let quotas = Quotas::new(rules.now(), is_counting.try_get(0)?, changes);
     let mut outcomes = Vec::with_capacity(changes.len());
