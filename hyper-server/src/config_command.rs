@@ -9,7 +9,7 @@ use crate::standard_io::print;
 use crate::throttle::{Throttle, Throttling};
 use crate::{Tls, log_level, policy_command, webhook, webhook_config};
 use clap::{Args, Subcommand};
-use hyper_sdk::Result;
+use hyper_sdk::{Error, Result};
 use std::io::Write as _;
 use std::path::PathBuf;
 
@@ -59,9 +59,14 @@ fn check(args: &CheckArgs) -> Result<()> {
         crate::auth::check_htpasswd(path)?;
     }
     config.auth.token.keys()?;
-    Issuers::new(&issuer_config::issuers(&config.auth.issuer)?)?;
+    let issuers = Issuers::new(&issuer_config::issuers(&config.auth.issuer)?)?;
     directory(&config)?;
     if let Some(login) = config.auth.login.options() {
+        if issuers.has_other(&login.issuer) {
+            return Err(Error::invalid(
+                "two issuers have the same name: that of [auth.login] and one of [[auth.issuer]]",
+            ));
+        }
         let root = config.registry().root().unwrap_or_default();
         Logins::check(&login, &root).map_err(|e| e.with_context("table", "auth.login"))?;
     }

@@ -258,7 +258,11 @@ impl Inner {
                 Err(_) => Err(Error::new(ErrorKind::Unavailable, "the directory takes too long")),
             }
         };
-        let outcome = outcome.await.map(|found| found.map(Arc::new));
+        // Whatever is wrong between here and there says nothing about the user, and nothing about what the client asked for.
+        let outcome = outcome.await.map(|found| found.map(Arc::new)).map_err(|e| match e.kind() {
+            ErrorKind::TooManyRequests => e,
+            _ => e.with_kind(ErrorKind::Unavailable),
+        });
         let count = match &outcome {
             Ok(Some(_)) => &self.counts.accepted,
             Ok(None) => &self.counts.refused,

@@ -71,5 +71,7 @@ async fn work(mut session: impl Session, mut queue: mpsc::Receiver<Job>) {
 
 /// Whether no other change of the batch has to survive a power failure, so that its commit need not wait for the disk.
 pub(super) fn are_leases(changes: &[Asked]) -> bool {
-    changes.iter().all(|asked| matches!(asked.change, Change::LeaseBlob { .. } | Change::NotePulls { .. }))
+    changes
+        .iter()
+        .all(|asked| matches!(asked.change, Change::LeaseBlob { .. } | Change::NotePulls { lost: false, .. }))
 }
