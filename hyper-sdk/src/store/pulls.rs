@@ -39,9 +39,10 @@ const TOGETHER: usize = 64;
 ///
 /// ```
 /// use hyper_sdk::oci::{ImageIndex, Manifest};
+/// use hyper_sdk::reference::ManifestReference;
 /// use hyper_sdk::store::wrap::{CacheOptions, Cached};
 /// use hyper_sdk::store::{MemoryStore, Page, PullNotes, PutManifest, RegistryStore as _};
-/// use hyper_sdk::{ManifestReference, RepositoryName, Tag};
+/// use hyper_sdk::{RepositoryName, Tag};
 /// use std::sync::Arc;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
