@@ -40,12 +40,13 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod durable;
 mod joins;
+mod leftovers;
 mod settled;
 
 pub(super) use joins::{MAX_LEVEL, Piece};
@@ -118,6 +119,8 @@ pub(super) struct Folders {
     joins: Mutex<HashMap<Digest, joins::Join>>,
     /// Whether the joins of earlier processes are read.
     joins_are_read: OnceLock<()>,
+    /// Whether there are more leftovers than those that were found last.
+    has_more: AtomicBool,
 }
 
 /// What a start finds in the folder.
@@ -165,8 +168,8 @@ impl Folders {
         let boot =
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let (known, whole, floor) = (Mutex::default(), Mutex::default(), OnceLock::new());
-        let (joins, joins_are_read) = (Mutex::default(), OnceLock::new());
-        let folders = Self { root, lock, boot, known, whole, floor, joins, joins_are_read };
+        let (joins, joins_are_read, has_more) = (Mutex::default(), OnceLock::new(), AtomicBool::new(false));
+        let folders = Self { root, lock, boot, known, whole, floor, joins, joins_are_read, has_more };
         let held = folders.hold_numbers()?;
         let state = folders.state();
         let leftovers = if folders.is_settled(state.as_ref()) || folders.was_read_lately() {
@@ -190,8 +193,8 @@ impl Folders {
         Ok((listing, leftovers))
     }
 
-    /// All records. The second value is the folders that dead processes left behind, which the caller must remove: they are
-    /// looked for also where a start did so a moment ago.
+    /// All records. The second value is the first folders that dead processes left behind, which the caller must remove: they
+    /// are looked for also where a start did so a moment ago. [`Self::more_leftovers`] are the others.
     pub(super) fn look_again(&self) -> Result<(Listing, Vec<Removed>)> {
         let _held = self.hold_numbers()?;
         self.read_and_clean()
@@ -227,58 +230,6 @@ impl Folders {
         }
         listing.named.extend(self.read_joins()?);
         Ok(listing)
-    }
-
-    /// Moves the folders of dead processes to `removed`, and finds those that are there already. The caller holds the
-    /// numbers. Without a listing, those of `layers` are not looked at.
-    fn clean(&self, listing: Option<&Listing>) -> Result<Vec<Removed>> {
-        let nothing = BTreeSet::new();
-        let of_layers = listing.map(|listing| ("layers", &listing.named));
-        let mut leftovers = Vec::new();
-        for (of, named) in [("active", &nothing)].into_iter().chain(of_layers) {
-            for number in self.numbers(of)?.difference(named) {
-                let folder = self.root.join(of).join(number.to_string());
-                let Some(lock) = free(&folder)? else { continue };
-                let _in_order = if of == "active" && folder.is_dir() {
-                    match self.put_in_order(&folder, false) {
-                        Ok(Some(order)) => Some(order),
-                        // Its step is still ending.
-                        Ok(None) => continue,
-                        Err(error) => {
-                            tracing::warn!(%error, "the caches of a killed step are still in its tree");
-                            continue;
-                        }
-                    }
-                } else {
-                    None
-                };
-                // A commit holds the lock until the record exists, so the record may have been added since the list was
-                // read.
-                let is_named = of == "layers"
-                    && (self.list()?.iter().any(|(_, record)| record.id == *number)
-                        || self.read_joins()?.contains(number));
-                if is_named {
-                    continue;
-                }
-                match self.set_aside(&folder, lock) {
-                    Ok(removed) => leftovers.push(removed),
-                    // Its owner has just moved it.
-                    Err(e) if e.kind() == ErrorKind::NotFound => {}
-                    Err(e) => return Err(e),
-                }
-            }
-        }
-        let removed = self.root.join("removed");
-        let entries =
-            std::fs::read_dir(&removed).map_err(|e| Error::io("cannot read a folder", &removed, e))?;
-        for path in entries.flatten().map(|entry| entry.path()) {
-            if leftovers.iter().all(|leftover| leftover.path != path)
-                && let Some(lock) = free(&path)?
-            {
-                leftovers.push(Removed { path, _lock: lock });
-            }
-        }
-        Ok(leftovers)
     }
 
     /// Moves a folder to `removed`.
@@ -559,22 +510,6 @@ impl Folders {
         let result = work();
         self.lock.lock_shared().map_err(failed)?;
         result
-    }
-}
-
-/// Takes the lock of a folder if it is free. The inner value is `None` if the owner died before it made the lock file.
-fn free(folder: &Path) -> Result<Option<Option<File>>> {
-    let path = folder.join("lock");
-    match File::options().write(true).open(&path) {
-        Ok(lock) => match lock.try_lock() {
-            Ok(()) => Ok(Some(Some(lock))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(e)) => Err(Error::io("cannot lock a folder", folder, e)),
-        },
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-            Ok(Some(None))
-        }
-        Err(e) => Err(Error::io("cannot open a lock file", path, e)),
     }
 }
 

@@ -371,3 +371,34 @@ fn a_listing_finds_what_processes_left_that_died_a_moment_ago() {
     let (listing, leftovers) = folders.look_again().unwrap();
     assert_eq!((listing.records.len(), leftovers.len(), left.exists()), (1, 1, false));
 }
+
+#[test]
+fn leftovers_come_in_portions_that_few_open_files_suffice_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (folders, _) = started(folder.path()).unwrap();
+    folders.commit(folders.claim().unwrap(), None, &chain("a"), None).unwrap();
+    let unnamed: Vec<_> = (0..100).map(|_| folders.claim().unwrap()).collect();
+    for claim in unnamed.iter().skip(50) {
+        std::fs::rename(&claim.folder, folders.root.join("layers").join(claim.id.to_string())).unwrap();
+    }
+    for number in 0..100 {
+        let left = folders.root.join(format!("removed/1-{number}-1"));
+        std::fs::create_dir(&left).unwrap();
+        std::fs::write(left.join("lock"), "").unwrap();
+    }
+    drop((unnamed, folders));
+    let (folders, mut leftovers) = started(folder.path()).unwrap();
+    let mut removed = 0;
+    while !leftovers.is_empty() {
+        assert!(leftovers.len() <= leftovers::AT_ONCE);
+        for leftover in leftovers {
+            std::fs::remove_dir_all(&leftover.path).unwrap();
+            removed += 1;
+        }
+        leftovers = folders.more_leftovers().unwrap();
+    }
+    assert_eq!(removed, 200);
+    let left = |of: &str| std::fs::read_dir(folder.path().join(of)).unwrap().count();
+    assert_eq!((left("active"), left("removed"), left("layers")), (0, 0, 1));
+    assert!(folders.record(&chain("a")).unwrap().is_some());
+}

@@ -36,14 +36,22 @@ impl Inner {
         drop(garbage);
         let inner = Arc::clone(self);
         let work = move || {
+            let mut is_well = true;
             loop {
-                let garbage = match &mut *inner.garbage() {
-                    Some(waiting) if !waiting.is_empty() => std::mem::take(waiting),
-                    none => {
-                        *none = None;
+                let mut garbage = inner.waiting_garbage();
+                if garbage.is_empty() && is_well {
+                    // What a killed process left comes in portions.
+                    let more = inner.folders.more_leftovers().unwrap_or_default();
+                    garbage.extend(more.into_iter().map(Garbage::Removed));
+                }
+                if garbage.is_empty() {
+                    let mut waiting = inner.garbage();
+                    if waiting.as_ref().is_none_or(Vec::is_empty) {
+                        *waiting = None;
                         return;
                     }
-                };
+                    continue;
+                }
                 let set_aside = |garbage| match garbage {
                     Garbage::Removed(removed) => Some(removed),
                     // The next start removes what cannot be removed now.
@@ -51,12 +59,16 @@ impl Inner {
                 };
                 let removed: Vec<Removed> = garbage.into_iter().filter_map(set_aside).collect();
                 let paths = removed.iter().map(|removed| removed.path.clone()).collect();
-                inner.sandbox.errand_blocking(&Errand::Remove { paths }).ok();
+                is_well = inner.sandbox.errand_blocking(&Errand::Remove { paths }).is_ok();
             }
         };
         if std::thread::Builder::new().name("snapshot-garbage".to_owned()).spawn(work).is_err() {
             *self.garbage() = None;
         }
+    }
+
+    fn waiting_garbage(&self) -> Vec<Garbage> {
+        self.garbage().as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Has a folder that is not committed removed.
