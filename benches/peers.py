@@ -28,15 +28,19 @@ class Hyper:
     def __init__(self, program, work, bases, ca=None, name="hyperbuild", user=None):
         self.name, self.program, self.bases, self.ca = name, program, bases, ca
         self.folder = os.path.join(work, user or "root")
-        self.root, self.prefix = os.path.join(self.folder, "hyper"), []
+        self.states, self.prefix = 0, []
         if user:
             self.prefix = ["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--reset-env"]
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
         if user:
             shutil.chown(self.folder, user)
+        self.reset()
 
     def reset(self):
-        subprocess.run(["rm", "-rf", self.root], check=True)
+        """An empty state folder, beside the old ones: ext4 looks past the inodes that were removed in the last minutes, and takes
+        longer for each new file, so they are removed at the end."""
+        self.states += 1
+        self.root = os.path.join(self.folder, f"hyper-{self.states}")
 
     def build(self, context, out, attributes=""):
         # The user writes into a folder of its own.
@@ -51,7 +55,7 @@ class Hyper:
         return took
 
     def close(self):
-        self.reset()
+        subprocess.run(["rm", "-rf", self.folder], check=True)
 
 
 class BuildKit:

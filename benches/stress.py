@@ -14,7 +14,7 @@ The exit status is 1 when something was wrong. It needs to be root, to see the m
 import argparse, hashlib, json, os, random, re, shutil, signal, subprocess, sys, tarfile, tempfile, threading, time
 
 # What a state folder without content has.
-KEPT = re.compile(r"store/(hyper\.db.*|collector\.lock)|snapshots/[^/]+/(lock|numbers|settled|synced)|uses/.*|history/.*|stat-cache"
+KEPT = re.compile(r"store/(hyper\.db.*|collector\.lock)|snapshots/[^/]+/(lock|looked|numbers|settled|synced)|uses/.*|history/.*|stat-cache"
                   r"|sandbox\.json")
 faults = []
 
