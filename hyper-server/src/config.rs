@@ -383,6 +383,7 @@ impl Config {
         Known {
             users: self.has_users(),
             claims: self.auth.has_claims(),
+            groups: self.auth.ldap.has_groups(),
             strangers: issuer_config::lets_in_everybody(&self.auth.issuer),
         }
     }

@@ -55,7 +55,7 @@ impl PolicyCommand {
     pub(crate) fn run(&self) -> Result<Answer> {
         match self {
             Self::Check(args) => {
-                let known = Known { users: true, claims: true, strangers: false };
+                let known = Known { users: true, claims: true, groups: true, strangers: false };
                 for warning in warnings(&PolicyFile::open(&args.file)?, known) {
                     let _ = writeln!(std::io::stderr(), "warning: {warning}");
                 }
@@ -73,6 +73,8 @@ pub(crate) struct Known {
     pub(crate) users: bool,
     /// Whether anybody has claims.
     pub(crate) claims: bool,
+    /// Whether users of the registry itself, who are not those of an issuer, may have groups.
+    pub(crate) groups: bool,
     /// Whether an issuer has no `require`, and so lets in everybody whom it gives a token.
     pub(crate) strangers: bool,
 }
@@ -90,6 +92,12 @@ pub(crate) fn warnings(file: &PolicyFile, known: Known) -> Vec<String> {
         warnings.push(format!(
             "{path}: `claim:` never matches, because the users of files and certificates have no claims: only those \
              of other issuers (`auth.issuer`, `auth.login`) have some, and groups those of a directory (`auth.ldap`)"
+        ));
+    }
+    if known.claims && !known.groups && policy.reads_own_groups() {
+        warnings.push(format!(
+            "{path}: `claim:groups=NAME` allows nothing, because there is no directory (`auth.ldap`): write \
+             `claim:ISSUER:groups=NAME` for groups of an issuer, with its `name`"
         ));
     }
     if known.strangers && policy.trusts_everybody() {
@@ -202,6 +210,33 @@ fn why_not(decision: Decision, operation: Operation, file: &dyn Display) -> Stri
         Decision::NotAllowed => format!("no rule of {file} allows {operation}"),
         Decision::Immutable(line) => {
             format!("{file}:{line} makes the tag immutable, and no rule gives the right admin")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_nobody_has_are_a_warning() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let known = Known { users: true, claims: true, groups: false, strangers: false };
+        for (kind, who, known, is_warned) in [
+            ("allow", "claim:groups=a", known, true),
+            ("allow", "group:g", known, true),
+            ("allow", "claim:company:groups=a", known, false),
+            ("allow", "claim:groups=a", Known { groups: true, ..known }, false),
+            ("deny", "claim:groups=a", known, false),
+        ] {
+            let text = format!(
+                "[groups]\ng = [\"claim:groups=b\"]\n[[allow]]\nwho = [\"user:a\"]\nrepositories = [\"a\"]\nactions = [\"pull\"]\n\
+                 [[{kind}]]\nwho = [\"{who}\"]\nrepositories = [\"b\"]\nactions = [\"pull\"]\n"
+            );
+            std::fs::write(file.path(), text).unwrap();
+            let shown = warnings(&PolicyFile::open(file.path()).unwrap(), known);
+            let is_about = |text: &String| text.contains("claim:ISSUER:groups=NAME");
+            assert_eq!(shown.iter().any(is_about), is_warned, "{kind} {who} {shown:?}");
         }
     }
 }

@@ -77,7 +77,8 @@ impl Principal {
         self.0.name.as_deref()
     }
 
-    /// The groups in byte order.
+    /// The groups in byte order. Those of a user of another issuer, who has the claim `iss`, are what that issuer says: a group of
+    /// the same name elsewhere is another one.
     pub fn groups(&self) -> impl Iterator<Item = &str> {
         self.0.groups.iter().map(String::as_str)
     }

@@ -219,6 +219,12 @@ impl Policy {
         self.rules.iter().any(|rule| rule.who.reads_claims(&self.groups))
     }
 
+    /// Whether a rule that allows something reads `claim:groups` without the name of an issuer: groups of the users of this
+    /// registry, such as those of a directory.
+    pub fn reads_own_groups(&self) -> bool {
+        self.rules.iter().any(|rule| rule.allow && rule.who.reads_own_groups(&self.groups))
+    }
+
     /// Whether a rule is about users, other than about everybody.
     pub fn needs_users(&self) -> bool {
         self.rules.iter().any(|rule| rule.who.needs_users(&self.groups))

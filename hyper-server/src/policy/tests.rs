@@ -81,6 +81,79 @@ fn a_pattern_of_users_denies_those_of_issuers_and_allows_them_nothing() {
     assert!(policy.undeletable_for(&subject, "team/a").is_some());
 }
 
+/// Whoever may make groups at an issuer must not get into a group of the directory of the same name.
+#[test]
+fn groups_of_an_issuer_are_not_those_of_the_directory() {
+    let policy = Policy::parse(
+        r#"
+        [groups]
+        web = ["claim:groups=web", "claim:company:groups=web"]
+        [[allow]]
+        who = ["claim:groups=admins"]
+        repositories = ["directory"]
+        actions = ["push"]
+        [[allow]]
+        who = ["claim:company:groups=admins"]
+        repositories = ["company"]
+        actions = ["push"]
+        [[allow]]
+        who = ["group:web"]
+        repositories = ["group"]
+        actions = ["push"]
+        [[allow]]
+        who = ["claim:https://x.example/team=a", "claim:gh:team=b"]
+        repositories = ["claim"]
+        actions = ["push"]
+        [[allow]]
+        who = ["authenticated"]
+        repositories = ["all", "company-alone"]
+        actions = ["push"]
+        [[deny]]
+        who = ["claim:groups=guests"]
+        repositories = ["all"]
+        actions = ["push"]
+        [[deny]]
+        who = ["claim:company:groups=guests"]
+        repositories = ["company-alone"]
+        actions = ["push"]
+        "#,
+    )
+    .unwrap();
+    assert!(policy.reads_own_groups());
+    let all = ["directory", "company", "group", "claim", "all", "company-alone"];
+    let may = |user: &str, groups: &[&str], claims: Value| {
+        let groups: BTreeSet<String> = groups.iter().map(|g| (*g).to_owned()).collect();
+        let claims: BTreeMap<String, Value> = serde_json::from_value(claims).unwrap();
+        let subject = Subject::user(user).with(&groups, &claims);
+        let may = |name: &&str| policy.decide(&subject, Operation::Push, name, None).is_allowed();
+        all.into_iter().filter(may).collect::<Vec<_>>().join(" ")
+    };
+    let iss = |more: Value| {
+        let mut claims = json!({"iss": "https://x"});
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        claims
+    };
+    let none = || iss(json!({}));
+    for (user, groups, claims, expected) in [
+        ("ada", &["admins"][..], json!({}), "directory all company-alone"),
+        ("ada", &["web"], json!({}), "group all company-alone"),
+        ("ada", &["guests"], json!({}), "company-alone"),
+        ("company:ada", &["admins"], none(), "company all company-alone"),
+        ("company:ada", &[], iss(json!({"groups": ["admins"]})), "company all company-alone"),
+        ("company:ada", &["web"], none(), "group all company-alone"),
+        ("company:ada", &["guests"], none(), ""),
+        ("other:ada", &["admins", "web", "company:groups"], none(), "all company-alone"),
+        ("other:ada", &["guests"], none(), "company-alone"),
+        ("company:ada", &[], iss(json!({"https://x.example/team": "a"})), "claim all company-alone"),
+        ("company:ada", &[], iss(json!({"team": "b"})), "all company-alone"),
+        ("gh:ada", &[], iss(json!({"team": "b"})), "claim all company-alone"),
+        // A certificate may have a name with a colon: it is of no issuer.
+        ("company:ada", &["admins"], json!({}), "directory all company-alone"),
+    ] {
+        assert_eq!(may(user, groups, claims.clone()), expected, "{user} {groups:?} {claims}");
+    }
+}
+
 #[test]
 fn a_rule_allows_what_it_says() {
     use Operation::{Admin, CreateTag, Delete, MoveTag, Pull, Push};

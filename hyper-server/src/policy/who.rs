@@ -27,20 +27,32 @@ impl<'a> Subject<'a> {
         Self { user: Some(name), ..Self::ANONYMOUS }
     }
 
-    /// The same sender with these groups, which a policy sees as the claim `groups`, and claims.
+    /// The same sender with these groups, which a policy sees as the claim `groups`, and claims. With the claim `iss`, the part of
+    /// the user's name before a colon is the issuer in front of claims: `claim:company:groups=NAME`. A rule that allows something
+    /// sees the groups of such a sender in that form alone.
     #[must_use]
     pub fn with(self, groups: &'a BTreeSet<String>, claims: &'a BTreeMap<String, Value>) -> Self {
         Self { user: self.user, groups, claims }
     }
 
-    /// Whether it is a user of another issuer of tokens, whose name begins with that of the issuer.
-    fn is_of_issuer(&self) -> bool {
-        self.claims.contains_key("iss") && self.user.is_some_and(|name| name.contains(':'))
+    /// The name of the other issuer of tokens whose user it is; `None` for a user of this registry. The name of the user begins
+    /// with it.
+    fn issuer(&self) -> Option<&'a str> {
+        let (issuer, _) = self.user?.split_once(':')?;
+        self.claims.contains_key("iss").then_some(issuer)
     }
 
-    fn has_claim(&self, name: &str, pattern: &TextPattern) -> bool {
-        let in_groups = name == GROUPS && self.groups.iter().any(|group| pattern.matches(group));
-        in_groups || self.claims.get(name).is_some_and(|value| has_value(value, pattern))
+    /// Whether a rule that names a claim as `NAME` or `ISSUER:NAME` is about it. Whoever makes groups at an issuer must not get
+    /// into those of the directory, so a rule that allows something `is_strict`: the groups of an issuer have its name there.
+    fn has_claim(&self, name: &str, pattern: &TextPattern, is_strict: bool) -> bool {
+        let has = |name: &str| {
+            let in_groups = name == GROUPS && self.groups.iter().any(|group| pattern.matches(group));
+            in_groups || self.claims.get(name).is_some_and(|value| has_value(value, pattern))
+        };
+        let issuer = self.issuer();
+        let is_allowed = name != GROUPS || issuer.is_none() || !is_strict;
+        let own = issuer.and_then(|issuer| name.strip_prefix(issuer)?.strip_prefix(':'));
+        (is_allowed && has(name)) || own.is_some_and(has)
     }
 }
 
@@ -84,7 +96,8 @@ pub(super) enum Member {
 }
 
 impl Member {
-    /// Reads `anyone`, `anonymous`, `authenticated`, `user:NAME`, `group:NAME` or `claim:NAME=VALUE`.
+    /// Reads `anyone`, `anonymous`, `authenticated`, `user:NAME`, `group:NAME` or `claim:NAME=VALUE`, where the name of a claim may
+    /// have that of an issuer before it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let forms =
             "use `user:NAME`, `group:NAME`, `claim:NAME=VALUE`, `authenticated`, `anonymous` or `anyone`";
@@ -152,17 +165,20 @@ impl Who {
         Ok(())
     }
 
+    /// Whether a rule that allows something is about a subject. What people at another issuer may choose counts there only where
+    /// the rule names the issuer.
     pub(super) fn has(&self, subject: &Subject<'_>, groups: &[Group]) -> bool {
-        self.has_if(subject, groups, subject.is_of_issuer())
+        self.has_if(subject, groups, true)
     }
 
-    /// Whether a rule that denies is about a subject: a `*` stands for the name of an issuer, too, as in such a rule more is
-    /// safer than less.
+    /// Whether a rule that denies is about a subject: a `*` stands for the name of an issuer, too, and the groups of all are
+    /// meant, as in such a rule more is safer than less.
     pub(super) fn denies(&self, subject: &Subject<'_>, groups: &[Group]) -> bool {
         self.has_if(subject, groups, false)
     }
 
-    fn has_if(&self, subject: &Subject<'_>, groups: &[Group], is_of_issuer: bool) -> bool {
+    fn has_if(&self, subject: &Subject<'_>, groups: &[Group], is_strict: bool) -> bool {
+        let is_of_issuer = is_strict && subject.issuer().is_some();
         let by_name = match subject.user {
             None => self.anonymous,
             Some(name) => {
@@ -172,8 +188,8 @@ impl Who {
             }
         };
         by_name
-            || self.claims.iter().any(|(name, value)| subject.has_claim(name, value))
-            || self.any_group(groups, |group| group.has_if(subject, &[], is_of_issuer))
+            || self.claims.iter().any(|(name, value)| subject.has_claim(name, value, is_strict))
+            || self.any_group(groups, |group| group.has_if(subject, &[], is_strict))
     }
 
     /// The number of members.
@@ -184,6 +200,12 @@ impl Who {
     /// Whether a claim decides who is in it.
     pub(super) fn reads_claims(&self, groups: &[Group]) -> bool {
         !self.claims.is_empty() || self.any_group(groups, |group| group.reads_claims(&[]))
+    }
+
+    /// Whether the groups of this registry, which are not those of other issuers, decide who is in it.
+    pub(super) fn reads_own_groups(&self, groups: &[Group]) -> bool {
+        self.claims.iter().any(|(name, _)| name == GROUPS)
+            || self.any_group(groups, |group| group.reads_own_groups(&[]))
     }
 
     /// Whether everybody who logs in is in it.

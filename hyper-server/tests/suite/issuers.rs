@@ -405,7 +405,7 @@ async fn a_policy_sees_the_user_the_groups_and_the_claims() {
         repositories = ["by-user"]
         actions = ["pull", "push"]
         [[allow]]
-        who = ["claim:groups=web"]
+        who = ["claim:ci:groups=web"]
         repositories = ["by-group"]
         actions = ["pull", "push"]
         [[allow]]
@@ -413,7 +413,7 @@ async fn a_policy_sees_the_user_the_groups_and_the_claims() {
         repositories = ["by-claim"]
         actions = ["pull", "push"]
         [[allow]]
-        who = ["claim:secret=*", "user:acme/app", "user:alice", "user:*", "user:c*", "user:*/app", "user:ci*app"]
+        who = ["claim:secret=*", "claim:groups=web", "claim:cj:groups=web", "user:acme/app", "user:alice", "user:*", "user:c*", "user:*/app", "user:ci*app"]
         repositories = ["never"]
         actions = ["pull", "push"]
     "#;

@@ -132,7 +132,7 @@ fn is_closed(reply: &Reply) {
 #[tokio::test]
 async fn a_person_logs_in_and_gets_a_token() {
     let policy = tempfile::NamedTempFile::new().unwrap();
-    let rule = "[[allow]]\nwho = [\"claim:groups=writers\"]\nrepositories = [\"team/**\"]\nactions = [\"pull\", \"push\"]\n";
+    let rule = "[[allow]]\nwho = [\"claim:company:groups=writers\"]\nrepositories = [\"team/**\"]\nactions = [\"pull\", \"push\"]\n";
     std::fs::write(policy.path(), rule).unwrap();
     let site = Site::with(|options| RegistryOptions {
         authorizer: Some(Arc::new(PolicyFile::open(policy.path()).unwrap())),

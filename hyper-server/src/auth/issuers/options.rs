@@ -45,7 +45,8 @@ pub struct IssuerOptions {
     pub algorithms: Vec<String>,
     /// The name of a user, with claims in braces: `{sub}`.
     pub user: String,
-    /// The claim that has the groups of a user: a text, or a list of texts.
+    /// The claim that has the groups of a user: a text, or a list of texts. A policy allows something to the group `x` of the issuer
+    /// `ci` with `claim:ci:groups=x`.
     pub groups: Option<String>,
     /// The claims that a policy sees, besides `iss` and `sub`.
     pub claims: Vec<String>,
