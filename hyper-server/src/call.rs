@@ -162,6 +162,25 @@ impl Call<'_> {
         Some(Pending::new(log.clone(), entry, rule.map(|rule| rule.has_refused.clone())))
     }
 
+    /// Makes a change in the name of who has just logged in. The change ends with the request, so when the client disconnects its line
+    /// may say that the end is not known.
+    ///
+    /// # Errors
+    /// Those of the change, and [`ErrorKind::Unavailable`] while the audit log cannot be written: then nothing was begun.
+    pub(crate) async fn change_as<T>(
+        &self,
+        who: &Principal,
+        deed: Deed,
+        change: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let Some(log) = &self.options.audit else { return change.await };
+        let mut pending = Pending::new(log.clone(), self.audit.entry(who, deed, Outcome::Unknown), None);
+        pending.ready().await?;
+        let result = change.await;
+        pending.ended(result.as_ref().err()).await;
+        result
+    }
+
     /// Runs a change of the store to its end, even when the client disconnects, and writes its line of the audit log.
     ///
     /// # Errors

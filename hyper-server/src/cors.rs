@@ -99,6 +99,18 @@ impl Cors {
         }
     }
 
+    /// Whether a page of another origin sends a request, and is not one that may talk to the registry. Browsers send a form of any
+    /// page, and only keep the answer from it.
+    pub(crate) fn is_stranger(cors: Option<&Self>, request: &HeaderMap) -> bool {
+        let Some(origin) = request.get(header::ORIGIN) else { return false };
+        let is_same = |site: &HeaderValue| site == "same-origin" || site == "none";
+        // Older browsers, and all without TLS, do not say it.
+        let host = origin.to_str().ok().and_then(|origin| Some(origin.split_once("://")?.1));
+        let is_host = || host.is_some_and(|host| request.get(header::HOST).is_some_and(|own| own == host));
+        let is_own = request.get("sec-fetch-site").map_or_else(is_host, is_same);
+        !is_own && cors.is_none_or(|cors| cors.allowed(request).is_none())
+    }
+
     /// The value of `Access-Control-Allow-Origin` for a page.
     fn allowed(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let origin = request.get(header::ORIGIN)?;

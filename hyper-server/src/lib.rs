@@ -37,6 +37,7 @@ mod cors;
 mod cors_config;
 mod database;
 mod dependencies;
+mod ended_logins;
 mod environment;
 mod error;
 mod event_config;

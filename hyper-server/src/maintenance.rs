@@ -3,6 +3,7 @@
 
 use crate::audit::{AuditLog, Deed, Entry, Outcome};
 use crate::auth::{Passwords, UserWatch};
+use crate::ended_logins;
 use crate::options::{GarbageCollection, Retention, Scrub};
 use crate::state::State;
 use hyper_sdk::ErrorKind;
@@ -323,13 +324,15 @@ async fn forget_logins(state: Weak<State>, passwords: Weak<Passwords>) {
             () = tokio::time::sleep(LOGINS) => {}
             () = dropped(&state) => return,
         }
-        let Some(passwords) = passwords.upgrade() else { return };
+        let (Some(now), Some(passwords)) = (state.upgrade(), passwords.upgrade()) else { return };
+        let audit = now.options.audit.clone();
+        drop(now);
         match watch.look(passwords.bindings(), Instant::now()) {
             Some(new) => gone.extend(new),
             None if gone.is_empty() => continue,
             None => {}
         }
-        match passwords.forget_logins(&gone).await {
+        match ended_logins::forget(&passwords, audit.as_ref(), &gone).await {
             Ok(0) => {}
             Ok(removed) => {
                 tracing::info!(removed, "refresh tokens were removed: their user, password or time is gone")

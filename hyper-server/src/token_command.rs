@@ -1,7 +1,7 @@
 //! The commands `hyperregistry token`: API tokens for machines, in the metadata of a store. Servers of the store may run
 //! meanwhile.
 
-use crate::auth::{api_token, has_user, is_login_entry, is_unseen};
+use crate::auth::{TokenOwner, api_token, has_user, is_login_entry, is_owner_entry, is_unseen};
 use crate::config::Config;
 use crate::config_command;
 use crate::open_store;
@@ -107,10 +107,10 @@ impl AddArgs {
     async fn run(self) -> Result<()> {
         let now = SystemClock.now();
         let expires = self.expires.at(now)?;
-        let (token, record) =
+        let (token, mut record) =
             api_token(&self.user, self.name.as_deref().unwrap_or_default(), &self.scope, now, expires)?;
         let (config, meta) = open(self.store).await?;
-        check_user(&config, &self.user).await?;
+        owner(&config, &self.user).await?.write(&mut record);
         meta.add_token(&record).await?;
         match self.format {
             Format::Text => {
@@ -134,20 +134,25 @@ impl AddArgs {
     }
 }
 
-/// Checks that the file of users or the directory has a user. A directory that can only be asked by its users is not asked.
-async fn check_user(config: &Config, user: &str) -> Result<()> {
+/// Whose a token of this user is: that of the file, or of the directory, one of which must have the user. Without both it is that of a
+/// file that is not in the configuration.
+async fn owner(config: &Config, user: &str) -> Result<TokenOwner> {
     let file = config.auth.htpasswd.as_ref();
-    let in_file = file.map(|path| has_user(path, user)).transpose()?;
     let gone = |what: &str| {
         Error::new(ErrorKind::NotFound, format!("{what} does not have this user")).with_context("user", user)
     };
-    match (in_file, config_command::directory(config)?) {
-        (Some(true), _) | (None, None) => Ok(()),
-        (_, Some(directory)) => match directory.look_up(user).await? {
-            Some(_) => Ok(()),
+    let in_file = file.map(|path| has_user(path, user)).transpose()?;
+    if in_file == Some(true) {
+        return Ok(TokenOwner::File);
+    }
+    // Only now: its password may be readable for the server alone.
+    match config_command::directory(config)? {
+        Some(directory) => match directory.look_up(user).await? {
+            Some(person) => Ok(TokenOwner::Directory(Some(person.entry.clone()))),
             None => Err(gone("the directory (`auth.ldap`)")),
         },
-        (Some(false), None) => {
+        None if in_file.is_none() => Ok(TokenOwner::File),
+        None => {
             let path = file.map(|path| path.display().to_string()).unwrap_or_default();
             Err(gone("the file of users").with_context("path", path))
         }
@@ -210,7 +215,17 @@ fn kind(token: &TokenRecord) -> &'static str {
 
 /// What the token is for.
 fn scopes(token: &TokenRecord) -> Vec<&str> {
-    token.scopes.iter().map(String::as_str).filter(|scope| !is_login_entry(scope)).collect()
+    let is_scope = |scope: &&str| !is_login_entry(scope) && !is_owner_entry(scope);
+    token.scopes.iter().map(String::as_str).filter(is_scope).collect()
+}
+
+/// Whose an API token is.
+fn of(token: &TokenRecord) -> Option<&'static str> {
+    let owner = TokenOwner::of(&token.scopes).filter(|_| token.bound_to.is_none())?;
+    Some(match owner {
+        TokenOwner::File => "file",
+        TokenOwner::Directory(_) => "directory",
+    })
 }
 
 fn as_json(token: &TokenRecord) -> Value {
@@ -223,6 +238,7 @@ fn as_json(token: &TokenRecord) -> Value {
         "expires": token.expires.map(rfc3339),
         "used": token.used.map(rfc3339),
         "kind": kind(token),
+        "of": of(token),
     })
 }
 

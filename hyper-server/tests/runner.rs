@@ -50,6 +50,7 @@ mod suite {
     mod retention;
     mod scrub;
     mod slapd;
+    mod slow_directory;
     mod sockets;
     mod storage;
     mod support;

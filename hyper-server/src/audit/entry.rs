@@ -52,12 +52,22 @@ pub(crate) struct Deed {
     tags: Vec<Tag>,
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<RepositoryName>,
+    /// The id of a token, which is no secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    /// The user of a token that the registry removes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    of: Option<String>,
 }
 
 impl Deed {
     fn new(action: &'static str, repository: &RepositoryName, digest: Option<&Digest>) -> Self {
-        let repository = Some(repository.clone());
-        Self { action, repository, digest: digest.cloned(), tags: Vec::new(), from: None }
+        Self { repository: Some(repository.clone()), digest: digest.cloned(), ..Self::nowhere(action) }
+    }
+
+    /// Of what belongs to no repository.
+    fn nowhere(action: &'static str) -> Self {
+        Self { action, repository: None, digest: None, tags: Vec::new(), from: None, token: None, of: None }
     }
 
     pub(crate) fn push_manifest(repository: &RepositoryName, digest: &Digest, tags: &[Tag]) -> Self {
@@ -101,14 +111,20 @@ impl Deed {
                 Self::new("collect-manifest", repository, Some(digest))
             }
             Removal::Link { repository, digest } => Self::new("collect-blob", repository, Some(digest)),
-            Removal::Blob { digest, .. } => Self {
-                action: "collect-bytes",
-                repository: None,
-                digest: Some(digest.clone()),
-                tags: Vec::new(),
-                from: None,
-            },
+            Removal::Blob { digest, .. } => {
+                Self { digest: Some(digest.clone()), ..Self::nowhere("collect-bytes") }
+            }
         }
+    }
+
+    /// Whoever logs in gets a token that stands for the login later.
+    pub(crate) fn create_token(id: &str) -> Self {
+        Self { token: Some(id.to_owned()), ..Self::nowhere("create-token") }
+    }
+
+    /// The registry removes the token of a login that has ended.
+    pub(crate) fn remove_token(id: &str, user: &str) -> Self {
+        Self { token: Some(id.to_owned()), of: Some(user.to_owned()), ..Self::nowhere("remove-token") }
     }
 
     /// What retention deletes.

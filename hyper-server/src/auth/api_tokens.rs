@@ -10,6 +10,7 @@ use super::Scope;
 use super::api_token::{ApiToken, is_login_entry, login_of};
 use super::is_unseen;
 use super::issuers::External;
+use super::token_owner::TokenOwner;
 use hyper_sdk::clock::SharedClock;
 use hyper_sdk::store::meta::{TokenRecord, TokenStore};
 use hyper_sdk::{Digest, Result, Secret};
@@ -44,6 +45,8 @@ pub(super) struct Grant {
     pub(super) bound_to: Option<Digest>,
     /// Of the token of a login in a browser: who it is.
     pub(super) login: Option<External>,
+    /// Of other API tokens: whose they are.
+    pub(super) owner: TokenOwner,
     hash: Digest,
     created: i64,
     pub(super) expires: Option<i64>,
@@ -66,6 +69,27 @@ impl Grant {
         let last = self.created.max(self.used.load(Ordering::Relaxed));
         let rests = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
         self.bound_to.is_some() && now.saturating_sub(last) >= rests
+    }
+}
+
+/// A refresh token that nothing knows yet.
+#[derive(Debug)]
+pub(crate) struct NewRefresh {
+    text: Secret,
+    record: TokenRecord,
+    /// Those that were last used before this time are over.
+    unused: i64,
+}
+
+impl NewRefresh {
+    /// Its id, which is no secret.
+    pub(crate) fn id(&self) -> &str {
+        &self.record.id
+    }
+
+    /// The text, to show it once.
+    pub(crate) fn text(&self) -> &Secret {
+        &self.text
     }
 }
 
@@ -93,16 +117,17 @@ impl ApiTokens {
         Self { store, records_use, refresh, clock, known: Mutex::default(), turns: Semaphore::new(TURNS) }
     }
 
-    /// Makes a refresh token of a user for a client; `None` where there are none. It ends with what it is bound to.
+    /// Makes a refresh token of a user for a client; `None` where there are none. It ends with what it is bound to, and is valid once
+    /// it is [kept](Self::keep_refresh).
     ///
     /// # Errors
-    /// Those of the store.
-    pub(super) async fn add_refresh(
+    /// There is no randomness.
+    pub(super) fn new_refresh(
         &self,
         user: &str,
         client: &str,
         bound_to: Digest,
-    ) -> Result<Option<Secret>> {
+    ) -> Result<Option<NewRefresh>> {
         let Some(lifetime) = self.refresh.filter(|_| self.records_use) else { return Ok(None) };
         let (token, now) = (ApiToken::random_refresh()?, self.clock.now());
         let record = TokenRecord {
@@ -116,21 +141,34 @@ impl ApiTokens {
             used: None,
             bound_to: Some(bound_to),
         };
-        self.store.add_token(&record).await?;
         let unused = now.saturating_sub(i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX));
-        // A login that has its token does not fail for the sake of old ones.
-        if let Err(error) = self.store.trim_refresh_tokens(user, MOST_REFRESH, unused).await {
-            tracing::warn!(%error, "old refresh tokens cannot be removed");
-        }
-        Ok(Some(token.into_text()))
+        Ok(Some(NewRefresh { text: token.into_text(), record, unused }))
     }
 
-    /// Removes the refresh tokens that are bound to what is gone, or were not used for too long, and the tokens of logins in a browser
-    /// that have expired. Returns how many were removed.
+    /// Keeps a refresh token, and removes those of its user that are too many.
     ///
     /// # Errors
     /// Those of the store.
-    pub(super) async fn forget_refresh(&self, gone: &HashSet<Digest>) -> Result<u64> {
+    pub(super) async fn keep_refresh(&self, new: &NewRefresh) -> Result<()> {
+        self.store.add_token(&new.record).await?;
+        // A login that has its token does not fail for the sake of old ones.
+        let user = &new.record.user;
+        if let Err(error) = self.store.trim_refresh_tokens(user, MOST_REFRESH, new.unused).await {
+            tracing::warn!(%error, "old refresh tokens cannot be removed");
+        }
+        Ok(())
+    }
+
+    /// Removes the refresh tokens that are bound to what is gone, or were not used for too long, and the tokens of logins in a browser
+    /// that have expired, and says of each that it was removed. Returns how many were.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(super) async fn forget_refresh(
+        &self,
+        gone: &HashSet<Digest>,
+        mut removed_one: impl FnMut(&TokenRecord),
+    ) -> Result<u64> {
         let Some(lifetime) = self.refresh.filter(|_| self.records_use) else { return Ok(0) };
         let (now, mut after, mut removed) = (self.clock.now(), None::<String>, 0);
         let lifetime = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
@@ -144,8 +182,9 @@ impl ApiTokens {
                 } else {
                     gone.contains(bound_to) || now.saturating_sub(record.last_seen()) >= lifetime
                 };
-                if is_over {
-                    removed += u64::from(self.store.remove_token(&record.id).await?);
+                if is_over && self.store.remove_token(&record.id).await? {
+                    removed_one(record);
+                    removed += 1;
                 }
             }
             after = page.items.last().map(|record| record.id.clone());
@@ -209,6 +248,7 @@ impl ApiTokens {
             return Ok(None);
         };
         let Ok(login) = login_of(&record.scopes) else { return Ok(None) };
+        let Some(owner) = TokenOwner::of(&record.scopes) else { return Ok(None) };
         // What a newer version has written and this one does not know is not allowed.
         let scopes = record.scopes.iter().filter_map(|text| Scope::of_pattern(text).ok()).collect();
         let grant = Arc::new(Grant {
@@ -218,6 +258,7 @@ impl ApiTokens {
             hash: record.hash,
             bound_to: record.bound_to,
             login,
+            owner,
             created: record.created,
             expires: record.expires,
             used: AtomicI64::new(record.used.unwrap_or(i64::MIN)),

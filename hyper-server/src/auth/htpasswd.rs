@@ -15,6 +15,7 @@
 //!   that it has a scheme and a cost which users of this file have.
 //! - When the file becomes unreadable or malformed, the users that were read last stay valid, and the error is logged.
 
+use super::checking::Checking;
 use super::password_hash::PasswordHash;
 use crate::remembered::Remembered;
 use crate::throttle::{Guesses, network};
@@ -25,7 +26,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Semaphore;
 
@@ -33,8 +34,6 @@ use tokio::sync::Semaphore;
 const REMEMBERED_TIME: Duration = Duration::from_secs(600);
 /// How many right passwords are remembered, and how many wrong ones.
 const REMEMBERED_PASSWORDS: usize = 4096;
-/// From how many places of checks on those that are not used go.
-const CHECKING: usize = 1024;
 /// The shortest time between two checks whether the file has changed.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How many checks may wait for a core before further checks are rejected.
@@ -77,8 +76,7 @@ pub(crate) struct Htpasswd {
     state: Mutex<State>,
     right: Arc<Remembered<Digest>>,
     wrong: Arc<Remembered<Digest>>,
-    /// The checks that are under way: equal ones wait for the first.
-    checking: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    checking: Checking,
     guesses: Arc<Guesses>,
     salt: [u8; 32],
     cores: Arc<Semaphore>,
@@ -126,7 +124,7 @@ impl Htpasswd {
             state: Mutex::new(State { users: Arc::new(users), seen: Some(seen), looked: Instant::now() }),
             right: Arc::new(Remembered::new(REMEMBERED_TIME, REMEMBERED_PASSWORDS)),
             wrong: Arc::new(Remembered::new(REMEMBERED_TIME, REMEMBERED_PASSWORDS)),
-            checking: Mutex::default(),
+            checking: Checking::default(),
             guesses,
             salt,
             cores: Arc::new(Semaphore::new(cores)),
@@ -160,7 +158,7 @@ impl Htpasswd {
             return outcome;
         }
         // Machines that begin at once with one password are one check, and one guess.
-        let place = self.place(&wrong).lock_owned().await;
+        let place = self.checking.begin(&wrong).await;
         if let Some(outcome) = remembered() {
             return outcome;
         }
@@ -194,20 +192,6 @@ impl Htpasswd {
         })
         .await
         .map_err(|e| Error::internal("the password check was interrupted").with_source(e))
-    }
-
-    /// Where equal checks wait for one another.
-    fn place(&self, key: &Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = checking.get(key).and_then(Weak::upgrade) {
-            return place;
-        }
-        if checking.len() >= CHECKING {
-            checking.retain(|_, place| place.strong_count() > 0);
-        }
-        let place = Arc::default();
-        checking.insert(key.clone(), Arc::downgrade(&place));
-        place
     }
 
     /// What changes with the password of a user; `None` without one.
@@ -445,7 +429,6 @@ mod tests {
         assert_eq!(e.kind(), ErrorKind::TooManyRequests);
         assert!(users.verify("a", "one", client).await.unwrap(), "a password that is known to be right");
         assert!(!users.verify("a", "two", client).await.unwrap(), "a password that is known to be wrong");
-        assert!(users.checking.lock().unwrap().values().all(|place| place.strong_count() == 0));
 
         // Elsewhere nobody learns from a refusal which password is right.
         let elsewhere = Some([192, 0, 2, 2].into());

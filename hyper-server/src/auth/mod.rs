@@ -23,6 +23,7 @@ mod api_token;
 mod api_tokens;
 mod certificates;
 mod challenge;
+mod checking;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod htpasswd;
@@ -39,6 +40,7 @@ mod request;
 mod scope;
 mod token;
 mod token_keys;
+mod token_owner;
 mod unseen;
 mod user_watch;
 
@@ -48,8 +50,8 @@ pub(crate) use certificates::ClientCertificates;
 pub use challenge::Challenge;
 pub(crate) use htpasswd::has_user;
 pub use htpasswd::{check as check_htpasswd, entry as htpasswd_entry};
-pub(crate) use issuers::Issuers;
 pub use issuers::{IssuerKeys, IssuerOptions};
+pub(crate) use issuers::{IssuerState, Issuers};
 pub use ldap::LdapOptions;
 pub(crate) use ldap::{Directory, each_outcome, outcomes};
 pub use login::LoginOptions;
@@ -61,6 +63,8 @@ pub use request::{AuthRequest, Resource};
 pub use scope::Scope;
 pub(crate) use token::MAX_SCOPES;
 pub use token_keys::{TokenAlgorithm, TokenKeys, new_token_key};
+pub use token_owner::directory_token;
+pub(crate) use token_owner::{TokenOwner, is_owner_entry};
 pub(crate) use unseen::is_unseen;
 pub(crate) use user_watch::UserWatch;
 

@@ -7,14 +7,18 @@
 //! If anonymous callers may do nothing, the challenge has the Basic scheme, which all clients support. Otherwise it has
 //! the Bearer scheme, because docker sends a password only then. Passwords and tokens are accepted in both cases.
 
+mod login;
+
+use self::login::Login;
 use super::api_token::ApiToken;
-use super::api_tokens::{ApiTokens, Grant};
+use super::api_tokens::{ApiTokens, Grant, NewRefresh};
 use super::htpasswd::Htpasswd;
 use super::issuers::{External, Issuers, LOGIN};
-use super::ldap::{Directory, Person};
+use super::ldap::Directory;
 use super::login::{LoginOptions, SealKeys, binding};
 use super::token::{Holder, Issued, Issuer};
 use super::token_keys::TokenKeys;
+use super::token_owner::TokenOwner;
 use super::{
     Action, AuthError, AuthRequest, Authenticator, Authorizer, Challenge, Denial, Principal, Resource, Scope,
     public_url,
@@ -25,7 +29,7 @@ use crate::throttle::Guesses;
 use async_trait::async_trait;
 use hyper_sdk::clock::SharedClock;
 use hyper_sdk::digest::Hasher;
-use hyper_sdk::store::meta::TokenStore;
+use hyper_sdk::store::meta::{TokenRecord, TokenStore};
 use hyper_sdk::{Digest, RepositoryName, Result, Secret};
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -70,40 +74,6 @@ pub(crate) struct PasswordOptions<'a> {
     pub(crate) clock: SharedClock,
 }
 
-/// Who has logged in.
-struct Login {
-    principal: Principal,
-    /// The id of the API token or the refresh token that stood for the password.
-    api_token: Option<String>,
-    /// Whether it was the password of a user.
-    by_password: bool,
-    /// The stamp of the line of the file, or of the entry of the directory, whose password was checked.
-    proved: Option<Digest>,
-    /// Whether it is a user of the directory.
-    is_of_directory: bool,
-    /// Of the token of another issuer: what is known of its user, and when it expires.
-    external: Option<(External, i64)>,
-}
-
-impl Login {
-    fn of(principal: Principal) -> Self {
-        Self {
-            principal,
-            api_token: None,
-            by_password: false,
-            proved: None,
-            is_of_directory: false,
-            external: None,
-        }
-    }
-
-    /// A user of the directory.
-    fn of_person(user: &str, person: Arc<Person>) -> Self {
-        let principal = Principal::user(user).with_groups(person.groups.iter().cloned());
-        Self { proved: Some(person.stamp.clone()), is_of_directory: true, ..Self::of(principal) }
-    }
-}
-
 /// What a request for a token asks for, besides scopes.
 #[derive(Debug)]
 pub(crate) struct TokenRequest<'a> {
@@ -140,7 +110,10 @@ impl std::fmt::Debug for Proof<'_> {
 pub(crate) struct Given {
     pub(crate) issued: Issued,
     pub(crate) scopes: Vec<Scope>,
-    pub(crate) refresh: Option<Secret>,
+    /// Who has logged in.
+    pub(crate) principal: Principal,
+    /// Valid once it is [kept](Passwords::keep_refresh).
+    pub(crate) refresh: Option<NewRefresh>,
 }
 
 /// Checks the passwords of an htpasswd file, API tokens of its users and the tokens that were issued to its users.
@@ -274,11 +247,24 @@ impl Passwords {
                 Some(Login { external: Some((external.clone(), expires)), ..Login::of(principal) })
             }
             (Some(_), _) => None,
-            (None, _) => self.known(&grant.user).await?,
+            (None, _) => self.owner(&grant.user, &grant.owner).await?,
         };
         let Some(login) = known else { return Ok(None) };
         let principal = login.principal.with_scopes(grant.scopes.iter().cloned());
         Ok(Some(Login { principal, api_token: Some(grant.id.clone()), ..login }))
+    }
+
+    /// The owner of an API token; `None` when it has gone, also when its name is that of another user now.
+    async fn owner(&self, user: &str, owner: &TokenOwner) -> Result<Option<Login>> {
+        let is_in_file = self.is_in_file(user);
+        let (directory, entry) = match (owner, &self.directory) {
+            (TokenOwner::File, _) => return Ok(is_in_file.then(|| Login::of(Principal::user(user)))),
+            (TokenOwner::Directory(entry), Some(directory)) if !is_in_file => (directory, entry),
+            (TokenOwner::Directory(_), _) => return Ok(None),
+        };
+        let person = directory.look_up(user).await?;
+        let person = person.filter(|person| entry.as_ref().is_none_or(|entry| *entry == person.entry));
+        Ok(person.map(|person| Login::of_person(user, person)))
     }
 
     /// A user of the file, or else of the directory, without a proof; `None` when there is none of this name.
@@ -458,14 +444,29 @@ impl Passwords {
     }
 
     /// Removes the refresh tokens that are bound to what is gone, and those that were not used for too long. So they do not work again
-    /// when the same line of the file comes back. Returns how many.
+    /// when the same line of the file comes back. Says of each that it was removed, and returns how many were.
     ///
     /// # Errors
     /// Those of the store.
-    pub(crate) async fn forget_logins(&self, gone: &HashSet<Digest>) -> Result<u64> {
+    pub(crate) async fn forget_logins(
+        &self,
+        gone: &HashSet<Digest>,
+        removed_one: impl FnMut(&TokenRecord),
+    ) -> Result<u64> {
         match &self.api_tokens {
-            Some(tokens) => tokens.forget_refresh(gone).await,
+            Some(tokens) => tokens.forget_refresh(gone, removed_one).await,
             None => Ok(0),
+        }
+    }
+
+    /// Keeps the refresh token of a login.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn keep_refresh(&self, new: &NewRefresh) -> Result<()> {
+        match &self.api_tokens {
+            Some(tokens) => tokens.keep_refresh(new).await,
+            None => Ok(()),
         }
     }
 
@@ -500,7 +501,7 @@ impl Passwords {
         let refresh = match &self.api_tokens {
             Some(tokens) if asked.offline && login.by_password => {
                 match self.login_binding(user, &login).await? {
-                    Some(bound_to) => tokens.add_refresh(user, asked.client, bound_to).await?,
+                    Some(bound_to) => tokens.new_refresh(user, asked.client, bound_to)?,
                     None => None,
                 }
             }
@@ -515,7 +516,7 @@ impl Passwords {
             until: external.map(|(_, until)| *until),
         };
         let issued = self.issuer.issue(holder, &scopes, self.clock.now())?;
-        Ok(Given { issued, scopes, refresh })
+        Ok(Given { issued, scopes, principal: login.principal, refresh })
     }
 
     /// Who asks for a token.

@@ -5,6 +5,7 @@
 //! - What an issuer says is text of a bounded length.
 
 use super::Outcome;
+use crate::audit::Deed;
 use crate::auth::{Callback, Failure, LoggedIn, Logins};
 use crate::call::Call;
 use crate::error::{ApiError, status_and_code};
@@ -50,7 +51,26 @@ pub(super) async fn begin(call: &Call<'_>) -> Outcome {
 pub(super) async fn finish(call: &Call<'_>, callback: &Callback) -> Outcome {
     let logins = logins(call)?;
     let cookie = cookie(call.headers(), logins.cookie_name());
-    match logins.finish(callback, cookie, call.turn.client()).await {
+    // Before the issuer is asked in vain.
+    if let Some(log) = &call.options.audit
+        && let Err(e) = log.ready().await
+    {
+        return refusal(logins, Failure::Failed(e));
+    }
+    let outcome = match logins.finish(callback, cookie, call.turn.client()).await {
+        Ok(new) => {
+            let (who, deed) = (new.principal().clone(), Deed::create_token(new.id()));
+            call.change_as(&who, deed, logins.keep(new)).await.map_err(|e| match e.kind() {
+                ErrorKind::Conflict => Failure::Refused("this login has its token already"),
+                _ => Failure::Failed(e),
+            })
+        }
+        Err(failure) => Err(failure),
+    };
+    if let Err(Failure::Refused(why)) = &outcome {
+        tracing::info!(why, "a login in a browser is refused");
+    }
+    match outcome {
         Ok(login) => page(logins, StatusCode::OK, "Logged in", &welcome(&login)),
         // A limit has its own answer, with the time to wait.
         Err(Failure::Failed(e)) if e.kind() == ErrorKind::TooManyRequests => Err(e.into()),

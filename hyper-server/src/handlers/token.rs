@@ -8,14 +8,16 @@
 //! GET of `/v2/token/keys` has the public keys of the tokens.
 
 use super::{Outcome, json};
+use crate::audit::Deed;
 use crate::auth::{Action, AuthRequest, MAX_SCOPES, Proof, Resource, TokenRequest};
 use crate::body::Incoming;
 use crate::call::Call;
+use crate::cors::Cors;
 use crate::error::ApiError;
 use crate::route::{Rejection, TokenForm, TokenQuery};
 use http::header::{self, HeaderValue};
 use http::{Method, StatusCode};
-use hyper_sdk::{Error, Secret};
+use hyper_sdk::Error;
 use serde::Serialize;
 
 /// The largest form that is read.
@@ -36,6 +38,14 @@ struct Answer<'a> {
 pub(super) async fn issue(call: &Call<'_>, mut query: TokenQuery, body: &mut Incoming) -> Outcome {
     let Some(tokens) = &call.tokens else { return Err(ApiError::not_found()) };
     let form = match *call.method() {
+        // It could use up the wrong passwords of the address at which somebody reads it.
+        Method::POST if Cors::is_stranger(call.options.cors.as_ref(), call.headers()) => {
+            return Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "DENIED",
+                "a page of another origin must not log in: `cors` in the configuration names those that may",
+            ));
+        }
         Method::POST => Some(form(body).await?),
         _ => None,
     };
@@ -65,7 +75,15 @@ pub(super) async fn issue(call: &Call<'_>, mut query: TokenQuery, body: &mut Inc
     // Scopes of other kinds, and scopes with invalid names, are not granted.
     let wanted = query.scopes.iter().filter_map(|scope| scope.parse().ok());
     let asked = TokenRequest { proof, offline: query.offline, client: &query.client };
-    let given = tokens.token(&request, &asked, wanted, allows).await?;
+    let mut given = tokens.token(&request, &asked, wanted, allows).await?;
+    if let Some(refresh) = &given.refresh {
+        let deed = Deed::create_token(refresh.id());
+        match &call.options.audit {
+            // A client without it keeps the password.
+            Some(log) if log.ready().await.is_err() => given.refresh = None,
+            _ => call.change_as(&given.principal, deed, tokens.keep_refresh(refresh)).await?,
+        }
+    }
     let scope: Vec<String> = given.scopes.iter().map(ToString::to_string).collect();
     let answer = Answer {
         token: &given.issued.token,
@@ -74,7 +92,7 @@ pub(super) async fn issue(call: &Call<'_>, mut query: TokenQuery, body: &mut Inc
         expires_in: given.issued.expires_in,
         issued_at: &given.issued.issued_at,
         scope: &scope.join(" "),
-        refresh_token: given.refresh.as_ref().map(Secret::expose),
+        refresh_token: given.refresh.as_ref().map(|refresh| refresh.text().expose()),
     };
     let bytes = serde_json::to_vec(&answer)
         .map_err(|e| Error::internal("a token cannot be written as JSON").with_source(e))?;

@@ -21,7 +21,7 @@ mod rate;
 mod refusals;
 mod table;
 
-pub(crate) use guesses::Guesses;
+pub(crate) use guesses::{Guess, Guesses};
 pub use options::{Allowance, Throttling, WrongPasswords};
 pub use rate::Rate;
 pub(crate) use refusals::{Refusals, by_names, limit_names};

@@ -7,7 +7,7 @@ use futures::FutureExt as _;
 use http::Request;
 use hyper_sdk::oci::{ImageIndex, Manifest};
 use hyper_sdk::store::blob::MemoryBlobs;
-use hyper_sdk::store::meta::MemoryMeta;
+use hyper_sdk::store::meta::{MemoryMeta, MemoryTokens, TokenStore as _};
 use hyper_sdk::store::wrap::{FaultPlan, FaultyBlobs, FaultyMeta};
 use hyper_sdk::store::{Composed, MemoryStore, PutManifest, RegistryStore as _};
 use hyper_sdk::{Digest, ErrorKind, RepositoryName, Tag, media_type};
@@ -239,6 +239,36 @@ async fn while_lines_cannot_be_written_no_change_begins() {
     let digests: Vec<_> = deeds(&path).iter().map(|l| l["digest"].clone()).collect();
     assert_eq!(digests, [json!(two), json!(Digest::sha256(b"three"))]);
     assert_eq!(deeds(&folder.path().join("gone/audit.log")).len(), 1);
+}
+
+/// A token that stands for a login for weeks is worth a line, when it is made and when the registry removes it.
+#[tokio::test]
+async fn tokens_of_logins_have_lines() {
+    let (file, tokens) = (users(), MemoryTokens::default());
+    let (folder, path, api) =
+        audited(RegistryOptions { api_tokens: Some(Arc::new(tokens.clone())), ..options(Some(&file), None) });
+    let log_in = async |query: &str| {
+        let (query, proof) = (format!("/v2/token?service=x{query}"), basic("alice", "pass:word"));
+        api.request("GET", &query, &[("authorization", &proof)], "").await.expect(200).json()
+    };
+    log_in("").await;
+    let refresh = log_in("&offline_token=true").await["refresh_token"].as_str().unwrap().to_owned();
+    let kept = tokens.tokens(None, 10).await.unwrap().items;
+    assert_eq!(lines(&path)[0]["user"], "alice");
+    assert_eq!(
+        deeds(&path),
+        [json!({"action": "create-token", "repository": null, "token": kept[0].id, "outcome": "done"})]
+    );
+    assert!(!std::fs::read_to_string(&path).unwrap().contains(&refresh[20..]));
+
+    // Without a log a client gets its token, and keeps the password.
+    std::fs::rename(folder.path().join("log"), folder.path().join("gone")).unwrap();
+    let push = format!("/v2/a/blobs/uploads/?digest={}", Digest::sha256(b"one"));
+    let proof = basic("alice", "pass:word");
+    api.request("POST", &push, &[("authorization", &proof)], "one").await.expect(201);
+    let reply = log_in("&offline_token=true").await;
+    assert!(reply["token"].is_string() && reply["refresh_token"].is_null(), "{reply}");
+    assert_eq!(tokens.tokens(None, 10).await.unwrap().items.len(), 1);
 }
 
 #[tokio::test]

@@ -6,8 +6,10 @@ use super::slapd::{ACCOUNT, GROUPS, PEOPLE, Slapd};
 use super::support::{Api, Reply};
 use hyper_sdk::ErrorKind;
 use hyper_sdk::store::DiskStore;
-use hyper_sdk::store::meta::{MemoryTokens, TokenStore as _};
-use hyper_server::auth::{AnonymousAccess, LdapOptions, PolicyFile, api_token, htpasswd_entry};
+use hyper_sdk::store::meta::{MemoryTokens, SqlMeta, TokenStore as _};
+use hyper_server::auth::{
+    AnonymousAccess, LdapOptions, PolicyFile, api_token, directory_token, htpasswd_entry,
+};
 use hyper_server::{ConnectionInfo, Registry, RegistryOptions};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -192,6 +194,33 @@ async fn a_name_in_the_file_is_that_of_the_file() {
     probe(&api, "bob", "of-the-file").await.expect(200);
 }
 
+/// Who takes the line of a user out of the file to keep him away means his tokens, too, whoever else has the name.
+#[tokio::test]
+async fn an_api_token_follows_no_name() {
+    let Some(slapd) = Slapd::start("API tokens of a file and a directory") else { return };
+    let (file, tokens) = (users(), MemoryTokens::default());
+    let of_file = htpasswd_entry("bob", "of-the-file", 4).unwrap();
+    std::fs::write(file.path(), &of_file).unwrap();
+    let api = with(slapd.options(), |options| RegistryOptions {
+        htpasswd: Some(file.path().to_owned()),
+        api_tokens: Some(Arc::new(tokens.clone())),
+        ..options
+    });
+    let mut proofs = Vec::new();
+    for is_of_directory in [false, true] {
+        let (token, record) = api_token("bob", "ci", &["**:*"], 0, None).unwrap();
+        let record = if is_of_directory { directory_token(record) } else { record };
+        tokens.add_token(&record).await.unwrap();
+        proofs.push(basic("bob", token.expose()));
+    }
+    for (text, statuses) in [(of_file.as_str(), [202, 401]), ("", [401, 202]), (&of_file, [202, 401])] {
+        std::fs::write(file.path(), text).unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        let pushed = [push(&api, &proofs[0]).await.status, push(&api, &proofs[1]).await.status];
+        assert_eq!(pushed, statuses, "{text}");
+    }
+}
+
 #[tokio::test]
 async fn tokens_end_with_their_user() {
     let Some(slapd) = Slapd::start("tokens of users of a directory") else { return };
@@ -225,7 +254,7 @@ async fn tokens_end_with_their_user() {
     let mut machines = Vec::new();
     for user in ["ada", "bob", "eve"] {
         let (token, record) = api_token(user, "ci", &["**:*"], 0, None).unwrap();
-        tokens.add_token(&record).await.unwrap();
+        tokens.add_token(&directory_token(record)).await.unwrap();
         machines.push(basic(user, token.expose()));
         push(&api, machines.last().unwrap()).await.expect(202);
     }
@@ -488,4 +517,30 @@ async fn the_commands_know_the_directory() {
     let output = add("nobody");
     assert!(!output.status.success() && stderr(&output).contains("directory"), "{}", stderr(&output));
     assert!(!stderr(&output).contains("s3cret"));
+
+    // A token is that of an entry: not of the next one that gets the name.
+    let output = add("bob");
+    let proof = basic("bob", String::from_utf8(output.stdout).unwrap().trim_end());
+    let meta = SqlMeta::open(data.join("hyper.db")).await.unwrap();
+    let api = with(slapd.options(), |options| RegistryOptions {
+        api_tokens: Some(Arc::new(meta.clone())),
+        ..options
+    });
+    let ask = async || api.request("GET", "/v2/", &[("authorization", &proof)], "").await;
+    ask().await.expect(200);
+    slapd.set_password("bob", "another");
+    ask().await.expect(200);
+    slapd.remove("bob");
+    ask().await.refused(401, "UNAUTHORIZED");
+    slapd.modify(
+        &format!("dn: uid=bob,{PEOPLE}\nobjectClass: inetOrgPerson\nuid: bob\ncn: bob\nsn: x\nuserPassword: pw-bob\n"),
+        &["-a"],
+    );
+    probe(&api, "bob", "pw-bob").await.expect(200);
+    ask().await.refused(401, "UNAUTHORIZED");
+    let output = run(&["token", "ls", "--format", "json", "--config", file.to_str().unwrap()], "");
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let of: Vec<&str> = shown.as_array().unwrap().iter().map(|one| one["of"].as_str().unwrap()).collect();
+    assert_eq!(of, ["directory", "directory"]);
+    assert_eq!(shown[0]["scopes"], serde_json::json!(["**:pull"]));
 }

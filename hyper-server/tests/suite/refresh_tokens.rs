@@ -6,7 +6,7 @@ use super::support::{Api, Reply};
 use hyper_sdk::store::meta::{MemoryTokens, TokenStore as _};
 use hyper_sdk::testing::FrozenClock;
 use hyper_server::auth::{AnonymousAccess, PolicyFile, htpasswd_entry};
-use hyper_server::{Rate, RegistryOptions, Throttling, WrongPasswords};
+use hyper_server::{ConnectionInfo, Cors, Rate, RegistryOptions, Throttling, WrongPasswords};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::NamedTempFile;
@@ -265,4 +265,46 @@ async fn the_program_lists_and_removes_logins() {
     assert!(run(&["token", "rm", id, "--data", data], "").status.success());
     tokio::time::sleep(Duration::from_millis(2100)).await;
     assert_eq!(exchange().await, 401);
+}
+
+/// A browser sends the form of any page that somebody reads: that must not use up what the address may guess.
+#[tokio::test]
+async fn pages_of_other_origins_log_nobody_in_or_out() {
+    let cors = Cors::new(["https://ui.example.com"], false, Duration::ZERO).unwrap();
+    let site = Site::with(|options| RegistryOptions { cors: Some(cors), ..options });
+    let form = |password: &str| format!("grant_type=password&service=x&username=alice&password={password}");
+    let post = async |headers: &[(&str, &str)], password: &str| {
+        let mut all = vec![("content-type", "application/x-www-form-urlencoded")];
+        all.extend(headers);
+        from(&site.api, "/v2/token", &all, form(password)).await
+    };
+    for headers in [
+        &[("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")][..],
+        &[("origin", "https://evil.example")],
+        &[("origin", "null")],
+        &[("origin", "https://other.example.com"), ("sec-fetch-site", "same-site")],
+    ] {
+        for n in 0..4 {
+            assert_eq!(post(headers, &format!("guess{n}")).await, 403, "{headers:?}");
+        }
+    }
+    for headers in [
+        &[][..],
+        &[("origin", "https://ui.example.com"), ("sec-fetch-site", "cross-site")],
+        &[("origin", "https://registry.example.com"), ("sec-fetch-site", "same-origin")],
+        &[("origin", "http://registry.internal:5000"), ("host", "registry.internal:5000")],
+    ] {
+        assert_eq!(post(headers, "pass:word").await, 200, "{headers:?}");
+        assert_eq!(post(headers, "wrong").await, 401, "{headers:?}");
+    }
+}
+
+/// The status of a form that a client at one address sends.
+async fn from(api: &Api, path: &str, headers: &[(&str, &str)], body: String) -> u16 {
+    let request =
+        headers.iter().fold(http::Request::post(path), |to, (name, value)| to.header(*name, *value));
+    let mut request = request.body(axum::body::Body::from(body)).unwrap();
+    let peer = "192.0.2.1:1".parse().unwrap();
+    request.extensions_mut().insert(ConnectionInfo::new(peer, peer));
+    api.registry.handle(request).await.status().as_u16()
 }

@@ -149,7 +149,12 @@ impl Issuers {
 
     /// Whether there is an issuer of this name.
     pub(super) fn has(&self, proof: &External) -> bool {
-        self.0.iter().any(|issuer| issuer.name == proof.issuer)
+        self.has_name(&proof.issuer)
+    }
+
+    /// Whether there is an issuer of this name.
+    pub(crate) fn has_name(&self, name: &str) -> bool {
+        self.0.iter().any(|issuer| issuer.name == name)
     }
 
     /// What is known of the keys.

@@ -4,7 +4,7 @@
 //! - A check counts as a guess before it begins, and goes on when its client disconnects: nobody guesses uncounted.
 //! - Right passwords alone are remembered, for the network that they came from, and for as long as the options say.
 //! - A password that was sent counts as a guess unless the directory accepts it, also when it does not answer in time.
-//! - All of a check has one limit of time, and all checks together one of connections. A directory that cannot be reached is left
+//! - All of a check has one limit of time, all logins together have one of connections, and all look-ups of users another. A directory that cannot be reached is left
 //!   alone for a moment, so that those who log in are told at once.
 
 use super::connection::Connection;
@@ -12,24 +12,26 @@ use super::known::Known;
 use super::message::{Entry, Search};
 use super::settings::{Settings, Users};
 use super::{Counts, LdapOptions, Person};
+use crate::auth::checking::Checking;
 use crate::throttle::{Guesses, network};
 use hyper_sdk::digest::Hasher;
 use hyper_sdk::{Digest, Error, ErrorKind, Result, ResultExt as _};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How many right passwords are remembered, and how many users are known.
 const REMEMBERED: usize = 4096;
-/// From how many places of checks on those that are not used go.
-const CHECKING: usize = 1024;
 /// How many checks may wait for a connection before further ones are refused.
 const WAITING: usize = 64;
+/// How many users are looked up at once for their tokens, at least; with many connections it is half as many. Those who log in take none of these connections: a flood of logins must not
+/// keep away those who have a token.
+const LOOKING_UP: usize = 2;
 /// How long it is known that a user does not exist.
 const GONE: Duration = Duration::from_secs(5);
 /// How long a user is known while the directory does not answer.
@@ -44,6 +46,8 @@ const MAX_PASSWORD: usize = 1024;
 /// Directory.
 const STAMPS: [&str; 6] =
     ["entryUUID", "nsUniqueId", "objectGUID", "pwdChangedTime", "krbLastPwdChange", "pwdLastSet"];
+/// How many of them are of the entry alone.
+const OF_ENTRY: usize = 3;
 
 /// A directory. Clones share it.
 #[derive(Clone)]
@@ -54,13 +58,15 @@ struct Inner {
     can_look_up: bool,
     time: Duration,
     cache: Duration,
+    /// The connections of those who log in.
     turns: Semaphore,
+    /// The connections for users who have a token.
+    looking_up: Semaphore,
     waiting: Arc<Semaphore>,
     /// By keyed hashes of users, passwords and networks.
     right: Known<Digest, Arc<Person>>,
     people: Known<String, Option<Arc<Person>>>,
-    /// The checks that are under way: equal ones wait for the first.
-    checking: Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    checking: Checking,
     /// When it could last not be reached.
     unreachable: Mutex<Option<Instant>>,
     guesses: Arc<Guesses>,
@@ -88,10 +94,11 @@ impl Directory {
             time: options.time,
             cache: options.cache,
             turns: Semaphore::new(options.connections),
+            looking_up: Semaphore::new(LOOKING_UP.max(options.connections / 2)),
             waiting: Arc::new(Semaphore::new(WAITING + options.connections)),
             right: Known::new(REMEMBERED),
             people: Known::new(REMEMBERED),
-            checking: Mutex::default(),
+            checking: Checking::default(),
             unreachable: Mutex::default(),
             guesses,
             salt,
@@ -137,7 +144,7 @@ impl Directory {
             return outcome;
         }
         // Machines that begin at once with one password are one check.
-        let place = inner.place(&key).lock_owned().await;
+        let place = inner.checking.begin(&key).await;
         if let Some(outcome) = remembered() {
             return outcome;
         }
@@ -149,7 +156,7 @@ impl Directory {
             let inner = &this.0;
             let asked = Instant::now();
             let is_sent = AtomicBool::new(false);
-            let outcome = inner.ask(inner.log_in(&user, &password, &is_sent)).await;
+            let outcome = inner.ask(&inner.turns, inner.log_in(&user, &password, &is_sent)).await;
             match &outcome {
                 Ok(Some(person)) => {
                     guess.right(Instant::now());
@@ -185,21 +192,17 @@ impl Directory {
         if let Some(known) = inner.fresh(user) {
             return Ok(known);
         }
-        let _place = inner.place(&inner.key(&["user", user])).lock_owned().await;
+        let _place = inner.checking.begin(&inner.key(&["user", user])).await;
         if let Some(known) = inner.fresh(user) {
             return Ok(known);
         }
         let asked = Instant::now();
-        let outcome = async {
-            let _waiting = inner.wait()?;
-            inner.ask(inner.find_alone(user)).await
-        };
-        match outcome.await {
+        match inner.ask(&inner.looking_up, inner.find_alone(user)).await {
             Ok(found) => {
                 inner.people.put(user.to_owned(), found.clone(), asked);
                 Ok(found)
             }
-            Err(e) if e.kind() != ErrorKind::Unavailable => Err(e),
+            // It does not answer, or is so slow that there is no turn.
             Err(e) => match inner.people.get(user) {
                 Some((at, Some(person))) if at.elapsed() < OUTAGE => Ok(Some(person)),
                 _ => Err(e),
@@ -223,29 +226,18 @@ impl Inner {
         hasher.finish()
     }
 
-    /// Where equal checks wait for one another.
-    fn place(&self, key: &Digest) -> Arc<tokio::sync::Mutex<()>> {
-        let mut checking = self.checking.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = checking.get(key).and_then(Weak::upgrade) {
-            return place;
-        }
-        if checking.len() >= CHECKING {
-            checking.retain(|_, place| place.strong_count() > 0);
-        }
-        let place = Arc::default();
-        checking.insert(key.clone(), Arc::downgrade(&place));
-        place
-    }
-
     fn wait(&self) -> Result<OwnedSemaphorePermit> {
         self.waiting.clone().try_acquire_owned().map_err(|_| too_many())
     }
 
     /// Runs one check, within the limits of connections and time, and counts what came of it.
-    async fn ask(&self, check: impl Future<Output = Result<Option<Person>>>) -> Result<Option<Arc<Person>>> {
+    async fn ask(
+        &self,
+        turns: &Semaphore,
+        check: impl Future<Output = Result<Option<Person>>>,
+    ) -> Result<Option<Arc<Person>>> {
         let outcome = async {
-            let _turn =
-                tokio::time::timeout(self.time, self.turns.acquire()).await.map_err(|_| too_many())?;
+            let _turn = tokio::time::timeout(self.time, turns.acquire()).await.map_err(|_| too_many())?;
             if self.unreachable().is_some_and(|at| at.elapsed() < PAUSE) {
                 return Err(Error::new(
                     ErrorKind::Unavailable,
@@ -387,8 +379,8 @@ impl Inner {
             refused("there are too many groups: `group-base` or another filter leaves some out");
             return Ok(None);
         };
-        let stamp = stamp(&entry);
-        Ok(Some((entry, Person { groups, stamp })))
+        let person = Person { groups, entry: identity(&entry), stamp: stamp(&entry) };
+        Ok(Some((entry, person)))
     }
 }
 
@@ -410,14 +402,29 @@ fn stamp(entry: &Entry) -> Digest {
     let mut hasher = Hasher::sha256();
     hasher.update_field("ldap");
     hasher.update_field(&entry.dn);
-    for name in STAMPS {
-        hasher.update_field(name);
-        let mut values: Vec<&[u8]> = entry.values(name).collect();
-        values.sort_unstable();
-        hasher.update_field(values.len().to_string());
-        values.into_iter().for_each(|value| hasher.update_field(value));
+    STAMPS.iter().for_each(|name| hash_values(&mut hasher, entry, name));
+    hasher.finish()
+}
+
+/// What tells an entry from others: what the directory made for it, or its name where nothing of that may be read. It stays when the
+/// entry is moved or renamed.
+fn identity(entry: &Entry) -> Digest {
+    let names = &STAMPS[..OF_ENTRY];
+    let mut hasher = Hasher::sha256();
+    hasher.update_field("entry of ldap");
+    match names.iter().any(|name| entry.values(name).next().is_some()) {
+        true => names.iter().for_each(|name| hash_values(&mut hasher, entry, name)),
+        false => hasher.update_field(entry.dn.to_lowercase()),
     }
     hasher.finish()
+}
+
+fn hash_values(hasher: &mut Hasher, entry: &Entry, name: &str) {
+    hasher.update_field(name);
+    let mut values: Vec<&[u8]> = entry.values(name).collect();
+    values.sort_unstable();
+    hasher.update_field(values.len().to_string());
+    values.into_iter().for_each(|value| hasher.update_field(value));
 }
 
 /// Whether a text can be the name of a user: of visible characters, as it stands in logs and policies.
@@ -456,5 +463,21 @@ mod tests {
         assert_eq!(one, stamp(&entry("cn=a", "1")));
         assert_ne!(one, stamp(&entry("cn=a", "2")));
         assert_ne!(one, stamp(&entry("cn=b", "1")));
+    }
+
+    #[test]
+    fn an_entry_is_known_by_what_the_directory_made_for_it() {
+        let entry = |dn: &str, attributes: &[(&str, &str)]| {
+            let attribute =
+                |(name, value): &(&str, &str)| ((*name).to_owned(), vec![value.as_bytes().to_vec()]);
+            identity(&Entry { dn: dn.to_owned(), attributes: attributes.iter().map(attribute).collect() })
+        };
+        let one = entry("cn=a,ou=x", &[("entryUUID", "1"), ("pwdChangedTime", "1")]);
+        assert_eq!(one, entry("cn=a,ou=y", &[("entryuuid", "1"), ("pwdChangedTime", "2")]), "it was moved");
+        assert_ne!(one, entry("cn=a,ou=x", &[("entryUUID", "2")]));
+        assert_ne!(one, entry("cn=a,ou=x", &[("nsUniqueId", "1")]));
+        let unnamed = entry("cn=a,ou=x", &[("pwdChangedTime", "1")]);
+        assert_eq!(unnamed, entry("CN=a,ou=x", &[]));
+        assert!(unnamed != entry("cn=b,ou=x", &[]) && unnamed != one);
     }
 }

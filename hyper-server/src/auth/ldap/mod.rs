@@ -58,6 +58,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Person {
     pub(crate) groups: BTreeSet<String>,
+    /// Differs between entries, also those that have one name after the other, and stays when the password changes.
+    pub(crate) entry: Digest,
     /// Differs between entries, and changes with the password where the directory says when that was changed.
     pub(crate) stamp: Digest,
 }

@@ -1,6 +1,8 @@
 //! Logins in a build without the feature `issuers`: there are none.
 
-use super::{Callback, Failure, LoggedIn, LoginOptions, Parts};
+use super::{Callback, Failure, LoggedIn, LoginOptions, NewLogin, Parts};
+use crate::auth::issuers::Issuers;
+use hyper_sdk::breaker::Breaker;
 use hyper_sdk::{Error, Result};
 use std::net::IpAddr;
 
@@ -32,7 +34,11 @@ impl Logins {
         _: &Callback,
         _: Option<&str>,
         _: Option<IpAddr>,
-    ) -> std::result::Result<LoggedIn, Failure> {
+    ) -> std::result::Result<NewLogin, Failure> {
+        match *self {}
+    }
+
+    pub(crate) async fn keep(&self, _: NewLogin) -> Result<LoggedIn> {
         match *self {}
     }
 
@@ -41,6 +47,14 @@ impl Logins {
     }
 
     pub(crate) fn no_cookie(&self) -> String {
+        match *self {}
+    }
+
+    pub(crate) fn issuers(&self) -> &Issuers {
+        match *self {}
+    }
+
+    pub(crate) fn breakers(&self) -> std::iter::Empty<&Breaker> {
         match *self {}
     }
 

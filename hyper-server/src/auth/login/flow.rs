@@ -2,14 +2,17 @@
 
 use super::attempt::{Attempt, LIFETIME};
 use super::provider::{Endpoints, Provider, query};
-use super::{Callback, Failure, LoggedIn, LoginOptions, Parts, binding};
+use super::{Callback, Failure, LoggedIn, LoginOptions, NewLogin, Parts, binding};
 use crate::auth::api_token::login_token;
 use crate::auth::issuers::{Identity, Issuers};
 use crate::auth::jose::Unverified;
+use crate::throttle::Guess;
+use hyper_sdk::breaker::Breaker;
 use hyper_sdk::client::DocumentClient;
 use hyper_sdk::{Digest, Error, ErrorKind, Result};
 use serde::Deserialize;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
@@ -93,6 +96,16 @@ impl Logins {
         Provider::new(options).map(drop)
     }
 
+    /// The issuer, as one whose tokens are checked.
+    pub(crate) fn issuers(&self) -> &Issuers {
+        &self.issuers
+    }
+
+    /// The breakers in front of the issuer: where it answers, and its keys.
+    pub(crate) fn breakers(&self) -> impl Iterator<Item = &Breaker> {
+        std::iter::once(self.provider.breaker()).chain(self.issuers.breakers())
+    }
+
     /// Where a login begins.
     pub(crate) fn start(&self) -> String {
         format!("{}/login", self.parts.root)
@@ -142,38 +155,74 @@ impl Logins {
         Ok((format!("{}{separator}{asked}", endpoints.authorization), cookie))
     }
 
-    /// Ends a login: checks what came back, asks the issuer who it is, and makes a token.
+    /// Ends a login: checks what came back, asks the issuer who it is, and makes a token, which is valid once it is
+    /// [kept](Self::keep).
     ///
     /// # Errors
-    /// See [`Failure`]. What is refused counts as a wrong password of the address.
+    /// See [`Failure`]. What is refused once the issuer was asked counts as a wrong password of the address.
     pub(crate) async fn finish(
         &self,
         callback: &Callback,
         cookie: Option<&str>,
         client: Option<IpAddr>,
-    ) -> std::result::Result<LoggedIn, Failure> {
+    ) -> std::result::Result<NewLogin, Failure> {
+        let now = self.parts.clock.now();
+        let (attempt, endpoints, code) = self.returned(callback, cookie, now).await?;
+        // Nothing before this was a guess: nobody can make a cookie, and any page can make a browser send the rest.
         let guess = self.parts.guesses.begin_login(client, Instant::now())?;
-        let outcome = self.answer(callback, cookie).await;
-        match &outcome {
-            Ok(_) => guess.right(Instant::now()),
-            Err(Failure::Refused(why)) => {
-                tracing::info!(why, "a login in a browser is refused");
+        match self.identity(&endpoints, code, &attempt).await {
+            Ok(identity) => Ok(self.token(&identity, &attempt, now, guess)?),
+            Err(Failure::Failed(error)) => Err(Failure::Failed(error)),
+            Err(refusal) => {
                 guess.wrong();
+                Err(refusal)
             }
-            // The issuer has refused a code.
-            Err(Failure::Issuer(..)) if callback.error.is_none() => guess.wrong(),
-            // The person has refused, or the issuer does not answer: that was no guess.
-            Err(_) => drop(guess),
         }
-        outcome
     }
 
-    async fn answer(
+    /// Keeps the token of a login.
+    ///
+    /// # Errors
+    /// See [`Failure`]. A login that has its token already counts as a wrong password.
+    pub(crate) async fn keep(&self, new: NewLogin) -> Result<LoggedIn> {
+        let NewLogin { record, token, guess, .. } = new;
+        match self.parts.tokens.add_token(&record).await {
+            Ok(()) => guess.right(Instant::now()),
+            Err(e) => {
+                if e.kind() == ErrorKind::Conflict {
+                    guess.wrong();
+                }
+                return Err(e);
+            }
+        }
+        // A login that has its token does not fail for the sake of old ones.
+        let unused = record.created.saturating_sub(self.seconds());
+        if let Err(error) = self.parts.tokens.trim_refresh_tokens(&record.user, MOST_TOKENS, unused).await {
+            tracing::warn!(%error, "old tokens of logins cannot be removed");
+        }
+        tracing::info!(user = %record.user.escape_debug(), token = record.id, "a login in a browser");
+        let host = self.parts.root.split_once("://").map_or("", |(_, rest)| rest);
+        Ok(LoggedIn {
+            user: record.user,
+            login: self.name.clone(),
+            host: host.split('/').next().unwrap_or_default().to_owned(),
+            token,
+            id: record.id,
+            expires: record.expires.unwrap_or_default(),
+        })
+    }
+
+    fn seconds(&self) -> i64 {
+        i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX)
+    }
+
+    /// What has come back to the browser in which the login began: the attempt, where its issuer answers, and the code.
+    async fn returned<'c>(
         &self,
-        callback: &Callback,
+        callback: &'c Callback,
         cookie: Option<&str>,
-    ) -> std::result::Result<LoggedIn, Failure> {
-        let now = self.parts.clock.now();
+        now: i64,
+    ) -> std::result::Result<(Attempt, Arc<Endpoints>, &'c str), Failure> {
         let keys = self.parts.keys.seal_keys();
         let attempt = cookie.and_then(|text| Attempt::open(text, &keys, &self.purpose, now));
         let attempt = attempt.ok_or(Failure::Refused(
@@ -202,8 +251,7 @@ impl Logins {
         let is_code = |code: &&String| !code.is_empty() && code.len() <= MAX_CODE;
         let code =
             callback.code.as_ref().filter(is_code).ok_or(Failure::Refused("the answer has no code"))?;
-        let identity = self.identity(&endpoints, code, &attempt).await?;
-        self.token(identity, &attempt, now).await
+        Ok((attempt, endpoints, code.as_str()))
     }
 
     /// Who the code stands for.
@@ -240,36 +288,10 @@ impl Logins {
     }
 
     /// The token of a login.
-    async fn token(
-        &self,
-        identity: Identity,
-        attempt: &Attempt,
-        now: i64,
-    ) -> std::result::Result<LoggedIn, Failure> {
-        let lifetime = i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX);
-        let expires = now.saturating_add(lifetime);
-        let (token, record) = login_token(&identity, &attempt.state, (now, expires), self.binding.clone())?;
-        match self.parts.tokens.add_token(&record).await {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::Conflict => {
-                return Err(Failure::Refused("this login has its token already"));
-            }
-            Err(e) => return Err(e.into()),
-        }
-        // A login that has its token does not fail for the sake of old ones.
-        let unused = now.saturating_sub(lifetime);
-        if let Err(error) = self.parts.tokens.trim_refresh_tokens(&identity.user, MOST_TOKENS, unused).await {
-            tracing::warn!(%error, "old tokens of logins cannot be removed");
-        }
-        tracing::info!(user = %identity.user.escape_debug(), token = record.id, "a login in a browser");
-        let host = self.parts.root.split_once("://").map_or("", |(_, rest)| rest);
-        Ok(LoggedIn {
-            user: identity.user,
-            login: self.name.clone(),
-            host: host.split('/').next().unwrap_or_default().to_owned(),
-            token,
-            id: record.id,
-            expires,
-        })
+    fn token(&self, identity: &Identity, attempt: &Attempt, now: i64, guess: Guess) -> Result<NewLogin> {
+        let expires = now.saturating_add(self.seconds());
+        let (token, record) = login_token(identity, &attempt.state, (now, expires), self.binding.clone())?;
+        let principal = identity.proof.principal(&identity.user);
+        Ok(NewLogin { record, token, principal, guess })
     }
 }

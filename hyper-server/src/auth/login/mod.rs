@@ -38,10 +38,11 @@ pub(crate) use absent::Logins;
 pub(crate) use flow::Logins;
 pub use options::LoginOptions;
 
-use crate::throttle::Guesses;
+use super::Principal;
+use crate::throttle::{Guess, Guesses};
 use hyper_sdk::clock::SharedClock;
 use hyper_sdk::digest::Hasher;
-use hyper_sdk::store::meta::TokenStore;
+use hyper_sdk::store::meta::{TokenRecord, TokenStore};
 use hyper_sdk::{Digest, Error, Secret};
 use std::sync::Arc;
 
@@ -75,6 +76,27 @@ pub(crate) struct Callback {
     pub(crate) description: Option<String>,
     /// Whether a parameter is there twice, which is not valid (RFC 6749, section 4.1.2).
     pub(crate) has_repeated: bool,
+}
+
+/// A login whose token nothing knows yet.
+#[derive(Debug)]
+pub(crate) struct NewLogin {
+    record: TokenRecord,
+    token: Secret,
+    principal: Principal,
+    guess: Guess,
+}
+
+impl NewLogin {
+    /// Who has logged in.
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// The id of the token, which is no secret.
+    pub(crate) fn id(&self) -> &str {
+        &self.record.id
+    }
 }
 
 /// Who has logged in, and with which token.

@@ -3,6 +3,7 @@
 use super::{Failure, LoginOptions};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use hyper_sdk::breaker::{Breaker, BreakerOptions};
 use hyper_sdk::client::{DocumentClient, DocumentOptions, Proxies, read_authorities};
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, ErrorKind, Result, Secret};
@@ -14,8 +15,9 @@ use std::time::{Duration, Instant};
 
 /// How long endpoints are known.
 const FRESH: Duration = Duration::from_secs(10 * 60);
-/// How long an issuer that does not answer is left alone.
+/// How long an issuer that does not answer is left alone, at first and at most: people wait for it.
 const PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The largest file of a secret.
 const MAX_SECRET: u64 = 4096;
 /// All but the characters that need no escape anywhere in a form (RFC 3986, section 2.3).
@@ -43,12 +45,6 @@ struct Document {
     authorization_response_iss_parameter_supported: bool,
 }
 
-#[derive(Debug, Default)]
-struct Known {
-    endpoints: Option<(Instant, Arc<Endpoints>)>,
-    failed: Option<Instant>,
-}
-
 /// An issuer at which people log in.
 #[derive(Debug)]
 pub(super) struct Provider {
@@ -56,7 +52,9 @@ pub(super) struct Provider {
     url: String,
     client_id: String,
     secret: Option<PathBuf>,
-    known: tokio::sync::Mutex<Known>,
+    known: tokio::sync::Mutex<Option<(Instant, Arc<Endpoints>)>>,
+    /// Every question where the issuer answers passes it.
+    breaker: Breaker,
 }
 
 impl Provider {
@@ -75,7 +73,21 @@ impl Provider {
             client_id: options.client_id.clone(),
             secret: options.client_secret_file.clone(),
             known: tokio::sync::Mutex::default(),
+            breaker: Breaker::new(
+                "issuer",
+                BreakerOptions {
+                    // What is known stays so for a while, and somebody waits.
+                    failures: 1,
+                    failing_for: Duration::ZERO,
+                    first_pause: PAUSE,
+                    longest_pause: LONGEST_PAUSE,
+                },
+            ),
         })
+    }
+
+    pub(super) fn breaker(&self) -> &Breaker {
+        &self.breaker
     }
 
     /// Where the issuer answers. One request asks it at a time.
@@ -84,22 +96,21 @@ impl Provider {
     /// [`ErrorKind::Unavailable`] when it does not say so.
     pub(super) async fn endpoints(&self) -> Result<Arc<Endpoints>> {
         let mut known = self.known.lock().await;
-        if let Some((at, endpoints)) = &known.endpoints
+        if let Some((at, endpoints)) = &*known
             && at.elapsed() < FRESH
         {
             return Ok(endpoints.clone());
         }
-        if known.failed.is_some_and(|at| at.elapsed() < PAUSE) {
-            return Err(Error::new(ErrorKind::Unavailable, "the issuer did not answer a moment ago"));
-        }
+        let attempt = self.breaker.enter()?;
         match self.discover().await {
             Ok(found) => {
+                attempt.answered();
                 let endpoints = Arc::new(found);
-                *known = Known { endpoints: Some((Instant::now(), endpoints.clone())), failed: None };
+                *known = Some((Instant::now(), endpoints.clone()));
                 Ok(endpoints)
             }
             Err(e) => {
-                known.failed = Some(Instant::now());
+                attempt.failed(&e);
                 Err(e.with_kind(ErrorKind::Unavailable))
             }
         }

@@ -7,6 +7,12 @@ use hyper_sdk::store::MemoryStore;
 use hyper_sdk::store::meta::{MemoryTokens, TokenRecord};
 use hyper_sdk::testing::FrozenClock;
 
+async fn add_refresh(passwords: &Passwords, user: &str, bound_to: Digest) -> Secret {
+    let new = passwords.api_tokens.as_ref().unwrap().new_refresh(user, "docker", bound_to).unwrap().unwrap();
+    passwords.keep_refresh(&new).await.unwrap();
+    new.text().clone()
+}
+
 /// An administrator takes a line out because a laptop was stolen, and puts it back later.
 #[tokio::test]
 async fn the_logins_of_a_user_who_was_removed_do_not_come_back() {
@@ -31,28 +37,34 @@ async fn the_logins_of_a_user_who_was_removed_do_not_come_back() {
     let passwords = state.tokens.clone().unwrap();
     let login = async |user: &str| {
         let bound_to = passwords.binding(user).await.unwrap().unwrap();
-        passwords.api_tokens.as_ref().unwrap().add_refresh(user, "docker", bound_to).await.unwrap().unwrap()
+        add_refresh(&passwords, user, bound_to).await
     };
     let [lost, kept] = [login("alice").await, login("bob").await];
     let works = async |token: &Secret| passwords.refresh(token.expose(), None).await.unwrap().is_some();
+    let forget = async |gone: &HashSet<Digest>| {
+        let mut users = Vec::new();
+        let removed = passwords.forget_logins(gone, |record| users.push(record.user.clone())).await.unwrap();
+        assert_eq!(removed, users.len() as u64);
+        users.sort();
+        users
+    };
     let before = passwords.bindings().unwrap();
-    assert_eq!(passwords.forget_logins(&HashSet::new()).await.unwrap(), 0);
+    assert!(forget(&HashSet::new()).await.is_empty());
     write(&bob).await;
     let gone: HashSet<Digest> = before.difference(&passwords.bindings().unwrap()).cloned().collect();
-    assert_eq!(passwords.forget_logins(&gone).await.unwrap(), 1);
+    assert_eq!(forget(&gone).await, ["alice"]);
     write(&both).await;
     // A token is remembered for two seconds.
     tokio::time::sleep(Duration::from_millis(1000)).await;
     assert!(!works(&lost).await && works(&kept).await);
     // One that another server has made, whose file is newer, stays.
-    let tokens_of = passwords.api_tokens.as_ref().unwrap();
-    tokens_of.add_refresh("carol", "docker", Digest::sha256("a newer line")).await.unwrap().unwrap();
-    assert_eq!(passwords.forget_logins(&gone).await.unwrap(), 0);
+    add_refresh(&passwords, "carol", Digest::sha256("a newer line")).await;
+    assert!(forget(&gone).await.is_empty());
     write("no line of users").await;
     assert_eq!(passwords.bindings(), None, "a file that cannot be read says nothing");
     // What is not used for too long is forgotten, too.
     clock.advance(31 * 24 * 60 * 60);
-    assert_eq!(passwords.forget_logins(&HashSet::new()).await.unwrap(), 2);
+    assert_eq!(forget(&HashSet::new()).await, ["bob", "carol"]);
     assert!(tokens.tokens(None, 10).await.unwrap().items.is_empty());
 }
 
@@ -114,7 +126,7 @@ async fn a_token_of_a_login_stays_until_it_expires() {
         tokens.add_token(&record).await.unwrap();
     }
     let state = State::new(Arc::new(MemoryStore::default()), options).unwrap();
-    assert_eq!(state.tokens.clone().unwrap().forget_logins(&HashSet::new()).await.unwrap(), 2);
+    assert_eq!(state.tokens.clone().unwrap().forget_logins(&HashSet::new(), |_| {}).await.unwrap(), 2);
     let left = tokens.tokens(None, 10).await.unwrap().items;
     assert_eq!(left.iter().map(|record| record.id.as_str()).collect::<Vec<_>>(), ["login"]);
 }

@@ -1,0 +1,41 @@
+//! Who has logged in, and how.
+
+use crate::auth::Principal;
+use crate::auth::issuers::External;
+use crate::auth::ldap::Person;
+use hyper_sdk::Digest;
+use std::sync::Arc;
+
+/// Who has logged in.
+pub(super) struct Login {
+    pub(super) principal: Principal,
+    /// The id of the API token or the refresh token that stood for the password.
+    pub(super) api_token: Option<String>,
+    /// Whether it was the password of a user.
+    pub(super) by_password: bool,
+    /// The stamp of the line of the file, or of the entry of the directory, whose password was checked.
+    pub(super) proved: Option<Digest>,
+    /// Whether it is a user of the directory.
+    pub(super) is_of_directory: bool,
+    /// Of the token of another issuer: what is known of its user, and when it expires.
+    pub(super) external: Option<(External, i64)>,
+}
+
+impl Login {
+    pub(super) fn of(principal: Principal) -> Self {
+        Self {
+            principal,
+            api_token: None,
+            by_password: false,
+            proved: None,
+            is_of_directory: false,
+            external: None,
+        }
+    }
+
+    /// A user of the directory.
+    pub(super) fn of_person(user: &str, person: Arc<Person>) -> Self {
+        let principal = Principal::user(user).with_groups(person.groups.iter().cloned());
+        Self { proved: Some(person.stamp.clone()), is_of_directory: true, ..Self::of(principal) }
+    }
+}
