@@ -419,7 +419,14 @@ impl Job {
             }
             self.is_suspect = true;
             match failed.is_refusal {
-                true => current.parts.pass(true),
+                true => {
+                    current.parts.pass(true);
+                    // Each begins with short pauses.
+                    (self.failures, current.pause) = (0, Duration::ZERO);
+                    if !current.trial.next_part(self.webhook.give_up) {
+                        current.parts.pass_all();
+                    }
+                }
                 false => current.parts.pass_all(),
             }
             tracing::error!(

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 /// An event that is refused is given up after this part of the time, and after this many attempts.
 const REFUSED_PART: u32 = 100;
 const REFUSED_LEAST: u64 = 3;
+/// So many parts of an event are tried after its time is over: the others keep back the next events no longer.
+const LATE_MOST: u64 = 10;
 
 /// Whether a receiver with this answer refuses the content that was sent, so that it is of little use to send it again. Other answers
 /// may be about the receiver: what stands before it says 403, 404 or 410 while it is away.
@@ -19,6 +21,10 @@ pub(super) struct Trial {
     tried: Duration,
     refused: u64,
     last: Option<Instant>,
+    /// How often what is left of the event is tried in any case, after a part of it was given up.
+    due: u64,
+    /// How many parts were given up after the time of the event was over.
+    late: u64,
 }
 
 impl Trial {
@@ -37,6 +43,15 @@ impl Trial {
         self.add(self.last.map_or(Duration::ZERO, |last| now - last), most);
         self.last = Some(now);
         self.refused += u64::from(is_refusal);
+        self.due = self.due.saturating_sub(1);
+    }
+
+    /// Goes on with what is left of the event after a part that was given up. The time counts for the whole event, and may be over by
+    /// now: that says nothing about the next few parts. Returns whether they are to be tried.
+    pub(super) fn next_part(&mut self, give_up: Duration) -> bool {
+        (self.refused, self.due) = (0, REFUSED_LEAST);
+        self.late += u64::from(self.tried >= give_up);
+        self.late <= LATE_MOST
     }
 
     fn add(&mut self, since: Duration, most: Duration) {
@@ -46,7 +61,7 @@ impl Trial {
     /// Whether it was tried long enough, after an attempt that was refused or failed in another way.
     pub(super) fn is_over(&self, give_up: Duration, is_refusal: bool) -> bool {
         let is_refused = is_refusal && self.refused >= REFUSED_LEAST && self.tried >= give_up / REFUSED_PART;
-        self.tried >= give_up || is_refused
+        self.due == 0 && (self.tried >= give_up || is_refused)
     }
 
     /// What the store keeps of it.
@@ -60,7 +75,7 @@ mod tests {
     use super::*;
 
     fn trial(tried: u64, refused: u64) -> Trial {
-        Trial { tried: Duration::from_secs(tried), refused, last: None }
+        Trial { tried: Duration::from_secs(tried), refused, ..Trial::default() }
     }
 
     #[test]
@@ -83,6 +98,32 @@ mod tests {
         for status in [200, 302, 401, 403, 404, 407, 408, 410, 425, 429, 499, 500, 503] {
             assert!(!is_refusal(status), "{status}");
         }
+    }
+
+    #[test]
+    fn each_part_of_an_event_has_some_attempts() {
+        let give_up = Duration::from_secs(1000);
+        for (mut trial, is_refusal) in [(trial(1000, 3), true), (trial(1000, 3), false), (trial(20, 3), true)]
+        {
+            assert!(trial.is_over(give_up, is_refusal));
+            assert!(trial.next_part(give_up));
+            for _ in 0..2 {
+                trial.fail(is_refusal, Duration::ZERO);
+                assert!(!trial.is_over(give_up, is_refusal), "{trial:?}");
+            }
+            trial.fail(is_refusal, Duration::ZERO);
+            assert!(trial.is_over(give_up, is_refusal), "{trial:?}");
+        }
+    }
+
+    #[test]
+    fn parts_end_after_the_time_of_their_event() {
+        let give_up = Duration::from_secs(1000);
+        let (mut early, mut late) = (trial(999, 3), trial(1000, 3));
+        for _ in 0..LATE_MOST {
+            assert!(early.next_part(give_up) && late.next_part(give_up));
+        }
+        assert!(early.next_part(give_up) && !late.next_part(give_up));
     }
 
     #[test]

@@ -136,6 +136,30 @@ async fn an_envelope_is_small_and_what_is_refused_in_it_is_found() {
     assert_eq!(ids.len(), count, "each request has an id of its own");
 }
 
+/// The time of an event may be over with its first entry: each other one is tried a few times all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_entry_that_is_refused_has_some_attempts() {
+    let receiver = Receiver::start(&[]).await;
+    receiver.judge(|body| body.contains("bad-").then_some(413));
+    let mut webhook = receiver.webhook("ci");
+    webhook.format = WebhookFormat::Docker;
+    webhook.give_up = Duration::from_secs(1);
+    let api = api(vec![webhook]).await;
+    push_tags(&api, &["bad-1".to_owned(), "bad-2".to_owned()]).await;
+    let log = api.registry.store().event_log().unwrap();
+    until("all is sent", async || {
+        let consumer = log.consumers().await.unwrap().remove(0);
+        consumer.given_up == 1 && consumer.place.after() == consumer.last
+    })
+    .await;
+    let tags: Vec<Vec<String>> =
+        receiver.all().iter().map(|one| tags_of(std::slice::from_ref(one))).collect();
+    for tag in ["bad-1", "bad-2"] {
+        let attempts = tags.iter().filter(|tags| **tags == [tag]).count();
+        assert!(attempts >= 3, "{tag}: {attempts}");
+    }
+}
+
 /// A webhook that is removed while a server has it gets nothing more, is not brought back by that server, and begins where the
 /// configuration is read again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
