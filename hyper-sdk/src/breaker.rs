@@ -215,6 +215,13 @@ impl Breaker {
         if gate.is_passable() { Ok(()) } else { Err(self.0.refuse(gate)) }
     }
 
+    /// The refusal of a request for which another one finds out whether the dependency answers again.
+    #[cfg(feature = "store-postgres")]
+    pub(crate) fn refuse(&self) -> Refused {
+        let gate = *self.0.gate();
+        self.0.refuse(gate)
+    }
+
     /// Whether [`Breaker::check`] succeeds. It counts nothing.
     pub fn is_passable(&self) -> bool {
         self.0.gate().is_passable()

@@ -18,6 +18,10 @@ const MAX_MESSAGE: usize = 300;
 const OF_CREDENTIALS: [&str; 5] =
     ["InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired"];
 
+/// How the codes begin with which a server asks to slow down.
+#[cfg(feature = "store-s3")]
+const SLOW_DOWN: [&str; 4] = ["SlowDown", "Throttling", "RequestLimitExceeded", "BandwidthLimitExceeded"];
+
 /// The answer to a request that a server refused.
 #[derive(Debug)]
 pub(crate) struct Refusal {
@@ -26,6 +30,9 @@ pub(crate) struct Refusal {
     message: String,
     /// The region in which the bucket is.
     region: Option<String>,
+    /// Whether the answer of a server of S3 had no body, as to HEAD: then nobody knows the code.
+    #[cfg_attr(not(feature = "store-s3"), allow(dead_code, reason = "nobody asks"))]
+    is_bare: bool,
 }
 
 impl Refusal {
@@ -41,7 +48,14 @@ impl Refusal {
         let message = message.chars().take(MAX_MESSAGE).collect::<String>().escape_debug().to_string();
         let is_name = |region: &String| region.len() <= MAX_CODE && region.chars().all(|c| plain(&c));
         let named = Some(element(&text, "Region").to_owned()).filter(|region| !region.is_empty());
-        Self { status, code, message, region: region.or(named).filter(is_name) }
+        Self { status, code, message, region: region.or(named).filter(is_name), is_bare: false }
+    }
+
+    /// Says that an answer without a body is one of S3, which gives each request a number.
+    #[must_use]
+    pub(crate) fn bare(mut self, is_bare: bool) -> Self {
+        self.is_bare = is_bare;
+        self
     }
 
     /// Whether the same request may succeed later.
@@ -49,6 +63,17 @@ impl Refusal {
         self.status >= 500 && self.status != 501
             || matches!(self.status, 408 | 429)
             || matches!(self.code.as_str(), "RequestTimeout" | "SlowDown")
+    }
+
+    /// Whether the server asks to send fewer requests. MinIO has codes of its own for reads and writes.
+    #[cfg(feature = "store-s3")]
+    fn asks_to_slow_down(&self) -> bool {
+        self.status == 429 || self.status == 503 && SLOW_DOWN.iter().any(|code| self.code.starts_with(code))
+    }
+
+    #[cfg(feature = "store-s3")]
+    fn is_unclear(&self) -> bool {
+        self.status == 503 && self.is_bare
     }
 }
 
@@ -107,7 +132,8 @@ pub(crate) fn code<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a str> {
 }
 
 /// Whether the server has not answered: there is no connection, it took too long, or what stands before it says so. Any other
-/// answer, 500 too, may be about one object or one kind of request; and without credentials it was not asked.
+/// answer, 500 too, may be about one object or one kind of request, and a server that asks to slow down has answered; without
+/// credentials it was not asked.
 #[cfg(feature = "store-s3")]
 pub(crate) fn is_no_answer(error: &(dyn StdError + 'static)) -> bool {
     use HttpErrorKind::{Connect, Interrupted, Request, Timeout};
@@ -115,11 +141,25 @@ pub(crate) fn is_no_answer(error: &(dyn StdError + 'static)) -> bool {
         return false;
     }
     match links(error).find_map(|link| link.downcast_ref::<Refusal>()) {
-        Some(refusal) => matches!(refusal.status, 502..=504),
+        Some(refusal) => {
+            matches!(refusal.status, 502..=504) && !refusal.asks_to_slow_down() && !refusal.is_unclear()
+        }
         None => links(error)
             .filter_map(|link| link.downcast_ref::<HttpError>())
             .any(|http| matches!(http.kind(), Connect | Interrupted | Request | Timeout)),
     }
+}
+
+/// Whether the server asks to send fewer requests.
+#[cfg(feature = "store-s3")]
+pub(crate) fn asks_to_slow_down(error: &(dyn StdError + 'static)) -> bool {
+    links(error).find_map(|link| link.downcast_ref::<Refusal>()).is_some_and(Refusal::asks_to_slow_down)
+}
+
+/// Whether the server may ask to send fewer requests, or may not answer: what it says to HEAD has no code.
+#[cfg(feature = "store-s3")]
+pub(crate) fn is_unclear(error: &(dyn StdError + 'static)) -> bool {
+    links(error).find_map(|link| link.downcast_ref::<Refusal>()).is_some_and(Refusal::is_unclear)
 }
 
 /// An error and its causes.
@@ -231,13 +271,31 @@ mod tests {
     #[cfg(feature = "store-s3")]
     #[test]
     fn what_is_about_one_object_is_an_answer() {
-        let of = |status| HttpError::new(HttpErrorKind::Request, Refusal::new(status, b"", None, None));
+        let of = |status| HttpError::new(HttpErrorKind::Request, Refusal::new(status, b"<p>", None, None));
         for status in [403, 404, 429, 500, 501, 507] {
             assert!(!is_no_answer(&of(status)), "{status}");
         }
         for status in [502, 503, 504] {
             assert!(is_no_answer(&of(status)), "{status}");
         }
+        for (status, code, is_answer) in [
+            (503, "SlowDown", true),
+            (503, "SlowDownRead", true),
+            (503, "ServiceUnavailable", false),
+            (502, "SlowDown", false),
+            (429, "", true),
+            (403, "SlowDown", false),
+        ] {
+            let body = format!("<Error><Code>{code}</Code></Error>");
+            let refusal = Refusal::new(status, body.as_bytes(), None, None);
+            let error = HttpError::new(HttpErrorKind::Request, refusal);
+            assert_eq!(asks_to_slow_down(&error), is_answer, "{status} {code}");
+            assert!(!(is_answer && is_no_answer(&error)), "{status} {code}");
+        }
+        let bare =
+            |status| HttpError::new(HttpErrorKind::Request, Refusal::new(status, b"", None, None).bare(true));
+        assert!(is_unclear(&bare(503)) && !is_no_answer(&bare(503)) && !asks_to_slow_down(&bare(503)));
+        assert!(is_no_answer(&bare(502)) && !is_unclear(&bare(502)) && !is_unclear(&of(503)));
         let reset = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
         assert!(is_no_answer(&HttpError::new(HttpErrorKind::Connect, reset())));
         assert!(!is_no_answer(&HttpError::new(HttpErrorKind::Connect, NoCredentials::new(&reset()))));

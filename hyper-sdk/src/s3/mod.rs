@@ -31,7 +31,7 @@ pub use environment::AwsEnvironment;
 #[cfg(any(feature = "cache-s3", feature = "store-s3"))]
 pub(crate) use errors::{NoCredentials, Object, Refusal, of_request};
 #[cfg(feature = "store-s3")]
-pub(crate) use errors::{code, is_no_answer};
+pub(crate) use errors::{asks_to_slow_down, code, is_no_answer, is_unclear};
 pub use place::S3Place;
 
 pub use crate::secret::Secret;

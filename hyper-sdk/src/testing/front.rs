@@ -120,8 +120,10 @@ async fn pass(
         Act::Drop => return Ok(()),
         Act::Answer(status, code) => {
             let body = format!("<Error><Code>{code}</Code><Message>as the test says</Message></Error>");
+            // What stands before a server has no code, and no number of the request.
+            let number = if code.is_empty() { "" } else { "x-amz-request-id: 1\r\n" };
             let answer = format!(
-                "HTTP/1.1 {status} x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                "HTTP/1.1 {status} x\r\nConnection: close\r\n{number}Content-Length: {}\r\n\r\n{body}",
                 body.len()
             );
             return client.write_all(answer.as_bytes()).await;

@@ -133,11 +133,12 @@ impl Transport {
         let status = response.status();
         let region = response.headers().get("x-amz-bucket-region");
         let region = region.and_then(|region| region.to_str().ok()).map(str::to_owned);
+        let is_of_s3 = response.headers().contains_key("x-amz-request-id");
         let body = read(response, MAX_FAILURE, timeouts.rate_check())
             .await
             .map(|(body, _)| body)
             .unwrap_or_default();
-        let refusal = Refusal::new(status.as_u16(), &body, region, token);
+        let refusal = Refusal::new(status.as_u16(), &body, region, token).bare(is_of_s3 && body.is_empty());
         // The crate sends requests again that failed with this kind.
         let kind = if refusal.is_transient() { HttpErrorKind::Request } else { HttpErrorKind::Unknown };
         match self.is_of_bucket(url.as_str()) {

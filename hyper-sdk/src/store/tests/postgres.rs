@@ -1,6 +1,6 @@
 //! PostgreSQL: restarts, several servers on one database, what a lost answer says.
 
-use crate::breaker::{BreakerState, is_refusal};
+use crate::breaker::{Breaker, BreakerState, is_refusal};
 use crate::oci::{ImageIndex, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::MemoryBlobs;
@@ -187,6 +187,8 @@ enum Lost {
     Answer,
     /// The commit does not arrive.
     Commit,
+    /// No change is answered, and no connection ends.
+    All,
 }
 
 /// Passes bytes between clients on a socket in `folder` and the server. While `lose` says so, a connection ends at its next
@@ -194,7 +196,9 @@ enum Lost {
 async fn relay(folder: PathBuf, server: PathBuf, lose: Arc<std::sync::Mutex<Option<Lost>>>) {
     let listener = tokio::net::UnixListener::bind(folder.join(".s.PGSQL.5432")).unwrap();
     while let Ok((client, _)) = listener.accept().await {
-        let upstream = tokio::net::UnixStream::connect(server.join(".s.PGSQL.5432")).await.unwrap();
+        let Ok(upstream) = tokio::net::UnixStream::connect(server.join(".s.PGSQL.5432")).await else {
+            continue;
+        };
         let lose = Arc::clone(&lose);
         tokio::spawn(async move {
             let (mut from_client, mut to_client) = client.into_split();
@@ -204,7 +208,11 @@ async fn relay(folder: PathBuf, server: PathBuf, lose: Arc<std::sync::Mutex<Opti
             let mut bytes = vec![0; 64 * 1024];
             while let Ok(count @ 1..) = from_client.read(&mut bytes).await {
                 let sent = &bytes[..count];
-                let commits = sent.windows(6).any(|part| part == b"COMMIT");
+                let has = |text: &[u8]| sent.windows(text.len()).any(|part| part == text);
+                let commits = has(b"COMMIT");
+                if has(b"SET content_version") && *lose.lock().unwrap() == Some(Lost::All) {
+                    std::future::pending::<()>().await;
+                }
                 let lost = if commits { lose.lock().unwrap().take() } else { None };
                 if let Some(lost) = lost {
                     answers.abort();
@@ -257,6 +265,89 @@ async fn a_lost_answer_of_a_commit_is_no_success() {
         assert_eq!(now, wanted, "{lost:?}");
         tag(&relayed, "again").await.unwrap();
     }
+}
+
+/// Asks until a dependency is left alone.
+async fn until_open(breaker: &Breaker, ask: impl AsyncFn()) {
+    let began = std::time::Instant::now();
+    while breaker.state() == BreakerState::Closed {
+        assert!(began.elapsed() < Duration::from_secs(60), "the breaker does not open");
+        ask().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// A change that finds out whether the database answers again may take long. The others are refused at once, and not in a row
+/// behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_change_waits_behind_the_one_that_tries_the_database() {
+    let server: Option<PostgresServer> = given("a database that hangs", PostgresServer::start().unwrap());
+    let Some(server) = server else { return };
+    let (folder, lose) = (tempfile::tempdir().unwrap(), Arc::new(std::sync::Mutex::new(None)));
+    let url = server.url("hangs");
+    let through = url.replace(&server.folder().display().to_string(), &folder.path().display().to_string());
+    tokio::spawn(relay(folder.path().to_owned(), server.folder().to_owned(), Arc::clone(&lose)));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let store = Arc::new(store(&through, &MemoryBlobs::default()).await);
+    let [breaker] = &store.breakers()[..] else { panic!("there is one breaker") };
+    server.stop().unwrap();
+    until_open(breaker, async || drop(tag(&*store, "away").await)).await;
+    *lose.lock().unwrap() = Some(Lost::All);
+    server.up().unwrap();
+    while !breaker.is_passable() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (trying, tried) = (Arc::clone(&store), tokio::time::Instant::now());
+    let probe = tokio::spawn(async move { tag(&*trying, "probe").await });
+    // Once the breaker would let the next one through.
+    tokio::time::sleep_until(tried + Duration::from_millis(5500)).await;
+    assert!(!probe.is_finished() && breaker.is_passable());
+    for n in 0..5 {
+        let change = tokio::time::timeout(Duration::from_secs(1), tag(&*store, &n.to_string())).await;
+        let error = change.expect("it waits").unwrap_err();
+        assert!(is_refusal(&error) && error.retry_after().is_some(), "{error}");
+    }
+    probe.abort();
+}
+
+/// What is asked outside of changes and of the reads of clients is an answer, too; and whatever was in the place of the registry
+/// before, a database that is away is only away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_question_says_whether_the_database_answers() {
+    let server: Option<PostgresServer> = given("questions to a database", PostgresServer::start().unwrap());
+    let Some(server) = server else { return };
+    let (url, blobs) = (server.database(), MemoryBlobs::default());
+    let meta = connect(&url).await;
+    let pair = Composed::new(blobs, meta.clone());
+    let [breaker] = &pair.breakers()[..] else { panic!("there is one breaker") };
+    meta.keep_blobs_at("here").await.unwrap();
+    server.stop().unwrap();
+    until_open(breaker, async || drop(meta.blobs_kept_at().await)).await;
+    server.up().unwrap();
+    let began = std::time::Instant::now();
+    while meta.blobs_kept_at().await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(60), "the database is not found again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(breaker.state(), BreakerState::Closed);
+
+    let (_, rest) = url.split_once("localhost/").unwrap();
+    let (database, _) = rest.split_once('?').unwrap();
+    server.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)"));
+    server.sql("postgres", &format!("CREATE DATABASE {database}"));
+    let ask = async || {
+        loop {
+            match meta.blobs_kept_at().await.unwrap_err() {
+                e if is_refusal(&e) => tokio::time::sleep(Duration::from_millis(50)).await,
+                e => return e.to_string(),
+            }
+        }
+    };
+    let shown = ask().await;
+    assert!(shown.contains("was replaced"), "{shown}");
+    server.stop().unwrap();
+    let shown = ask().await;
+    assert!(!shown.contains("was replaced"), "{shown}");
 }
 
 /// What one server changed, the other sees at once, although both have a cache.

@@ -1,8 +1,9 @@
 //! The requests of the backend, with errors that a registry can pass on.
 
 use super::place::Place;
+use super::throttled::Throttled;
 use crate::breaker::{Attempt, Breaker, BreakerOptions, Refused, is_refusal};
-use crate::s3::{Object, S3BlobPlace, code, is_no_answer, of_request};
+use crate::s3::{Object, S3BlobPlace, asks_to_slow_down, code, is_no_answer, is_unclear, of_request};
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -37,6 +38,7 @@ pub(super) struct Bucket {
     pub(super) place: Arc<Place>,
     /// Every request passes it.
     pub(super) breaker: Breaker,
+    throttled: Throttled,
 }
 
 /// Without the store of objects, which shows the id of its key.
@@ -68,7 +70,8 @@ fn refused(refused: Refused) -> object_store::Error {
 impl Bucket {
     pub(super) fn new(store: Arc<dyn Objects>, place: S3BlobPlace) -> Self {
         let breaker = Breaker::new("bucket", BreakerOptions::default());
-        Self { store, announce: Arc::new(|_| {}), place: Arc::new(Place::new(place)), breaker }
+        let (place, throttled) = (Arc::new(Place::new(place)), Throttled::default());
+        Self { store, announce: Arc::new(|_| {}), place, breaker, throttled }
     }
 
     /// Sends a request, unless the bucket does not answer.
@@ -86,7 +89,20 @@ impl Bucket {
     fn judge(&self, attempt: &Attempt, error: Option<&object_store::Error>) {
         match error {
             Some(error) if is_no_answer(error) => attempt.failed(&self.cause(error)),
-            _ => attempt.answered(),
+            Some(error) if asks_to_slow_down(error) => match self.throttled.slow_down() {
+                true => attempt.failed(&self.cause(error)),
+                false => attempt.answered(),
+            },
+            // It may be no answer, so it says nothing for a while.
+            Some(error) if is_unclear(error) => {
+                if self.throttled.slow_down() {
+                    attempt.failed(&self.cause(error));
+                }
+            }
+            _ => {
+                self.throttled.answered();
+                attempt.answered();
+            }
         }
     }
 
@@ -236,7 +252,7 @@ impl Bucket {
                 bucket.judge(&attempt, found.as_ref().err());
             }
             None if has_failed => {}
-            None => attempt.answered(),
+            None => bucket.judge(&attempt, None),
         };
         judged(objects, judge).boxed()
     }

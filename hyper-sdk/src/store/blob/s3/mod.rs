@@ -25,6 +25,7 @@ mod parts;
 mod place;
 mod reading;
 mod staging;
+mod throttled;
 
 use self::bucket::{Bucket, Objects};
 use self::memory::{Held, Memory};

@@ -53,7 +53,8 @@ impl SqlMeta {
             #[cfg(feature = "store-postgres")]
             Reader::Postgres(connection, attempt) => {
                 let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-                let mut transaction = connection.begin_with(begin).await.map_err(|e| self.failed(e))?;
+                let begun = super::query::told(attempt, connection.begin_with(begin).await);
+                let mut transaction = begun.map_err(|e| self.failed(e))?;
                 sqlx::raw_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
                     .execute(&mut *transaction)
                     .await

@@ -56,6 +56,13 @@ impl Reader {
     }
 }
 
+/// Tells the breaker of a connection how something was answered that is no [`query`].
+#[cfg(feature = "store-postgres")]
+pub(super) fn told<T>(attempt: &Attempt, outcome: sqlx::Result<T>) -> sqlx::Result<T> {
+    judge(attempt, outcome.as_ref().err());
+    outcome
+}
+
 /// A row of both databases.
 #[cfg(not(feature = "store-postgres"))]
 pub(super) trait Row: for<'r> FromRow<'r, SqliteRow> + Send + Unpin {}

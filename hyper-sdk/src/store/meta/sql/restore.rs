@@ -65,7 +65,8 @@ macro_rules! in_transaction {
             }
             #[cfg(feature = "store-postgres")]
             Reader::Postgres(connection, attempt) => {
-                let mut transaction = connection.begin().await.map_err(|e| meta.failed(e))?;
+                let begun = crate::store::meta::sql::query::told(attempt, connection.begin().await);
+                let mut transaction = begun.map_err(|e| meta.failed(e))?;
                 let settings =
                     "SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL lock_timeout = '10s'";
                 let set = sqlx::raw_sql(settings).execute(&mut *transaction).await;

@@ -16,6 +16,7 @@ const DOWN: u8 = 1;
 const REFUSES: u8 = 2;
 const HOLDS: u8 = 3;
 const FAILS: u8 = 4;
+const BUSY: u8 = 5;
 
 /// A bucket that a test takes away, and counts the requests to.
 struct Place {
@@ -33,7 +34,8 @@ impl Place {
         let now = Arc::clone(&state);
         let front = Front::start(server.host(), move |_, _| match now.load(Ordering::SeqCst) {
             UP => Act::Pass,
-            DOWN => Act::Answer(503, "SlowDown"),
+            DOWN => Act::Answer(503, ""),
+            BUSY => Act::Answer(503, "SlowDown"),
             HOLDS => Act::Hold,
             FAILS => Act::Answer(500, "InternalError"),
             _ => Act::Answer(403, "AccessDenied"),
@@ -119,6 +121,14 @@ async fn answers_open_nothing() {
     place.set(REFUSES);
     for _ in 0..5 {
         assert!(place.size().await.is_err());
+    }
+    assert_eq!(place.breaker(), BreakerState::Closed);
+    // It asks for fewer requests.
+    place.set(BUSY);
+    for _ in 0..3 {
+        // The answer to HEAD has no code.
+        assert!(!is_refusal(&place.size().await.unwrap_err()));
+        assert!(!is_refusal(&place.blobs.put(&Digest::sha256("x"), "x".into()).await.unwrap_err()));
     }
     assert_eq!(place.breaker(), BreakerState::Closed);
     // One damaged object, at a server that has no better word for it.

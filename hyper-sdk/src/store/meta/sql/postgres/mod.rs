@@ -37,10 +37,9 @@ use crate::{Error, ErrorKind, Result, ResultExt as _};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgPool, PgPoolOptions, Postgres};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, PgConnection};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// How long a read waits for a connection, also for a database that is starting.
 const ACQUIRE: Duration = Duration::from_secs(5);
@@ -62,12 +61,14 @@ pub(super) struct Database {
     clock: Arc<DatabaseClock>,
     id: String,
     presence: Presence,
-    /// Whether the last new connection led to something else than the registry.
-    is_replaced: Arc<AtomicBool>,
+    /// When a new connection last led to something else than the registry.
+    replaced: Arc<Mutex<Option<Instant>>>,
     secret: Secret,
     durable: bool,
     /// Every connection passes it.
     breaker: Breaker,
+    /// The place of the change that finds out whether the database answers again.
+    probing: Semaphore,
 }
 
 impl Database {
@@ -125,7 +126,7 @@ impl Database {
         clock.set(now);
         let presence = Presence::of(&id, session::random().map_err(failed)?);
         presence.show(&mut connection).await.map_err(failed)?;
-        let is_replaced = Arc::new(AtomicBool::new(false));
+        let replaced = Arc::new(Mutex::new(None));
         let readers = PgPoolOptions::new()
             .max_connections(connections.saturating_sub(2).max(1))
             .acquire_timeout(ACQUIRE)
@@ -137,13 +138,15 @@ impl Database {
                 })
             })
             .after_connect({
-                let is_replaced = Arc::clone(&is_replaced);
+                let replaced = Arc::clone(&replaced);
                 move |connection, _| {
-                    let is_replaced = Arc::clone(&is_replaced);
+                    let replaced = Arc::clone(&replaced);
                     Box::pin(async move {
                         let checked = presence.check(connection).await;
                         // The pool tries again until the time is over, and then says only that.
-                        is_replaced.store(matches!(checked, Err(sqlx::Error::Configuration(_))), Relaxed);
+                        if matches!(checked, Err(sqlx::Error::Configuration(_))) {
+                            *replaced.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                        }
                         checked
                     })
                 }
@@ -172,10 +175,11 @@ impl Database {
             clock,
             id,
             presence,
-            is_replaced,
+            replaced,
             secret: secret.into(),
             durable,
             breaker,
+            probing: Semaphore::new(1),
         })
     }
 
@@ -210,31 +214,24 @@ impl Database {
 
     /// Records where the blobs are, unless that is known, and returns where they are.
     pub(super) async fn place_of_blobs(&self, place: &str) -> Result<String> {
-        let (mut connection, _attempt) = self.acquire().await?;
-        sqlx::query("UPDATE registry_state SET blobs = $1 WHERE blobs IS NULL")
-            .bind(place)
-            .execute(&mut *connection)
-            .await
-            .map_err(|e| self.failed(e))?;
-        sqlx::query_scalar("SELECT blobs FROM registry_state")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(|e| self.failed(e))
+        let (mut connection, attempt) = self.acquire().await?;
+        let set = sqlx::query("UPDATE registry_state SET blobs = $1 WHERE blobs IS NULL").bind(place);
+        self.told(&attempt, set.execute(&mut *connection).await)?;
+        let found = sqlx::query_scalar("SELECT blobs FROM registry_state").fetch_one(&mut *connection).await;
+        self.told(&attempt, found)
     }
 
     /// Where the blobs are, if a server has said it.
     pub(super) async fn known_place_of_blobs(&self) -> Result<Option<String>> {
-        let (mut connection, _attempt) = self.acquire().await?;
-        sqlx::query_scalar("SELECT blobs FROM registry_state")
-            .fetch_one(&mut *connection)
-            .await
-            .map_err(|e| self.failed(e))
+        let (mut connection, attempt) = self.acquire().await?;
+        let found = sqlx::query_scalar("SELECT blobs FROM registry_state").fetch_one(&mut *connection).await;
+        self.told(&attempt, found)
     }
 
     /// Fails when another process has the registry open.
     pub(super) async fn check_alone(&self) -> Result<()> {
-        let (mut connection, _attempt) = self.acquire().await?;
-        let others = self.presence.others(&mut connection).await.map_err(|e| self.failed(e))?;
+        let (mut connection, attempt) = self.acquire().await?;
+        let others = self.told(&attempt, self.presence.others(&mut connection).await)?;
         if others.is_empty() {
             return Ok(());
         }
@@ -257,8 +254,7 @@ impl Database {
         let now = sqlx::query_scalar("SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)")
             .fetch_one(&mut *connection)
             .await;
-        judge(&attempt, now.as_ref().err());
-        let now: i64 = now.map_err(|e| self.failed(e))?;
+        let now: i64 = self.told(&attempt, now)?;
         self.clock.set(now);
         Ok(now.div_euclid(1000))
     }
@@ -274,17 +270,29 @@ impl Database {
     pub(super) async fn write(&self, change: Change) -> Result<u64> {
         // Who finds it open does not wait behind those that do.
         self.breaker.check()?;
+        // Nor does anybody wait behind the one that finds out whether it answers again.
+        let _probing = match self.breaker.state() {
+            BreakerState::Closed => None,
+            _ => Some(self.probing.try_acquire().map_err(|_| self.breaker.refuse())?),
+        };
         self.writer.write(change).await
+    }
+
+    /// Tells the breaker how a query went.
+    fn told<T>(&self, attempt: &Attempt, outcome: sqlx::Result<T>) -> Result<T> {
+        judge(attempt, outcome.as_ref().err());
+        outcome.map_err(|e| self.failed(e))
     }
 
     /// A connection of the pool, unless the database does not answer.
     async fn acquire(&self) -> Result<(PoolConnection<Postgres>, Attempt)> {
-        let attempt = self.breaker.enter()?;
+        let (attempt, asked) = (self.breaker.enter()?, Instant::now());
         match self.readers.acquire().await {
             // It may be one that was lost a moment ago, so it says nothing yet.
             Ok(connection) => Ok((connection, attempt)),
             Err(e) => {
-                let e = if self.is_replaced.load(Relaxed) { presence::replaced() } else { e };
+                let replaced = *self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+                let e = if replaced.is_some_and(|at| at >= asked) { presence::replaced() } else { e };
                 judge(&attempt, Some(&e));
                 Err(self.failed(e))
             }

@@ -129,7 +129,8 @@ impl SqlMeta {
             #[cfg(feature = "store-postgres")]
             Reader::Postgres(connection, attempt) => {
                 let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-                let mut transaction = connection.begin_with(begin).await.map_err(|e| self.failed(e))?;
+                let begun = crate::store::meta::sql::query::told(attempt, connection.begin_with(begin).await);
+                let mut transaction = begun.map_err(|e| self.failed(e))?;
                 let outcome = compare(&mut Connection::Postgres(&mut transaction, 0, Some(attempt))).await;
                 transaction.rollback().await.map_err(|e| self.failed(e))?;
                 outcome
