@@ -3,52 +3,20 @@
 //! What a metric is and how it is read stand side by side, so neither can be there without the other. The series of a metric
 //! are bounded: each label has the values that it lists here.
 
-use crate::audit::AuditLog;
-use crate::auth::{self, Directory, Issuers};
-use crate::connection::Connections;
-use crate::dependencies::Dependency;
-use crate::metrics::{self, Histogram, Metrics};
+mod sources;
+
+pub(crate) use self::sources::Sources;
+
+use crate::auth;
+use crate::metrics::{self, Histogram};
 use crate::quota_gauges;
-use crate::reloads::{self, Files, Reloads};
-use crate::throttle::{self, Refusals};
+use crate::reloads::{self, Files};
+use crate::throttle;
 use crate::tls::Tls;
-use crate::webhook::{self, Counts, WebhookCounts};
-use hyper_sdk::store::QuotaUse;
-use hyper_sdk::store::wrap::CacheStatistics;
-use std::collections::BTreeMap;
+use crate::webhook::{self, Counts};
+use hyper_sdk::store::PullNotes;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Where the metrics are read from.
-pub(crate) struct Sources<'a> {
-    pub(crate) metrics: &'a Metrics,
-    pub(crate) cache: CacheStatistics,
-    pub(crate) connections: &'a Connections,
-    pub(crate) refusals: &'a Refusals,
-    pub(crate) audit: Option<&'a AuditLog>,
-    pub(crate) quotas: &'a [QuotaUse],
-    pub(crate) webhooks: &'a [WebhookCounts],
-    /// The other issuers of tokens.
-    pub(crate) issuers: Option<&'a Issuers>,
-    /// Whether the store can be read and written.
-    pub(crate) ready: bool,
-    /// What is needed elsewhere, by its kind.
-    pub(crate) dependencies: &'a BTreeMap<&'static str, Dependency>,
-    pub(crate) reloads: &'a Reloads,
-    pub(crate) tls: Option<&'a Tls>,
-    /// The directory of users.
-    pub(crate) directory: Option<&'a Directory>,
-}
-
-impl Sources<'_> {
-    /// Whether files that were read again cannot be used.
-    fn reload_failed(&self, files: Files) -> bool {
-        match files {
-            Files::Tls => self.tls.is_some_and(Tls::is_faulty),
-            files => self.reloads.failed(files),
-        }
-    }
-}
 
 /// One metric.
 struct Metric {
@@ -343,7 +311,7 @@ static METRICS: &[Metric] = &[
         labels: &[ISSUER],
         meaning: "How old the known keys of another issuer of tokens are; absent before the first token of it",
         read: Read::Gauges(|from, each| {
-            for issuer in from.issuers.into_iter().flat_map(Issuers::states) {
+            for issuer in from.issuers() {
                 if let Some(age) = issuer.age {
                     each(&[issuer.name], i64::try_from(age).unwrap_or(i64::MAX));
                 }
@@ -356,10 +324,17 @@ static METRICS: &[Metric] = &[
         labels: &[ISSUER],
         meaning: "Fetches of the keys of another issuer of tokens that failed",
         read: Read::Counters(|from, each| {
-            for issuer in from.issuers.into_iter().flat_map(Issuers::states) {
+            for issuer in from.issuers() {
                 each(&[issuer.name], issuer.failures);
             }
         }),
+    },
+    Metric {
+        name: "pull_notes_lost_total",
+        unit: "notes",
+        labels: &[],
+        meaning: "Notes of pulls that were lost because the database did not take them: rules by the last pull wait anew",
+        read: Read::Counter(|from| from.pulls.map_or(0, PullNotes::lost)),
     },
     Metric {
         name: "ready",

@@ -118,7 +118,14 @@ impl RunArgs {
             store.retain(options).await
         })?;
         if format == Format::Json {
-            return Ok(());
+            let counts = json!({
+                "dry-run": self.dry_run,
+                "repositories": retained.repositories,
+                "tags": retained.tags,
+                "removed": retained.removed,
+                "changed": retained.changed,
+            });
+            return print(&format!("{}\n", json!({ "summary": counts })));
         }
         let verb = if self.dry_run { "would delete" } else { "deleted" };
         let (removed, tags, repositories) = (retained.removed, retained.tags, retained.repositories);

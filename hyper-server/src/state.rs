@@ -164,14 +164,15 @@ impl State {
             })?)),
             false => None,
         };
-        let of_issuers = tokens.iter().flat_map(|tokens| tokens.issuers().breakers()).cloned();
-        let dependencies = Dependencies::new(store.breakers().into_iter().chain(of_issuers).collect());
         let logins = match (&options.login, &tokens) {
             (Some(login), Some(passwords)) => {
                 Some(Arc::new(self::logins(login, &options, passwords, &throttle)?))
             }
             _ => None,
         };
+        let of_issuers = tokens.iter().flat_map(|tokens| tokens.issuers().breakers());
+        let of_issuers = of_issuers.chain(logins.iter().flat_map(|logins| logins.breakers())).cloned();
+        let dependencies = Dependencies::new(store.breakers().into_iter().chain(of_issuers).collect());
         let authenticator: Arc<dyn Authenticator> = match (&options.authenticator, &tokens) {
             (Some(own), _) => own.clone(),
             (None, Some(passwords)) => passwords.clone(),

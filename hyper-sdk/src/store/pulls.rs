@@ -71,6 +71,8 @@ pub struct PullNotes {
     /// Whether the store was told in this hour that pulls are noted.
     begun: AtomicBool,
     lost: AtomicBool,
+    /// How many were lost in all.
+    losses: AtomicU64,
     many: Arc<Notify>,
     /// Who has it writes: another waits, and knows then that all was written.
     writing: tokio::sync::Mutex<()>,
@@ -92,6 +94,7 @@ impl Default for PullNotes {
             began: Mutex::new(Instant::now()),
             begun: AtomicBool::new(false),
             lost: AtomicBool::new(false),
+            losses: AtomicU64::new(0),
             many: Arc::default(),
             writing: tokio::sync::Mutex::default(),
         }
@@ -129,6 +132,7 @@ impl PullNotes {
 
     fn add(&self, shard: &mut Shard, note: PullNote) {
         if shard.waiting.len() >= WAITING {
+            self.losses.fetch_add(1, Ordering::Relaxed);
             if !self.lost.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     "too many pulls wait to be noted: all counts as pulled now, and what is noted begins anew"
@@ -140,6 +144,12 @@ impl PullNotes {
         if shard.waiting.len() >= MANY {
             self.many.notify_one();
         }
+    }
+
+    /// How many notes were lost in all, because too many waited. What is noted then begins anew, and no tag is deleted for not being
+    /// pulled until it was noted for long enough again.
+    pub fn lost(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     /// Waits until so many notes wait that they should be written soon. Does not keep the notes.
@@ -314,6 +324,7 @@ mod tests {
         plan.refuse(ErrorKind::Unavailable, |change| matches!(change, Change::NotePulls { .. }));
         notes.write(&store).await.unwrap_err();
         assert_eq!(meta.pulls_noted_since().await.unwrap(), Some(START));
+        assert_eq!(notes.lost(), (tags.len() - waiting) as u64);
         assert!(notes.lost.load(Ordering::Relaxed), "it is not forgotten that some were lost");
         assert_eq!(notes.write(&store).await.unwrap(), waiting as u64);
         assert_eq!(meta.pulls_noted_since().await.unwrap(), Some(START + 60), "the notes begin anew");

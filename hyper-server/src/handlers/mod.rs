@@ -52,7 +52,11 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
                 tls: call.tls.get(),
                 webhooks: &call.webhooks.counts(),
                 directory: call.tokens.as_ref().and_then(|tokens| tokens.directory()),
-                issuers: call.tokens.as_ref().map(|tokens| tokens.issuers()),
+                issuers: [
+                    call.tokens.as_ref().map(|tokens| tokens.issuers()),
+                    call.logins.as_ref().map(|logins| logins.issuers()),
+                ],
+                pulls: call.pulls.as_ref(),
                 metrics: &call.metrics,
                 cache: call.cache.statistics(),
                 connections: &call.connections,

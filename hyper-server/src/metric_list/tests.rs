@@ -1,8 +1,13 @@
 //! The metrics against the conventions, and against their list.
 
 use super::*;
+use crate::connection::Connections;
+use crate::metrics::Metrics;
+use crate::reloads::Reloads;
+use crate::throttle::Refusals;
 use http::{Method, StatusCode};
-use std::collections::BTreeSet;
+use hyper_sdk::store::wrap::CacheStatistics;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 fn rendered(metrics: &Metrics) -> String {
@@ -15,7 +20,8 @@ fn rendered(metrics: &Metrics) -> String {
         audit: None,
         quotas: &[],
         webhooks: &[],
-        issuers: None,
+        issuers: [None, None],
+        pulls: None,
         directory: None,
         ready: true,
         dependencies: &BTreeMap::new(),

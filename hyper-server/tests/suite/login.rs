@@ -528,9 +528,17 @@ async fn guesses_are_limited_and_a_silent_issuer_keeps_nobody_waiting() {
     assert!(replies.iter().all(|reply| reply.status == 503) && begin.elapsed() < Duration::from_secs(8));
     is_closed(&replies[0]);
     assert!(!replies[0].text().contains("127.0.0.1:"), "{}", replies[0].text());
+    let has = async |line: &str| {
+        let metrics = site.api.get("/metrics").await.expect(200);
+        assert!(metrics.text().lines().any(|found| found == line), "{line}: {}", metrics.text());
+    };
+    has("hyperregistry_breaker_state{dependency=\"issuer\"} 2").await;
+    has("hyperregistry_issuer_key_failures_total{issuer=\"company\"} 0").await;
     site.provider.book.lock().unwrap().is_silent = false;
     tokio::time::sleep(Duration::from_millis(2100)).await;
     site.log_in(|_| {}).await.expect(200);
+    has("hyperregistry_breaker_state{dependency=\"issuer\"} 0").await;
+    has("hyperregistry_issuer_key_age_seconds{issuer=\"company\"} 0").await;
 }
 
 #[tokio::test]

@@ -242,6 +242,12 @@ async fn the_command_explains_and_does_what_it_says() {
     }
     let sum = "1 of 5 tags in 1 repositories with rules\n";
     assert_eq!(ok(&["run", "--dry-run"]), format!("{goes}would delete {sum}"));
+    let told = ok(&["run", "--dry-run", "--format", "json"]);
+    let last: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "dry-run": true, "repositories": 1, "tags": 5, "removed": 1, "changed": 0,
+    });
+    assert_eq!((&last["summary"], told.lines().count()), (&expected, 2));
     assert_eq!(ok(&["run", "--dry-run"]), format!("{goes}would delete {sum}"), "nothing was deleted");
     assert_eq!(ok(&["run"]), format!("{goes}deleted {sum}"));
     assert_eq!(ok(&["run"]), "deleted 0 of 4 tags in 1 repositories with rules\n");

@@ -2,7 +2,9 @@
 
 use super::clocked::{self, stores};
 use super::retention::{HOUR, name, push, rules, tag, tags};
+use crate::clock::{Clock as _, SystemClock};
 use crate::oci::Manifest;
+use crate::store::meta::{Change, MetaBackend as _, RowCounts, SqlMeta};
 use crate::store::{
     PULL_LAG, PullNote, RegistryStore, RetainOptions, Retained, RetentionRule, RetentionRules, TagDecision,
 };
@@ -178,4 +180,32 @@ async fn a_run_sees_a_pull_that_another_server_has_noted_since() {
     };
     let gone = crate::store::meta::MetaBackend::write(store.meta(), expire).await.unwrap();
     assert_eq!((gone, tags(&store, &app).await.len()), (0, 1));
+}
+
+/// What is restored may have been pulled before: a server of the empty store had noted nothing of it.
+#[tokio::test]
+async fn notes_begin_anew_with_a_restore() {
+    let folder = tempfile::tempdir().unwrap();
+    #[allow(unused_mut, reason = "there may be one database")]
+    let mut all = vec![SqlMeta::open(folder.path().join("hyper.db")).await.unwrap()];
+    #[cfg(feature = "store-postgres")]
+    if let Some(server) = super::postgres::server("notes of pulls after a restore") {
+        all.push(super::postgres::connect(&server.url("notes after a restore")).await);
+    }
+    for meta in all {
+        let note = async || meta.write(Change::NotePulls { pulls: Vec::new(), lost: false }).await.unwrap();
+        note().await;
+        assert!(meta.pulls_noted_since().await.unwrap().is_some());
+        meta.begin_restore(1, "test").await.unwrap();
+        // A server that began before.
+        note().await;
+        let (_, mut rows) = tokio::sync::mpsc::channel(1);
+        meta.finish_restore(1, &mut rows, &RowCounts::default(), &[], false).await.unwrap();
+        assert_eq!(meta.pulls_noted_since().await.unwrap(), None);
+        // Nor is a run of retention due that nobody has prepared for.
+        let last = meta.last_retention().await.unwrap().unwrap();
+        assert!((last - SystemClock.now()).abs() < 60, "{last}");
+        note().await;
+        assert!(meta.pulls_noted_since().await.unwrap().is_some());
+    }
 }

@@ -10,7 +10,7 @@
 
 use super::query::{Connection, Reader, query};
 use super::rows::signed;
-use super::{Database, SqlMeta, blobs, events, quotas};
+use super::{Database, SqlMeta, blobs, events, quotas, scrub};
 use crate::clock::{Clock as _, SystemClock};
 use crate::store::blob::BlobKey;
 use crate::store::errors::being_removed;
@@ -347,6 +347,13 @@ async fn finish(
     for text in ["DELETE FROM pulls", "DELETE FROM pull_notes"] {
         query(text).execute(db).await?;
     }
+    // Its tags may be old: somebody can look at them before the first regular run deletes some.
+    query("DELETE FROM scrub WHERE id = $1").bind(scrub::RETENTION).execute(db).await?;
+    query("INSERT INTO scrub (id, holder, held_until, ended_at) VALUES ($1, 0, 0, $2)")
+        .bind(scrub::RETENTION)
+        .bind(db.now())
+        .execute(db)
+        .await?;
     query("DELETE FROM registry_name WHERE id = 2").execute(db).await?;
     if ancestors.is_some() {
         query("INSERT INTO registry_name (id, name) VALUES (2, $1)").bind(ancestors).execute(db).await?;
