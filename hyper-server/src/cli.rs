@@ -23,7 +23,7 @@ use crate::migrate_command::{self, MigrateArgs};
 use crate::open_store::{self, Opened};
 use crate::policy_command::{self, PolicyCommand};
 use crate::quota_command::QuotaCommand;
-use crate::reload::{ConfigFile, Reload};
+use crate::reload::{self, ConfigFile, Reload};
 use crate::restore_command::{self, RestoreArgs};
 use crate::retention_command::RetentionCommand;
 use crate::standard_io::{chain, print, read_password};
@@ -330,7 +330,7 @@ async fn serve_until_signal(
     config: Config,
     file: Option<ConfigFile>,
     audit: Option<AuditLog>,
-    mut hang_ups: HangUps,
+    hang_ups: HangUps,
 ) -> Result<()> {
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
     let Opened { store, meta, secret, .. } = open_store::open(&config, config.upload_max_age()).await?;
@@ -383,17 +383,18 @@ async fn serve_until_signal(
     tracing::info!(address = addresses.join(" "), store = %place, read_only = config.read_only, "started");
     let reload = Arc::new(Reload { file, registry: registry.clone(), policy, known, token_keys, tls });
     let shutdown = async move {
-        loop {
+        let ended = async {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                () = hang_ups.recv() => {}
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
-            // The files of TLS are read again anyway, a moment later: a signal is how other programs are asked to do it now.
-            let reload = reload.clone();
-            let read = tokio::task::spawn_blocking(move || reload.run());
-            let _ = read.await;
-        }
+        };
+        // The files of TLS are read again anyway, a moment later: a signal is how other programs are asked to do it now.
+        let asked = futures::stream::unfold(hang_ups, |mut hang_ups: HangUps| async move {
+            hang_ups.recv().await;
+            Some(((), hang_ups))
+        });
+        reload::until(ended, asked, move || reload.run()).await;
         tracing::info!("stopping: requests in flight are answered first");
     };
     let server = ServerOptions { connections: registry.connections().clone(), ..config.server() };

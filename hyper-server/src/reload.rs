@@ -11,9 +11,13 @@ use crate::registry::Registry;
 use crate::reloads::Files;
 use crate::tls::Tls;
 use crate::webhook_config;
+use futures::{Stream, StreamExt as _};
 use hyper_sdk::{Digest, Result};
 use std::fmt;
 use std::path::PathBuf;
+use std::pin::pin;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 /// What a server can read again.
 #[derive(Debug)]
@@ -76,6 +80,49 @@ impl Reload {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log, the quotas, the webhooks and the keys of tokens stay");
         }
+    }
+}
+
+/// Reads files again each time that somebody asks for it, until the server is to end. A file system may hang: it keeps no server from
+/// ending, so the files are read in a thread that nobody waits for then. Whoever asks meanwhile is heard when it has read them.
+pub(crate) async fn until(
+    ended: impl Future<Output = ()>,
+    asked: impl Stream<Item = ()>,
+    read: impl Fn() + Clone + Send + 'static,
+) {
+    let (mut ended, mut asked, mut reading) = (pin!(ended), pin!(asked), None);
+    loop {
+        tokio::select! {
+            () = &mut ended => return,
+            Some(()) = asked.next(), if reading.is_none() => reading = in_thread(read.clone()),
+            () = done(&mut reading) => reading = None,
+        }
+    }
+}
+
+/// Runs a function in a thread, which the end of the program does not wait for.
+fn in_thread(read: impl FnOnce() + Send + 'static) -> Option<oneshot::Receiver<()>> {
+    let (done, is_done) = oneshot::channel();
+    let runtime = Handle::current();
+    let thread = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+        let _runtime = runtime.enter();
+        read();
+        let _ = done.send(());
+    });
+    match thread {
+        Ok(_) => Some(is_done),
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP: no thread can be started to read the files again");
+            None
+        }
+    }
+}
+
+async fn done(reading: &mut Option<oneshot::Receiver<()>>) {
+    match reading {
+        // An error is a panic there, which is in the log.
+        Some(reading) => drop(reading.await),
+        None => std::future::pending().await,
     }
 }
 
@@ -149,6 +196,47 @@ fn fingerprint(config: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn files_that_hang_keep_no_server_from_ending() {
+        let (ask, mut asked) = tokio::sync::mpsc::unbounded_channel::<()>();
+        let (end, ended) = oneshot::channel::<()>();
+        let (told, reads) = mpsc::channel();
+        let (go_on, stopped) = mpsc::channel::<()>();
+        let stopped = Arc::new(Mutex::new(stopped));
+        let read = move || {
+            told.send(()).unwrap();
+            let _ = stopped.lock().unwrap().recv();
+        };
+        let hear = futures::stream::poll_fn(move |cx| asked.poll_recv(cx));
+        let server = tokio::spawn(async move { until(async { drop(ended.await) }, hear, read).await });
+        let is_read = || {
+            let begin = std::time::Instant::now();
+            while begin.elapsed() < Duration::from_secs(5) {
+                if reads.try_recv().is_ok() {
+                    return true;
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            false
+        };
+        for _ in 0..3 {
+            ask.send(()).unwrap();
+        }
+        for _ in 0..3 {
+            assert!(tokio::task::block_in_place(is_read), "it is not read again");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(reads.try_recv().is_err(), "it is read twice at once");
+            go_on.send(()).unwrap();
+        }
+        ask.send(()).unwrap();
+        assert!(tokio::task::block_in_place(is_read));
+        end.send(()).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap();
+    }
 
     #[test]
     fn a_change_of_any_key_but_those_that_are_read_again_is_seen() {
