@@ -20,6 +20,7 @@ mod suite {
     mod cluster;
     mod conformance;
     mod database;
+    mod database_tls;
     mod deploy;
     mod embedding;
     mod events;

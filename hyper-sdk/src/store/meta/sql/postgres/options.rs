@@ -2,7 +2,7 @@
 
 use crate::{Error, Result};
 use sqlx::ConnectOptions as _;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::fmt;
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ impl PostgresOptions {
     ///
     /// What the URL leaves out is taken from the environment, as by the programs of PostgreSQL: `PGPASSWORD`, `PGHOST`,
     /// `PGSSLMODE`, `PGPASSFILE`. `sslmode` is one of `disable`, `prefer` (the default), `require`, `verify-ca` and
-    /// `verify-full`; the authorities are those of the web and those of the file `sslrootcert`.
+    /// `verify-full`; the authorities are those of the web and those of the file `sslrootcert`, with which `require` is `verify-ca`.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Invalid`] for another URL, and for a parameter without a meaning. The message does not show the
@@ -87,6 +87,11 @@ impl PostgresOptions {
         }
         // The error of the driver can show a value, but none that is secret: those are not parsed.
         let mut connect = PgConnectOptions::from_url(&url).map_err(|e| invalid().with_source(e))?;
+        // Whoever names an authority wants the certificate to be checked.
+        let has_authority = url.query_pairs().any(|(key, _)| key == "sslrootcert");
+        if has_authority && matches!(connect.get_ssl_mode(), PgSslMode::Require) {
+            connect = connect.ssl_mode(PgSslMode::VerifyCa);
+        }
         for (key, value) in SETTINGS {
             if !connect.get_options().is_some_and(|options| options.contains(key)) {
                 connect = connect.options([(*key, *value)]);
