@@ -63,7 +63,8 @@ pub(crate) fn kind(state: &State, endpoint: Option<&Endpoint>, method: &Method) 
             Some(Kind::Read)
         }
         (_, &Method::DELETE) => Some(Kind::Write),
-        (Some(Endpoint::StartUpload { .. } | Endpoint::Upload { .. }), _) => Some(Kind::Upload),
+        (Some(Endpoint::StartUpload { .. }), _) => Some(Kind::Upload),
+        (Some(Endpoint::Upload { .. }), _) => Some(Kind::Chunk),
         _ => Some(Kind::Write),
     }
 }

@@ -3,6 +3,7 @@
 //! A request body is read in blocks, with a limit and an idle timeout. A response body that streams a blob has a known
 //! length. When the blob ends early, the connection is aborted, so a client never takes a part of a blob for all of it.
 
+use crate::throttle::Pacer;
 use axum::body::{Body, HttpBody};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -26,6 +27,9 @@ const DISCARD_TIME: Duration = Duration::from_millis(500);
 const SAVE_BYTES: u64 = 64 << 20;
 const SAVE_EVERY: Duration = Duration::from_secs(5);
 
+/// How many times in a row a body may be idle whose bytes may be held back by others of its client.
+const HELD_IDLES: u32 = 10;
+
 /// The context key of an error about an incomplete body: the number of bytes that arrived.
 pub(crate) const RECEIVED: &str = "received";
 
@@ -42,12 +46,34 @@ pub(crate) struct Incoming {
     over: bool,
     /// Whether it was interrupted or timed out. The connection cannot be used after that.
     broken: bool,
+    /// The rates of the client.
+    pacer: Option<Pacer>,
+    /// Whether bytes of other bodies that wait may keep those of this one from coming, as in one connection of HTTP/2.
+    shares: bool,
+}
+
+/// Waits until the rates of a client let this many bytes pass, which take turns with those of its other bodies.
+async fn wait_for_turns(pacer: &Pacer, mut left: usize) {
+    let piece = pacer.piece();
+    while left > 0 {
+        let next = left.min(piece);
+        if let Some(turn) = pacer.turn(next) {
+            turn.await;
+        }
+        left -= next;
+    }
 }
 
 impl Incoming {
     pub(crate) fn new(body: Body, idle: Duration) -> Self {
         let over = body.is_end_stream();
-        Self { announced: body.size_hint().exact(), body, idle, received: 0, over, broken: false }
+        let announced = body.size_hint().exact();
+        Self { announced, body, idle, received: 0, over, broken: false, pacer: None, shares: false }
+    }
+
+    /// Reads the bytes at these rates from now on.
+    pub(crate) fn pace(&mut self, pacer: Option<Pacer>, version: Version) {
+        (self.pacer, self.shares) = (pacer, version >= Version::HTTP_2);
     }
 
     /// Moves the body out, for a task that outlives the request.
@@ -61,6 +87,8 @@ impl Incoming {
             received: self.received,
             over,
             broken: self.broken,
+            pacer: self.pacer.clone(),
+            shares: self.shares,
         }
     }
 
@@ -94,14 +122,21 @@ impl Incoming {
         self.is_over()
     }
 
-    /// The next bytes, as they arrived.
+    /// The next bytes, as they arrived, when the rates of the client allow it.
     async fn frame(&mut self) -> Result<Option<Bytes>> {
+        let mut idles = 0;
         loop {
-            let frame = tokio::time::timeout(self.idle, self.body.frame()).await.map_err(|_| {
+            let Ok(frame) = tokio::time::timeout(self.idle, self.body.frame()).await else {
+                idles += 1;
+                // Bytes of the client that wait for their turn fill the window of the connection, so that these cannot come.
+                let may_be_held = self.shares && idles < HELD_IDLES;
+                if may_be_held && self.pacer.as_ref().is_some_and(Pacer::is_behind) {
+                    continue;
+                }
                 self.broken = true;
-                Error::new(ErrorKind::Timeout, "the body of the request timed out")
-                    .with_context(RECEIVED, self.received)
-            })?;
+                return Err(Error::new(ErrorKind::Timeout, "the body of the request timed out")
+                    .with_context(RECEIVED, self.received));
+            };
             match frame {
                 None => {
                     self.over = true;
@@ -116,6 +151,9 @@ impl Incoming {
                         && !data.is_empty()
                     {
                         self.received += data.len() as u64;
+                        if let Some(pacer) = &self.pacer {
+                            wait_for_turns(pacer, data.len()).await;
+                        }
                         return Ok(Some(data));
                     }
                 }
@@ -123,24 +161,26 @@ impl Incoming {
         }
     }
 
-    /// The next block: at least [`BLOCK`] bytes, fewer at the end. Bytes that arrived before a failure are returned
+    /// The next block: at least [`BLOCK`] bytes, fewer at the end or of a slow body. Bytes that arrived before a failure are returned
     /// first; the next call returns the error.
     async fn block(&mut self, failed: &mut Option<Error>) -> Result<Option<Bytes>> {
         if let Some(e) = failed.take() {
             return Err(e);
         }
         let Some(first) = self.frame().await? else { return Ok(None) };
-        if first.len() >= BLOCK || self.announced == Some(self.received) {
+        // Of a slow body less is gathered, so that little is lost when it ends early.
+        let enough = self.pacer.as_ref().map_or(BLOCK, |pacer| BLOCK.min(4 * pacer.piece()));
+        if first.len() >= enough || self.announced == Some(self.received) {
             return Ok(Some(first));
         }
         let mut block = BytesMut::with_capacity(match self.announced {
             Some(total) => {
-                (total.saturating_sub(self.received) as usize + first.len()).min(BLOCK + (64 << 10))
+                (total.saturating_sub(self.received) as usize + first.len()).min(enough + (64 << 10))
             }
             None => first.len() * 2,
         });
         block.extend_from_slice(&first);
-        while block.len() < BLOCK && self.announced != Some(self.received) {
+        while block.len() < enough && self.announced != Some(self.received) {
             match self.frame().await {
                 Ok(Some(data)) => block.extend_from_slice(&data),
                 Ok(None) => break,
@@ -464,6 +504,42 @@ mod tests {
         let body = Body::from_stream(stream::pending::<Result<Bytes>>());
         let mut incoming = Incoming::new(body, Duration::from_millis(10));
         assert_eq!(incoming.read_all(10).await.unwrap_err().kind(), ErrorKind::Timeout);
+    }
+
+    /// Nor does one of the same connection of HTTP/2 that cannot come meanwhile, for a while.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_waits_for_its_rate_does_not_time_out() {
+        let (pacer, start) = (Pacer::of("16KiB/s"), tokio::time::Instant::now());
+        let part = Bytes::from(vec![1; 64 << 10]);
+        let parts = stream::iter((0..4).map(move |_| Ok::<_, Error>(part.clone())));
+        let mut body = Incoming::new(Body::from_stream(parts), Duration::from_millis(10));
+        body.pace(Some(pacer.clone()), Version::HTTP_11);
+        assert_eq!(body.read_all(1 << 20).await.unwrap().len(), 256 << 10);
+        // The last piece waits for the fifteen before it, of which a second is free.
+        assert_eq!(start.elapsed().as_secs(), 14);
+        for (version, idles, time) in
+            [(Version::HTTP_11, 1, 10), (Version::HTTP_2, 10, 10), (Version::HTTP_2, 2, 600)]
+        {
+            let stalled = Body::from_stream(stream::pending::<Result<Bytes>>());
+            let mut stalled = Incoming::new(stalled, Duration::from_millis(time));
+            stalled.pace(Some(pacer.clone()), version);
+            let start = tokio::time::Instant::now();
+            assert_eq!(stalled.read_all(10).await.unwrap_err().kind(), ErrorKind::Timeout);
+            let waited = start.elapsed().as_millis() as u64;
+            assert!((idles * time..=idles * time + 20).contains(&waited), "{version:?} {waited}");
+        }
+    }
+
+    /// However large the frames are in which it came, so that the next request of an upload is not refused for it.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_leaves_no_more_than_a_piece_of_debt() {
+        let (pacer, start) = (Pacer::of("16KiB/s"), tokio::time::Instant::now());
+        let mut body = Incoming::new(Body::from(vec![1; 256 << 10]), Duration::from_secs(1));
+        body.pace(Some(pacer.clone()), Version::HTTP_11);
+        assert_eq!(body.read_all(1 << 20).await.unwrap().len(), 256 << 10);
+        assert_eq!(start.elapsed().as_secs(), 14);
+        let next = pacer.reserve(1).unwrap() - tokio::time::Instant::now();
+        assert!(next <= Duration::from_secs(1), "{next:?}");
     }
 
     #[tokio::test]

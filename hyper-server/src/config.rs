@@ -491,6 +491,8 @@ impl Config {
             header_timeout: self.limits.header_timeout.0,
             write_timeout: self.limits.write_timeout.0,
             drain_timeout: self.limits.drain_timeout.0,
+            slow_uploads: self.registry().throttling.slows_uploads(),
+            slow_downloads: self.registry().throttling.slows_downloads(),
             ..ServerOptions::default()
         }
     }

@@ -83,4 +83,8 @@ pub(crate) struct AllowanceShape {
     /// How many of them may send bytes of blobs.
     #[schemars(range(min = 1))]
     uploads_at_once: Option<u32>,
+    /// How many bytes it may send in a second: `50MiB/s`, or `off`.
+    upload: Option<String>,
+    /// How many bytes it may get in a second: `50MiB/s`, or `off`.
+    download: Option<String>,
 }

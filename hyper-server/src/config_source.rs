@@ -119,6 +119,8 @@ mod tests {
             ("[limits.address]\nreads = \"fast\"", vec!["line 2", "`reads`", "50/s burst 200"]),
             ("[limits.user]\nuploads-at-once = 0", vec!["line 2", "uploads-at-once"]),
             ("[limits.user]\nbytes = 0", vec!["line 2", "bytes"]),
+            ("[limits.user]\ndownload = \"50\"", vec!["line 2", "50MiB/s"]),
+            ("[limits.user]\nupload = \"1KiB/s\"", vec!["line 2", "`upload`", "at least 16KiB/s"]),
             ("[limits]\nconnections = 0", vec!["limits.connections", "must not be 0"]),
             ("[scrub]\nrate = 1", vec!["scrub.rate", "64KiB"]),
             ("[log]\nformat = \"xml\"", vec!["line 2", "text or json"]),

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use tokio_util::sync::CancellationToken;
 
 /// The connection that a request came through. [`serve`](crate::serve) adds it to the extensions of each request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,10 @@ impl ConnectionInfo {
         Self { tls: true, ..self }
     }
 }
+
+/// Is cancelled when the server ends. The accept loop adds it to the extensions of requests whose bodies may be slowed.
+#[derive(Clone, Debug)]
+pub(crate) struct Stopping(pub(crate) CancellationToken);
 
 /// Counts connections. Clones share the counts.
 ///

@@ -66,6 +66,7 @@ mod metrics;
 mod migrate_command;
 mod open_store;
 mod options;
+mod paced_body;
 mod path_prefix;
 pub mod policy;
 mod policy_command;
@@ -123,7 +124,7 @@ pub use serve::{ServerOptions, serve};
 pub use server::{RunningServer, Server};
 #[cfg(feature = "session")]
 pub use session::ServeSession;
-pub use throttle::{Allowance, Rate, Throttling, WrongPasswords};
+pub use throttle::{Allowance, ByteRate, Rate, Throttling, WrongPasswords};
 pub use tls::{ClientAuth, Tls, TlsOptions};
 pub use unix_socket::UnixSocket;
 pub use webhook::{Webhook, WebhookFormat};

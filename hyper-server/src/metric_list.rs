@@ -64,6 +64,8 @@ const METHOD: Label = Label { name: "method", values: Values::Of(metrics::method
 const STATUS: Label = Label { name: "status", values: Values::Of(metrics::status_names) };
 const BY: Label = Label { name: "by", values: Values::Of(throttle::by_names) };
 const LIMIT: Label = Label { name: "limit", values: Values::Of(throttle::limit_names) };
+const PACED: Label = Label { name: "by", values: Values::Of(throttle::paced_names) };
+const DIRECTION: Label = Label { name: "direction", values: Values::Of(throttle::direction_names) };
 const NAMESPACE: Label = Label {
     name: "namespace",
     values: Values::OneOf(
@@ -115,7 +117,14 @@ static METRICS: &[Metric] = &[
         unit: "requests",
         labels: &[BY, LIMIT],
         meaning: "Requests that a limit of clients refused with 429",
-        read: Read::Counters(|from, each| from.refusals.each(each)),
+        read: Read::Counters(|from, each| from.throttle.refusals().each(each)),
+    },
+    Metric {
+        name: "slowed_bytes_total",
+        unit: "bytes",
+        labels: &[PACED, DIRECTION],
+        meaning: "Bytes of bodies that had to wait for a rate of bytes",
+        read: Read::Counters(|from, each| from.throttle.slowed(each)),
     },
     Metric {
         name: "uploads_in_progress",

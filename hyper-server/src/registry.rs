@@ -16,11 +16,12 @@ use crate::audit::Deed;
 use crate::auth::Principal;
 use crate::body::{CountedBody, HeldBody, Incoming};
 use crate::call::{Audit, Call, Streamed};
-use crate::connection::Connections;
+use crate::connection::{Connections, Stopping};
 use crate::error::{API_VERSION, ApiError};
 use crate::handlers;
 use crate::maintenance;
 use crate::options::RegistryOptions;
+use crate::paced_body::PacedBody;
 use crate::proxies;
 use crate::reloads::Reloads;
 use crate::request_id::REQUEST_ID;
@@ -185,6 +186,7 @@ impl Registry {
             false => !body.discard(&parts.headers, parts.version).await,
         };
         let version = parts.version;
+        let stopping = parts.extensions.get::<Stopping>().cloned();
         let mut record = Record {
             request_id: audit.request_id,
             client,
@@ -220,7 +222,7 @@ impl Registry {
         if unread {
             response = hold(response, body, version);
         }
-        deliver(state, response, record, in_flight)
+        deliver(state, response, record, in_flight, stopping.as_ref())
     }
 }
 
@@ -245,6 +247,8 @@ async fn answer(
             log.ready().await?;
         }
         let (principal, turn) = (&*principal, &*turn);
+        let sends = turn.sends().map(|pacer| pacer.until(parts.extensions.get()));
+        body.pace(sends, parts.version);
         match parsed {
             Ok(endpoint) => {
                 handlers::dispatch(&Call { state, principal, parts, audit, turn }, endpoint, body).await
@@ -282,7 +286,19 @@ fn hold(mut response: Response, body: Incoming, version: Version) -> Response {
 }
 
 /// Counts and logs a response: a stream after it has been sent, any other response now.
-fn deliver(state: &Arc<State>, mut response: Response, record: Record, in_flight: InFlight) -> Response {
+fn deliver(
+    state: &Arc<State>,
+    mut response: Response,
+    record: Record,
+    in_flight: InFlight,
+    stopping: Option<&Stopping>,
+) -> Response {
+    let has_content = record.status.is_success() && !response.body().is_end_stream();
+    if let Some(pacer) = in_flight.turn.gets().filter(|_| has_content) {
+        response = response.map(|body| Body::new(PacedBody::new(body, pacer.until(stopping))));
+        // What is in memory takes its time, too.
+        response.extensions_mut().insert(Streamed);
+    }
     let count = move |state: &State, sent, whole| {
         state.metrics.bytes_out.fetch_add(sent, Ordering::Relaxed);
         if state.options.access_log && !record.is_limited {

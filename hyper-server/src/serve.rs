@@ -21,7 +21,7 @@
 //!   in flight are answered. Connections that are open after `drain_timeout` are aborted.
 
 use crate::client_certificate::ClientCertificate;
-use crate::connection::{ConnectionInfo, Connections};
+use crate::connection::{ConnectionInfo, Connections, Stopping};
 use crate::error::{API_VERSION, ApiError};
 use crate::listener::{Accepted, Listeners};
 use crate::socket::IdleTimeout;
@@ -61,6 +61,13 @@ pub struct ServerOptions {
     pub write_timeout: Duration,
     /// How long requests in flight may take after the shutdown has begun.
     pub drain_timeout: Duration,
+    /// Whether a rate of bytes ([`crate::Allowance::upload`]) slows uploads. A stream of HTTP/2 then has so small a window that those
+    /// that wait keep no others of their connection back, which may be of other clients behind a proxy. [`Server`](crate::Server) sets it
+    /// by the options of its registry.
+    pub slow_uploads: bool,
+    /// Whether a rate of bytes ([`crate::Allowance::download`]) slows downloads. What is slowed then goes on without a rate when the
+    /// shutdown begins, so that it has a chance to end; so do slowed uploads. [`Server`](crate::Server) sets it, too.
+    pub slow_downloads: bool,
     /// The connection counts; [`crate::Registry::connections`] makes the metrics of a registry show them.
     pub connections: Connections,
 }
@@ -73,6 +80,8 @@ impl Default for ServerOptions {
             header_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(30),
+            slow_uploads: false,
+            slow_downloads: false,
             connections: Connections::default(),
         }
     }
@@ -284,10 +293,15 @@ impl ConnectionServer {
         let io = TokioIo::new(io);
         let counts = self.options.connections.clone();
         let first = started.clone();
+        let is_slow = self.options.slow_uploads || self.options.slow_downloads;
+        let stopping = is_slow.then(|| Stopping(self.stopping.clone()));
         let respond = hyper::service::service_fn(move |mut request: Request<Incoming>| {
             first.store(true, Ordering::Relaxed);
             let (service, counts, unread) = (service.clone(), counts.clone(), unread.clone());
             request.extensions_mut().insert(known.info);
+            if let Some(stopping) = &stopping {
+                request.extensions_mut().insert(stopping.clone());
+            }
             if let Some(certificate) = &known.certificate {
                 request.extensions_mut().insert(certificate.clone());
             }
@@ -318,6 +332,11 @@ impl ConnectionServer {
     }
 }
 
+/// The most streams of a connection of HTTP/2.
+const STREAMS: u32 = 256;
+/// The window of a stream where uploads are slowed.
+const SLOW_STREAM: u32 = 64 << 10;
+
 /// The answer to plain HTTP where TLS is spoken.
 const SPEAKS_TLS: &str = concat!(
     "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: 105\r\n\r\n",
@@ -339,6 +358,9 @@ fn without_host() -> Response {
 }
 
 fn builder(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
+    // Of a stream and of a connection. All streams that wait together must leave room in the connection.
+    let (stream, connection) =
+        if options.slow_uploads { (SLOW_STREAM, 2 * STREAMS * SLOW_STREAM) } else { (1 << 20, 4 << 20) };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -350,11 +372,11 @@ fn builder(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .adaptive_window(false)
-        .initial_stream_window_size(1 << 20)
-        .initial_connection_window_size(4 << 20)
+        .initial_stream_window_size(stream)
+        .initial_connection_window_size(connection)
         .max_frame_size(256 << 10)
         .max_send_buf_size(1 << 20)
-        .max_concurrent_streams(256)
+        .max_concurrent_streams(STREAMS)
         .max_header_list_size(64 << 10)
         .max_pending_accept_reset_streams(20)
         .keep_alive_interval(options.header_timeout)

@@ -55,6 +55,8 @@ impl Server {
         registry: RegistryOptions,
         mut options: ServerOptions,
     ) -> Result<RunningServer> {
+        options.slow_uploads |= registry.throttling.slows_uploads();
+        options.slow_downloads |= registry.throttling.slows_downloads();
         let registry = Registry::new(store, registry)?;
         options.connections = registry.connections().clone();
         let address = listener.local_addr()?;

@@ -11,6 +11,7 @@ mod suite {
     mod backup;
     mod blobs;
     mod bucket;
+    mod byte_rates;
     mod client;
     mod clients;
     mod clients_daemons;

@@ -60,7 +60,7 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
                 metrics: &call.metrics,
                 cache: call.cache.statistics(),
                 connections: &call.connections,
-                refusals: call.throttle.refusals(),
+                throttle: &call.throttle,
                 audit: call.options.audit.as_ref(),
             })))
         }

@@ -6,7 +6,7 @@ use crate::connection::Connections;
 use crate::dependencies::Dependency;
 use crate::metrics::Metrics;
 use crate::reloads::{Files, Reloads};
-use crate::throttle::Refusals;
+use crate::throttle::Throttle;
 use crate::tls::Tls;
 use crate::webhook::WebhookCounts;
 use hyper_sdk::store::wrap::CacheStatistics;
@@ -18,7 +18,7 @@ pub(crate) struct Sources<'a> {
     pub(crate) metrics: &'a Metrics,
     pub(crate) cache: CacheStatistics,
     pub(crate) connections: &'a Connections,
-    pub(crate) refusals: &'a Refusals,
+    pub(crate) throttle: &'a Throttle,
     pub(crate) audit: Option<&'a AuditLog>,
     pub(crate) quotas: &'a [QuotaUse],
     pub(crate) webhooks: &'a [WebhookCounts],

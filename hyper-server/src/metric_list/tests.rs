@@ -4,7 +4,7 @@ use super::*;
 use crate::connection::Connections;
 use crate::metrics::Metrics;
 use crate::reloads::Reloads;
-use crate::throttle::Refusals;
+use crate::throttle::Throttle;
 use http::{Method, StatusCode};
 use hyper_sdk::store::wrap::CacheStatistics;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +16,7 @@ fn rendered(metrics: &Metrics) -> String {
         metrics,
         cache,
         connections,
-        refusals: &Refusals::default(),
+        throttle: &Throttle::new(&crate::throttle::Throttling::default()),
         audit: None,
         quotas: &[],
         webhooks: &[],

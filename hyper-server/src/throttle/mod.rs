@@ -1,4 +1,4 @@
-//! Limits by client: how often and how much at once, for an address and for a user.
+//! Limits by client: how often, how much at once and how many bytes a second, for an address and for a user.
 //!
 //! ```text
 //! request ── Turn::of_address ── authentication and authorization ── Turn::of_principal ── handler
@@ -12,7 +12,8 @@
 //! - A refusal costs a hash and a lock of a few clients.
 //! - Time comes in with each request.
 //!
-//! [`guesses`] limits wrong passwords. It is asked by what checks passwords, as only they are counted.
+//! [`volume`] slows the bodies of requests and responses. [`guesses`] limits wrong passwords, and is asked by what checks them, as
+//! only they are counted.
 
 mod gates;
 mod guesses;
@@ -20,11 +21,14 @@ mod options;
 mod rate;
 mod refusals;
 mod table;
+mod volume;
 
 pub(crate) use guesses::{Guess, Guesses};
 pub use options::{Allowance, Throttling, WrongPasswords};
 pub use rate::Rate;
-pub(crate) use refusals::{Refusals, by_names, limit_names};
+pub(crate) use refusals::{Refusals, by_names, direction_names, limit_names, paced_names};
+pub use volume::ByteRate;
+pub(crate) use volume::Pacer;
 
 use gates::{AtOnce, Nanos, Pace, Permit};
 use hyper_sdk::{Error, ErrorKind, Result};
@@ -32,6 +36,7 @@ use refusals::{By, Of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use volume::{LONGEST_WAIT, LONGEST_WAIT_OF_CHUNK, Volume};
 
 /// The context key of an error of a limit.
 pub(crate) const LIMITED: &str = "limit of";
@@ -46,6 +51,8 @@ pub(crate) enum Kind {
     Write,
     /// A write that may send bytes of a blob.
     Upload,
+    /// The same of an upload that has begun: what it owes may be its own.
+    Chunk,
 }
 
 /// The limits of a registry, and whom they limit now.
@@ -67,6 +74,8 @@ struct Gates {
     writes: Option<Pace>,
     requests: Option<Arc<AtOnce>>,
     uploads: Option<Arc<AtOnce>>,
+    sent: Option<Arc<Volume>>,
+    got: Option<Arc<Volume>>,
 }
 
 impl Throttle {
@@ -77,6 +86,8 @@ impl Throttle {
             writes: allowance.writes.map(Pace::new),
             requests: allowance.requests_at_once.map(|most| Arc::new(AtOnce::new(most))),
             uploads: allowance.uploads_at_once.map(|most| Arc::new(AtOnce::new(most))),
+            sent: allowance.upload.map(|rate| Arc::new(Volume::new(rate))),
+            got: allowance.download.map(|rate| Arc::new(Volume::new(rate))),
         };
         let (epoch, refusals) = (Instant::now(), Arc::<Refusals>::default());
         Self {
@@ -92,6 +103,16 @@ impl Throttle {
     /// What the limits have refused.
     pub(crate) fn refusals(&self) -> &Refusals {
         &self.refusals
+    }
+
+    /// Gives each count of bytes that had to wait, with whom the rate is for and the name of the rate.
+    pub(crate) fn slowed(&self, each: &mut dyn FnMut(&[&str], u64)) {
+        for gates in [&self.address, &self.anonymous, &self.user] {
+            for (volume, of) in [(&gates.sent, Of::Upload), (&gates.got, Of::Download)] {
+                let count = volume.as_ref().map_or(0, |volume| volume.slowed());
+                each(&[gates.by.name(), of.name()], count);
+            }
+        }
     }
 
     /// The limits of wrong passwords.
@@ -117,6 +138,8 @@ pub(crate) struct Turn {
     /// `None` is what no limit refuses.
     kind: Option<Kind>,
     permits: Vec<Arc<Permit>>,
+    /// The rates of what the client sends, and of what it gets.
+    paced: Option<(Pacer, Pacer)>,
 }
 
 /// What a request has under way, until it and its copies are dropped.
@@ -127,7 +150,7 @@ pub(crate) struct Held {
 
 impl Turn {
     pub(crate) fn new(client: Option<IpAddr>, kind: Option<Kind>) -> Self {
-        Self { client, kind, permits: Vec::new() }
+        Self { client, kind, permits: Vec::new(), paced: None }
     }
 
     /// The address of the client, when it is known.
@@ -135,14 +158,25 @@ impl Turn {
         self.client
     }
 
-    /// Ends what the request has under way.
+    /// Ends what the request has under way. Its bytes have no rate any more.
     pub(crate) fn end(&mut self) {
         self.permits.clear();
+        self.paced = None;
     }
 
     /// What the request has under way, for work that goes on when its client has gone away.
     pub(crate) fn held(&self) -> Held {
         Held { _permits: self.permits.clone() }
+    }
+
+    /// The rates that hold for the body of the request.
+    pub(crate) fn sends(&self) -> Option<Pacer> {
+        self.paced.as_ref().map(|(sent, _)| sent).filter(|sent| sent.paces()).cloned()
+    }
+
+    /// The rates that hold for the body of the response.
+    pub(crate) fn gets(&self) -> Option<Pacer> {
+        self.paced.as_ref().map(|(_, got)| got).filter(|got| got.paces()).cloned()
     }
 
     /// Takes what the request needs of its address.
@@ -176,7 +210,7 @@ impl Turn {
             throttle.refusals().count(gates.by, of, self.client, now);
             Err(limited(gates.by, of, wait))
         };
-        let uploads = gates.uploads.as_ref().filter(|_| kind == Kind::Upload);
+        let uploads = gates.uploads.as_ref().filter(|_| matches!(kind, Kind::Upload | Kind::Chunk));
         for (gate, of) in [(gates.requests.as_ref(), Of::RequestsAtOnce), (uploads, Of::UploadsAtOnce)] {
             match gate.map(|gate| gate.begin(key)) {
                 None => {}
@@ -184,14 +218,25 @@ impl Turn {
                 Some(None) => return refuse(of, Duration::from_secs(1)),
             }
         }
-        let (pace, of) = match kind {
-            Kind::Read => (&gates.reads, Of::Reads),
-            Kind::Write | Kind::Upload => (&gates.writes, Of::Writes),
+        let (pace, of, volume, bytes) = match kind {
+            Kind::Read => (&gates.reads, Of::Reads, &gates.got, Of::Download),
+            Kind::Write | Kind::Upload | Kind::Chunk => (&gates.writes, Of::Writes, &gates.sent, Of::Upload),
         };
-        match pace.as_ref().map(|pace| pace.take(key, now)) {
-            Some(Err(wait)) => refuse(of, wait),
-            _ => Ok(()),
+        let longest = if kind == Kind::Chunk { LONGEST_WAIT_OF_CHUNK } else { LONGEST_WAIT };
+        let refuses = |volume: &Arc<Volume>| volume.refuses(volume.key(key), longest, now);
+        if let Some(wait) = volume.as_ref().and_then(refuses) {
+            return refuse(bytes, wait);
         }
+        if let Some(Err(wait)) = pace.as_ref().map(|pace| pace.take(key, now)) {
+            return refuse(of, wait);
+        }
+        if gates.sent.is_some() || gates.got.is_some() {
+            let none = || (Pacer::new(throttle.epoch), Pacer::new(throttle.epoch));
+            let (sent, got) = self.paced.get_or_insert_with(none);
+            gates.sent.iter().for_each(|volume| sent.add(volume, key));
+            gates.got.iter().for_each(|volume| got.add(volume, key));
+        }
+        Ok(())
     }
 }
 
@@ -220,6 +265,8 @@ fn limited(by: By, of: Of, wait: Duration) -> Error {
         Of::RequestsAtOnce => "too many requests at once",
         Of::UploadsAtOnce => "too many uploads at once",
         Of::WrongPasswords => "too many wrong passwords",
+        Of::Upload => "too many uploads that wait for their rate",
+        Of::Download => "too many downloads that wait for their rate",
     };
     let message = match (by, of) {
         (By::Address | By::Anonymous, _) => format!("{what} from {who}"),
@@ -309,5 +356,29 @@ mod tests {
         for _ in 0..100 {
             begin(Kind::Read).unwrap();
         }
+    }
+
+    #[test]
+    fn a_debtor_of_bytes_begins_nothing_and_goes_on_with_what_has_begun() {
+        let address = Allowance { upload: Some("16KiB/s".parse().unwrap()), ..Allowance::default() };
+        let throttle = Throttle::new(&options(address, Allowance::default(), Allowance::default()));
+        let begin = |kind| {
+            let mut turn = Turn::new(Some([192, 0, 2, 1].into()), Some(kind));
+            turn.of_address(&throttle).map(|()| turn)
+        };
+        let mut turn = begin(Kind::Upload).unwrap();
+        assert!(turn.gets().is_none());
+        turn.sends().unwrap().reserve(800 << 10);
+        for kind in [Kind::Upload, Kind::Write] {
+            let e = begin(kind).unwrap_err();
+            assert!(e.message().contains("too many uploads that wait"), "{e}");
+            assert!(e.retry_after().unwrap() > Duration::from_secs(30), "{e}");
+        }
+        begin(Kind::Chunk).unwrap();
+        begin(Kind::Read).unwrap();
+        turn.sends().unwrap().reserve(800 << 10);
+        begin(Kind::Chunk).unwrap_err();
+        turn.end();
+        assert!(turn.sends().is_none());
     }
 }

@@ -1,10 +1,11 @@
 //! What the limits of clients are.
 
 use super::rate::{Rate, rate_or_off};
+use super::volume::{ByteRate, byte_rate_or_off};
 use serde::Deserialize;
 use std::num::NonZeroU32;
 
-/// How often clients may send requests, and how many at once. A request above a limit gets 429 with `Retry-After`, before its
+/// How often clients may send requests, how many at once, and how many bytes a second. A request above a limit gets 429 with `Retry-After`, before its
 /// body is read (but for up to 64 KiB of it). `/livez` and `/readyz` are never refused by them, nor is `/metrics` unless it is for users only.
 ///
 /// The address of a client is that of its connection, or the one that a trusted proxy says; of an IPv6 address, the first 64
@@ -30,6 +31,18 @@ pub struct Throttling {
     pub wrong_passwords: WrongPasswords,
 }
 
+impl Throttling {
+    /// Whether a rate of bytes slows the bodies of requests.
+    pub(crate) fn slows_uploads(&self) -> bool {
+        [&self.address, &self.anonymous, &self.user].iter().any(|allowance| allowance.upload.is_some())
+    }
+
+    /// Whether a rate of bytes slows the bodies of responses.
+    pub(crate) fn slows_downloads(&self) -> bool {
+        [&self.address, &self.anonymous, &self.user].iter().any(|allowance| allowance.download.is_some())
+    }
+}
+
 /// What one client may do; `None` sets no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -44,6 +57,13 @@ pub struct Allowance {
     pub requests_at_once: Option<NonZeroU32>,
     /// How many of them may send bytes of blobs.
     pub uploads_at_once: Option<NonZeroU32>,
+    /// How many bytes of request bodies it may send in a second, over all of its connections. More of them wait, and a request whose
+    /// bytes would wait for more than ten seconds is refused.
+    #[serde(deserialize_with = "byte_rate_or_off")]
+    pub upload: Option<ByteRate>,
+    /// How many bytes of response bodies it may get in a second, as with `upload`. Errors do not wait.
+    #[serde(deserialize_with = "byte_rate_or_off")]
+    pub download: Option<ByteRate>,
 }
 
 /// How often passwords of a file of users may be wrong; `None` sets no limit. Above it a password that the registry did not

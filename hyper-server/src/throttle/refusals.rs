@@ -24,6 +24,8 @@ pub(super) enum Of {
     RequestsAtOnce,
     UploadsAtOnce,
     WrongPasswords,
+    Upload,
+    Download,
 }
 
 impl By {
@@ -35,7 +37,8 @@ impl By {
 }
 
 impl Of {
-    const NAMES: [&str; 5] = ["reads", "writes", "requests_at_once", "uploads_at_once", "wrong_passwords"];
+    const NAMES: [&str; 7] =
+        ["reads", "writes", "requests_at_once", "uploads_at_once", "wrong_passwords", "upload", "download"];
 
     pub(super) fn name(self) -> &'static str {
         Self::NAMES[self as usize]
@@ -91,4 +94,14 @@ pub(crate) fn by_names() -> Vec<String> {
 /// What limits are of, as the metrics name it.
 pub(crate) fn limit_names() -> Vec<String> {
     Of::NAMES.map(str::to_owned).to_vec()
+}
+
+/// Whom rates of bytes are for, as the metrics name it.
+pub(crate) fn paced_names() -> Vec<String> {
+    [By::Address, By::Anonymous, By::User].map(|by| by.name().to_owned()).to_vec()
+}
+
+/// What rates of bytes are of, as the metrics name it.
+pub(crate) fn direction_names() -> Vec<String> {
+    [Of::Upload, Of::Download].map(|of| of.name().to_owned()).to_vec()
 }

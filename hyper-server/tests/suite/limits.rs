@@ -30,7 +30,7 @@ async fn limited(throttling: Throttling) -> RunningServer {
     serve(RegistryOptions { throttling, ..RegistryOptions::default() }).await
 }
 
-fn of_address(address: Allowance) -> Throttling {
+pub(super) fn of_address(address: Allowance) -> Throttling {
     Throttling { address, ..Throttling::default() }
 }
 
@@ -38,7 +38,7 @@ fn reads(rate: &str) -> Allowance {
     Allowance { reads: Some(rate.parse().unwrap()), ..Allowance::default() }
 }
 
-async fn get(server: &RunningServer, path: &str, headers: &[(&str, &str)]) -> Response {
+pub(super) async fn get(server: &RunningServer, path: &str, headers: &[(&str, &str)]) -> Response {
     let mut request = Client::new().get(format!("{}{path}", server.url()));
     for (name, value) in headers {
         request = request.header(*name, *value);
@@ -47,7 +47,7 @@ async fn get(server: &RunningServer, path: &str, headers: &[(&str, &str)]) -> Re
 }
 
 /// Checks that a limit has refused a request, and returns the seconds that the client is told to wait.
-async fn refused(response: Response) -> u64 {
+pub(super) async fn refused(response: Response) -> u64 {
     assert_eq!(response.status(), 429);
     let wait = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     let body = response.text().await.unwrap();
