@@ -33,7 +33,7 @@ use crate::token_command::TokenCommand;
 use crate::webhook;
 use crate::webhook_command::WebhookCommand;
 use crate::webhook_config;
-use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, Tls, TrustedProxy, serve};
+use crate::{ClientAuth, HangUps, Listener, Registry, ServerOptions, TrustedProxy, serve};
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use hyper_sdk::{Error, ErrorDetail, Result};
 use std::io::Write as _;
@@ -365,7 +365,7 @@ async fn serve_until_signal(
     options.authorizer = policy.clone().map(|policy| Arc::new(policy) as Arc<dyn Authorizer>);
     let place = store.to_string();
     let registry = Registry::new(store, options)?;
-    let tls = config.tls.options().map(Tls::open).transpose()?;
+    let tls = config.tls.open()?;
     if let Some(tls) = &tls {
         registry.show_tls(tls);
         tls.warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -374,12 +374,18 @@ async fn serve_until_signal(
     for listen in &config.listen {
         listeners.push(listen.bind(tls.as_ref(), config.socket_mode.0).await?);
     }
+    // Bound now, for the same user as the others; it ends with this function.
+    let answering = match &tls {
+        Some(tls) => config.tls.acme.answer(tls, config.public_url.clone()).await?,
+        None => None,
+    };
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let addresses: Vec<String> = listeners.iter().map(Listener::url).collect::<Result<_>>()?;
     // At once: whoever waits for the first line may read no more.
     let lines = addresses.iter().map(|address| format!("hyperregistry listens on {address}\n"));
-    print(&lines.collect::<String>())?;
+    let of_acme = answering.iter().map(|at| format!("hyperregistry answers ACME at {}\n", at.url));
+    print(&lines.chain(of_acme).collect::<String>())?;
     tracing::info!(address = addresses.join(" "), store = %place, read_only = config.read_only, "started");
     let reload = Arc::new(Reload { file, registry: registry.clone(), policy, known, token_keys, tls });
     let shutdown = async move {

@@ -410,6 +410,7 @@ impl Config {
                     .to_owned(),
             );
         }
+        warnings.extend(self.tls.acme.warnings());
         warnings.extend(self.auth.warnings());
         warnings.extend(self.retention.warnings(self.gc.untagged_after.is_some()));
         warnings

@@ -7,7 +7,7 @@ use crate::config_schema;
 use crate::issuer_config;
 use crate::standard_io::print;
 use crate::throttle::{Throttle, Throttling};
-use crate::{Tls, log_level, policy_command, webhook, webhook_config};
+use crate::{log_level, policy_command, webhook, webhook_config};
 use clap::{Args, Subcommand};
 use hyper_sdk::{Error, Result};
 use std::io::Write as _;
@@ -77,8 +77,7 @@ fn check(args: &CheckArgs) -> Result<()> {
     webhook::check(&webhooks)?;
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
     let of_policy = policy.iter().flat_map(|policy| policy_command::warnings(policy, config.knows()));
-    let tls = config.tls.options().map(Tls::open).transpose()?;
-    let of_tls = tls.iter().flat_map(Tls::warnings);
+    let of_tls = config.tls.check_files()?;
     for warning in config
         .warnings()
         .into_iter()

@@ -199,7 +199,8 @@ mod tests {
         fn check(schema: &Value, table: &str, seen: &mut usize) {
             for (name, property) in schema["properties"].as_object().unwrap() {
                 if property["properties"].is_object() {
-                    check(property, name, seen);
+                    let inner = if table.is_empty() { name.clone() } else { format!("{table}.{name}") };
+                    check(property, &inner, seen);
                 }
                 for value in property["enum"].as_array().into_iter().flatten() {
                     let text = format!("[{table}]\n{name} = {value}");
@@ -210,7 +211,7 @@ mod tests {
         }
         let mut seen = 0;
         check(&schema(), "", &mut seen);
-        assert_eq!(seen, 11);
+        assert_eq!(seen, 13);
     }
 
     #[test]

@@ -44,6 +44,16 @@ pub(crate) enum ClientAuthShape {
     Optional,
 }
 
+/// [`crate::AcmeChallenge`] in the file.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "a shape for the schema")]
+pub(crate) enum ChallengeShape {
+    #[schemars(rename = "tls-alpn-01")]
+    TlsAlpn01,
+    #[schemars(rename = "http-01")]
+    Http01,
+}
+
 /// [`crate::NameRule`] in the file.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "kebab-case")]

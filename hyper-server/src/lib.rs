@@ -12,6 +12,8 @@
 //!   `session`.
 
 mod access_log;
+mod acme;
+mod acme_config;
 mod admission;
 mod audit;
 pub mod auth;
@@ -99,6 +101,7 @@ mod suspects;
 mod throttle;
 mod tls;
 mod tls_config;
+mod tls_pem;
 mod token_command;
 mod token_config;
 mod typed_command;
@@ -108,6 +111,7 @@ mod webhook;
 mod webhook_command;
 mod webhook_config;
 
+pub use acme::{AcmeChallenge, AcmeExternalAccount, AcmeOptions, HttpAnswers, directory_url};
 pub use audit::AuditLog;
 pub use client_certificate::{ClientCertificate, NameRule};
 pub use connection::{ConnectionInfo, Connections};

@@ -392,8 +392,15 @@ static METRICS: &[Metric] = &[
         name: "tls_certificate_end_timestamp_seconds",
         unit: "seconds since 1970",
         labels: &[],
-        meaning: "When the first certificate of the chain in use ends; 0 without TLS",
+        meaning: "When the first certificate of the chain in use ends; 0 without TLS, and while ACME has given none",
         read: Read::Gauge(|from| from.tls.and_then(Tls::ends).unwrap_or_default()),
+    },
+    Metric {
+        name: "acme_failures_total",
+        unit: "tries",
+        labels: &[],
+        meaning: "How often this server tried to get a certificate by ACME and got none",
+        read: Read::Counter(|from| from.tls.map_or(0, Tls::acme_failures)),
     },
     Metric {
         name: "ldap_requests_total",

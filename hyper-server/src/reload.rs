@@ -1,4 +1,5 @@
-//! What SIGHUP makes a server read again: the level of the log, the quotas, the webhooks, the policy, the keys of tokens, and the files of TLS.
+//! What SIGHUP makes a server read again: the level of the log, the quotas, the webhooks, the policy, the keys of tokens, the files of
+//! TLS, and the domains of ACME.
 //!
 //! Each is read for itself: what cannot be used stays as it was, and the log says why. A signal ends no server.
 
@@ -31,7 +32,7 @@ pub(crate) struct Reload {
     pub(crate) tls: Option<Tls>,
 }
 
-/// The configuration file, of which the level of the log, the quotas, the webhooks and the keys of tokens alone change while the server runs.
+/// The configuration file, of which the level of the log, the quotas, the webhooks, the keys of tokens and the domains of ACME alone change while the server runs.
 #[derive(Debug)]
 pub(crate) struct ConfigFile {
     path: PathBuf,
@@ -66,6 +67,8 @@ impl Reload {
         }
         if let Some(tls) = &self.tls {
             tls.reload_and_log();
+            // Somebody has mended what was wrong, perhaps.
+            tls.ask_acme_now();
         }
         // The list of the keys is in the file.
         let (Some(file), keys) = (&self.file, self.token_keys.as_ref()) else {
@@ -74,11 +77,11 @@ impl Reload {
             }
             return;
         };
-        let read = file.read_again(&self.registry, keys);
+        let read = file.read_again(&self.registry, keys, self.tls.as_ref());
         reloads.note(Files::Configuration, *read.as_ref().unwrap_or(&false));
         if let Err(error) = read {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log, the quotas, the webhooks and the keys of tokens stay");
+            tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log, the quotas, the webhooks, the keys of tokens and the domains of ACME stay");
         }
     }
 }
@@ -152,12 +155,12 @@ impl ConfigFile {
     }
 
     /// Reads the file again. Returns whether all of it is in use.
-    fn read_again(&self, registry: &Registry, keys: Option<&TokenKeys>) -> Result<bool> {
+    fn read_again(&self, registry: &Registry, keys: Option<&TokenKeys>, tls: Option<&Tls>) -> Result<bool> {
         let config = (self.over.0)(Config::load_again(&self.path)?)?;
         if fingerprint(&config) != self.began_with {
             tracing::warn!(
                 path = %self.path.display(),
-                "the configuration has changes that need a restart: only `level` in `[log]`, `keys` in `[auth.token]`, `[[quota]]` and `[[webhook]]` are read again"
+                "the configuration has changes that need a restart: only `level` in `[log]`, `keys` in `[auth.token]`, `domains` in `[tls.acme]`, `[[quota]]` and `[[webhook]]` are read again"
             );
         }
         let quotas = quota_config::rules(&config.quota)?;
@@ -173,6 +176,10 @@ impl ConfigFile {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::error!(%error, cause, "the webhooks cannot be used: the former ones stay");
         }
+        let acme = tls.filter(|_| config.tls.acme.is_set());
+        if acme.map_or(Ok(false), |tls| tls.set_acme_domains(&config.tls.acme.domains))? {
+            tracing::info!("the domains of ACME were read again");
+        }
         if registry.quotas() != quotas {
             registry.set_quotas(quotas)?;
             tracing::info!("the quotas were read again");
@@ -181,7 +188,7 @@ impl ConfigFile {
     }
 }
 
-/// All keys but the level of the log, the quotas, the webhooks and which keys sign tokens, to see whether one has changed. A database URL can have a password, so it is a hash.
+/// All keys but the level of the log, the quotas, the webhooks and which keys sign tokens and the domains of ACME, to see whether one has changed. A database URL can have a password, so it is a hash.
 fn fingerprint(config: &Config) -> String {
     let mut config = config.clone();
     config.log.level.clear();
@@ -189,6 +196,8 @@ fn fingerprint(config: &Config) -> String {
     config.webhook.clear();
     config.auth.token.keys.truncate(1);
     config.auth.token.keys.iter_mut().for_each(|path| path.clear());
+    config.tls.acme.domains.truncate(1);
+    config.tls.acme.domains.iter_mut().for_each(String::clear);
     let database = config.database.url.as_ref().map(|url| url.expose());
     Digest::sha256(format!("{database:?} {config:?}")).to_string()
 }
@@ -248,6 +257,10 @@ mod tests {
         let keys = |list: &str| of(&format!("[auth.token]\nkeys = [{list}]"));
         assert_eq!(keys("\"a\""), keys("\"b\", \"a\""));
         assert_ne!(keys("\"a\""), keys(""));
+        let acme =
+            |list: &str| of(&format!("[tls.acme]\nfolder = \"f\"\naccept-terms = true\ndomains = [{list}]"));
+        assert_eq!(acme("\"a\""), acme("\"b\", \"a\""));
+        assert_ne!(acme("\"a\""), of(""));
         assert_eq!(of(""), of("[[webhook]]\nname = \"a\"\nurl = \"http://a\""));
         assert_eq!(of(""), of("[[quota]]\nnamespace = \"a\"\ntags = 1"));
         assert_eq!(of("[log]\nlevel = \"warn\""), of("[log]\nlevel = \"debug\""));

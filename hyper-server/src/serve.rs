@@ -92,7 +92,8 @@ impl Default for ServerOptions {
 ///
 /// The service is a [`Registry`](crate::Registry), the [`router`](crate::router) of one with routes and layers of the
 /// program's own, or any other: it is cloned for each request. [`ConnectionInfo`] is in the extensions of each request, and
-/// [`ClientCertificate`] when the client has shown one. Files of TLS are read again when they change.
+/// [`ClientCertificate`] when the client has shown one. Files of TLS are read again when they change, and certificates by ACME are
+/// renewed.
 /// When the service fails, the connection is closed.
 ///
 /// Dropping the future closes the listeners and every connection immediately.
@@ -253,7 +254,7 @@ impl ConnectionServer {
         }
     }
 
-    /// Begins TLS. A client that speaks plain HTTP is told, and has no stream.
+    /// Begins TLS. A client that speaks plain HTTP is told, and has no stream; so has a challenge of ACME that was answered.
     async fn handshake(
         &self,
         stream: TcpStream,
@@ -270,7 +271,7 @@ impl ConnectionServer {
             io.shutdown().await?;
             return Ok(None);
         }
-        tls.acceptor().accept(io).await.map(Some)
+        tls.accept(io).await
     }
 
     /// Answers the requests of a connection.

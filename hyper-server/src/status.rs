@@ -71,8 +71,9 @@ pub(crate) fn run(args: StatusArgs) -> Result<bool> {
     let config = Config::load(args.config.as_deref())?;
     let server = args.server.or_else(|| config.listen.first().cloned());
     let server = server.ok_or_else(|| Error::invalid("the configuration has no listener"))?;
+    let certificate = config.tls.certificate_file()?;
     let ask = async {
-        let asking = ask(&server, config.tls.certificate.as_deref());
+        let asking = ask(&server, certificate.as_deref());
         tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Timeout, "the server does not answer").with_context("server", &server))
         })

@@ -6,6 +6,9 @@
 
 mod suite {
     mod access;
+    mod acme;
+    mod acme_failures;
+    mod acme_server;
     mod api_tokens;
     mod audit;
     mod backup;

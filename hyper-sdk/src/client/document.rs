@@ -166,6 +166,29 @@ impl DocumentClient {
         .map_err(|e: Error| e.with_context("url", shown))
     }
 
+    /// Sends a request, and returns its answer of any status. Dropping the future ends the request, which may have arrived.
+    ///
+    /// # Errors
+    /// Those of [`get`](Self::get), but for the status.
+    pub async fn send(&self, request: http::Request<Bytes>) -> Result<http::Response<Bytes>> {
+        let shown = parse(&request.uri().to_string())?.to_string();
+        let request = reqwest::Request::try_from(request)
+            .map_err(|e| Error::invalid("the request is not well formed").with_source(e.without_url()))?;
+        let answer = async {
+            let mut response = self.http.execute(request).await.map_err(|e| self.failed(e))?;
+            let mut answer = http::Response::new(Bytes::new());
+            *answer.status_mut() = response.status();
+            *answer.headers_mut() = std::mem::take(response.headers_mut());
+            *answer.body_mut() = self.body(response).await?;
+            Ok(answer)
+        };
+        match tokio::time::timeout(self.time, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(late(self.time)),
+        }
+        .map_err(|e: Error| e.with_context("url", shown))
+    }
+
     fn failed(&self, e: reqwest::Error) -> Error {
         match e.is_timeout() {
             true => late(self.time),
@@ -303,6 +326,24 @@ mod tests {
         assert_eq!(client().post_form(&large, &form, None).await.unwrap_err().kind(), ErrorKind::Invalid);
         let e = client().post_form("http://a.example/", &form, None).await.unwrap_err();
         assert_eq!(e.kind(), ErrorKind::Invalid);
+    }
+
+    #[tokio::test]
+    async fn an_answer_to_a_request_has_any_status_and_its_headers() {
+        let busy = "HTTP/1.1 429 Too Many Requests\r\nretry-after: 7\r\ncontent-length: 2\r\n\r\n{}";
+        let url = server(busy.to_owned()).await;
+        let post = |url: &str| http::Request::post(url).body(Bytes::from("a")).unwrap();
+        let answer = client().send(post(&url)).await.unwrap();
+        assert_eq!((answer.status().as_u16(), &answer.body()[..]), (429, &b"{}"[..]));
+        assert_eq!(answer.headers()["retry-after"], "7");
+        let large = server("HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n".to_owned()).await;
+        for (url, kind) in [
+            (large.as_str(), ErrorKind::Invalid),
+            ("http://a.example/", ErrorKind::Invalid),
+            ("http://127.0.0.1:1/", ErrorKind::Unavailable),
+        ] {
+            assert_eq!(client().send(post(url)).await.unwrap_err().kind(), kind, "{url}");
+        }
     }
 
     #[test]

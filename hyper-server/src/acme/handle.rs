@@ -1,0 +1,212 @@
+//! What the parts of a server share: the folder, the domains of now, and what was counted.
+
+use super::certificate::{self, Certificate};
+use super::challenge;
+use super::folder::Folder;
+use super::options::{self, AcmeOptions};
+use hyper_sdk::clock::{Clock as _, SystemClock};
+use hyper_sdk::{Error, Result};
+use rustls::ServerConfig;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Notify;
+
+/// How long after a line in the log about a client without an answer there is no other one.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// A certificate by ACME. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Acme(Arc<Shared>);
+
+struct Shared {
+    options: AcmeOptions,
+    directory: String,
+    folder: Folder,
+    domains: RwLock<Vec<String>>,
+    /// Wakes the task that asks.
+    wake: Notify,
+    /// Whether the task that asks runs.
+    is_running: AtomicBool,
+    /// When somebody wanted a try at once, by a start or a signal, in milliseconds since 1970; 0 is never.
+    asked_ms: AtomicI64,
+    failures: AtomicU64,
+    complained: Mutex<Option<Instant>>,
+}
+
+impl fmt::Debug for Acme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Acme").field(&self.0.options).finish()
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn millis() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The right to be the task that asks, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Running(Acme);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.0.is_running.store(false, Ordering::Release);
+    }
+}
+
+impl Acme {
+    /// Checks the options, and makes the folder.
+    ///
+    /// # Errors
+    /// Those of [`AcmeOptions::check`] and of [`hyper_sdk::private_folder::open`].
+    pub(crate) fn open(options: AcmeOptions) -> Result<Self> {
+        options.check()?;
+        let (folder, warning) = Folder::open(&options.folder)?;
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+        Ok(Self(Arc::new(Shared {
+            directory: options::directory_url(&options.directory)?,
+            domains: RwLock::new(options::domains(&options.domains)?),
+            folder,
+            options,
+            wake: Notify::new(),
+            is_running: AtomicBool::new(false),
+            asked_ms: AtomicI64::new(millis()),
+            failures: AtomicU64::new(0),
+            complained: Mutex::new(None),
+        })))
+    }
+
+    #[cfg(feature = "acme")]
+    pub(super) fn options(&self) -> &AcmeOptions {
+        &self.0.options
+    }
+
+    pub(super) fn folder(&self) -> &Folder {
+        &self.0.folder
+    }
+
+    /// The URL of the directory.
+    pub(super) fn directory(&self) -> &str {
+        &self.0.directory
+    }
+
+    /// The domains of now, in small letters and in order.
+    pub(crate) fn domains(&self) -> Vec<String> {
+        self.0.domains.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the domains. A certificate for them is requested, unless there is one.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Invalid`] that names the one that is wrong: those of before stay.
+    pub(crate) fn set_domains(&self, domains: &[String]) -> Result<bool> {
+        let new = options::domains(domains)?;
+        let mut now = self.0.domains.write().unwrap_or_else(PoisonError::into_inner);
+        let is_other = std::mem::replace(&mut *now, new.clone()) != new;
+        drop(now);
+        if is_other {
+            self.ask_now();
+        }
+        Ok(is_other)
+    }
+
+    /// Lets the next try come now, as far as the limits of the directory allow.
+    pub(crate) fn ask_now(&self) {
+        self.0.asked_ms.store(millis(), Ordering::Relaxed);
+        self.0.wake.notify_one();
+    }
+
+    /// When somebody wanted a try at once, in milliseconds.
+    pub(super) fn asked_ms(&self) -> i64 {
+        self.0.asked_ms.load(Ordering::Relaxed)
+    }
+
+    /// Nobody needs a try: there is a certificate that fits. What was wanted before does not shorten the pauses of later failures.
+    pub(super) fn content(&self) {
+        self.0.asked_ms.store(0, Ordering::Relaxed);
+    }
+
+    /// Waits until somebody wants a try.
+    pub(super) async fn woken(&self) {
+        self.0.wake.notified().await;
+    }
+
+    /// The right to be the task that asks; `None` while another one is.
+    pub(super) fn start_running(&self) -> Option<Running> {
+        (!self.0.is_running.swap(true, Ordering::Acquire)).then(|| Running(self.clone()))
+    }
+
+    pub(super) fn count_failure(&self) {
+        self.0.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many tries have failed.
+    pub(crate) fn failures(&self) -> u64 {
+        self.0.failures.load(Ordering::Relaxed)
+    }
+
+    /// A certificate with its key, as text of PEM: that for the domains of now, else the newest one of others, which is better than
+    /// none; `None` when there is none at all.
+    ///
+    /// # Errors
+    /// Those of reading, and [`hyper_sdk::ErrorKind::Invalid`] when the parts of the file do not belong together.
+    pub(crate) fn read(&self) -> Result<Option<String>> {
+        let folder = self.folder();
+        let own = certificate::file_name(&certificate::purpose(self.directory(), &self.domains()));
+        if let Some(text) = folder.read(&own)? {
+            Certificate::parse(&text).map_err(|e| e.with_context("path", folder.path(&own).display()))?;
+            return Ok(Some(text));
+        }
+        let others = folder.names(certificate::NAMES);
+        let others = others.iter().filter_map(|name| folder.read(name).ok().flatten());
+        let usable = others.filter_map(|text| {
+            let read = Certificate::parse(&text).ok()?;
+            (read.ends > SystemClock.now()).then_some((read.issued, text))
+        });
+        Ok(usable.max_by_key(|(issued, _)| *issued).map(|(_, text)| text))
+    }
+
+    /// The name for which a client wants the answer of the challenge tls-alpn-01, and nothing else. `None` for all other clients.
+    pub(crate) fn asked(hello: &rustls::server::ClientHello<'_>) -> Option<String> {
+        let is_challenge = hello.alpn().into_iter().flatten().any(|protocol| protocol == challenge::PROTOCOL);
+        is_challenge.then(|| hello.server_name().unwrap_or_default().to_ascii_lowercase())
+    }
+
+    /// TLS that answers the challenge tls-alpn-01 for a name.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::NotFound`] when no server of the folder awaits a challenge of this name, and those of reading.
+    pub(crate) async fn answer(&self, name: String) -> Result<Arc<ServerConfig>> {
+        let unknown = || Error::new(hyper_sdk::ErrorKind::NotFound, "no challenge of this name is awaited");
+        // Another server may ask for domains that this one does not have yet. What is a domain is no path.
+        options::domains(std::slice::from_ref(&name)).map_err(|_| unknown())?;
+        let acme = self.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            let text = acme.folder().read(&challenge::tls_file(&name))?.ok_or_else(unknown)?;
+            challenge::tls_config(&text)
+        });
+        answer.await.unwrap_or_else(|e| Err(Error::internal("a task was interrupted").with_source(e)))
+    }
+
+    /// The answer of the challenge http-01 for a token. Blocks.
+    pub(super) fn http_answer(&self, token: &str) -> Option<String> {
+        self.0.folder.read(&challenge::http_file(token)?).ok()?
+    }
+
+    /// Says, once in a while, that a client got no answer because there is no certificate yet.
+    pub(crate) fn complain(&self) {
+        let mut last = self.0.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= QUIET) {
+            *last = Some(Instant::now());
+            tracing::warn!(
+                domains = self.domains().join(" "),
+                "clients cannot connect: there is no certificate yet. Lines before this one say why ACME gave none"
+            );
+        }
+    }
+}
