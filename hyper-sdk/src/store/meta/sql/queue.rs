@@ -75,25 +75,3 @@ pub(super) fn are_leases(changes: &[Asked]) -> bool {
         .iter()
         .all(|asked| matches!(asked.change, Change::LeaseBlob { .. } | Change::NotePulls { lost: false, .. }))
 }
-
-/// Whether readers can see the change. A cache need not know of others.
-pub(super) fn is_visible(change: &Change) -> bool {
-    !matches!(
-        change,
-        Change::LeaseBlob { .. }
-            | Change::NotePulls { .. }
-            | Change::CountNamespace { .. }
-            | Change::ForgetNamespaces { .. }
-            | Change::StartUpload { .. }
-            | Change::SaveUpload { .. }
-            | Change::ClaimUpload { .. }
-            | Change::ReleaseUpload { .. }
-            | Change::SealUpload { .. }
-            | Change::EndUpload { .. }
-            | Change::ExpireUpload { .. }
-            | Change::HoldScrub { .. }
-            | Change::HoldRetention { .. }
-            | Change::HoldBytes { .. }
-            | Change::Events(_)
-    )
-}

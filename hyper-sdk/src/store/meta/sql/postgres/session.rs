@@ -18,10 +18,11 @@ use super::presence::{self, Presence};
 use crate::breaker::{Attempt, Breaker};
 use crate::clock::Clock as _;
 use crate::store::EventRules;
+use crate::store::meta::Change;
 use crate::store::meta::sql::changes::apply;
 use crate::store::meta::sql::events::Recording;
 use crate::store::meta::sql::query::Connection;
-use crate::store::meta::sql::queue::{self, Asked, are_leases, is_visible};
+use crate::store::meta::sql::queue::{self, Asked, are_leases};
 use crate::store::meta::sql::quotas::{IS_COUNTING, Quotas, SharedRules};
 use crate::store::meta::sql::rows::Stop;
 use crate::{Error, ErrorKind, Result};
@@ -258,6 +259,28 @@ async fn transact(
         }
     }
     Ok(outcomes)
+}
+
+/// Whether readers can see the change. A cache need not know of others.
+fn is_visible(change: &Change) -> bool {
+    !matches!(
+        change,
+        Change::LeaseBlob { .. }
+            | Change::NotePulls { .. }
+            | Change::CountNamespace { .. }
+            | Change::ForgetNamespaces { .. }
+            | Change::StartUpload { .. }
+            | Change::SaveUpload { .. }
+            | Change::ClaimUpload { .. }
+            | Change::ReleaseUpload { .. }
+            | Change::SealUpload { .. }
+            | Change::EndUpload { .. }
+            | Change::ExpireUpload { .. }
+            | Change::HoldScrub { .. }
+            | Change::HoldRetention { .. }
+            | Change::HoldBytes { .. }
+            | Change::Events(_)
+    )
 }
 
 /// A version that was never used before.

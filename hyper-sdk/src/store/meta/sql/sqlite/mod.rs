@@ -48,7 +48,7 @@ pub(super) struct Database {
     /// For single statements beside the queue. The connection is opened when it is needed.
     statements: Option<SqlitePool>,
     clock: SharedClock,
-    version: Arc<version::Version>,
+    version: version::Version,
     /// `None` when this process only reads.
     in_use: Option<InUse>,
     rules: SharedRules,
@@ -104,10 +104,10 @@ impl Database {
                 Err(e) => return Err(e),
             };
             let (rules, recording) = (SharedRules::default(), Recording::default());
-            let version = Arc::new(version::Version::changing(&path));
-            let shared = (Arc::clone(&clock), rules.clone(), recording.clone(), Arc::clone(&version));
+            let shared = (Arc::clone(&clock), rules.clone(), recording.clone());
             let session = Session::new(connection, options, path.clone(), shared);
             let writer = Some(Queue::start(session));
+            let version = version::Version::changing(&path);
             Ok(Self {
                 path,
                 readers,
@@ -176,7 +176,7 @@ impl Database {
         let checked = check(&mut connection, &path).await;
         let _ = connection.close().await;
         checked?;
-        let version = Arc::new(version::Version::read_only(&path));
+        let version = version::Version::read_only(&path);
         let readers = Readers::unchanging(options);
         let (clock, rules, recording) = (Arc::new(SystemClock), SharedRules::default(), Recording::default());
         let (writer, statements, in_use) = (None, None, None);

@@ -11,14 +11,13 @@
 //!   that finds many layers does not wait for the disk each time. The next other commit syncs them too.
 
 use super::error::sql_error;
-use super::version::{UnseenCommit, Version};
 use crate::clock::{Clock, SharedClock};
 use crate::store::EventRules;
 use crate::store::meta::sql::changes::apply;
 use crate::store::meta::sql::events::Recording;
 use crate::store::meta::sql::query::Connection;
 use crate::store::meta::sql::query::query;
-use crate::store::meta::sql::queue::{self, Asked, are_leases, is_visible};
+use crate::store::meta::sql::queue::{self, Asked, are_leases};
 use crate::store::meta::sql::quotas::{IS_COUNTING, Quotas, SharedRules};
 use crate::store::meta::sql::rows::Stop;
 use crate::{Error, Result};
@@ -36,7 +35,6 @@ pub(super) struct Session {
     clock: SharedClock,
     rules: SharedRules,
     recording: Recording,
-    version: Arc<Version>,
     /// Whether commits are synced, as they are on a new connection.
     is_synced: bool,
 }
@@ -46,9 +44,9 @@ impl Session {
         open: Option<SqliteConnection>,
         options: SqliteConnectOptions,
         path: PathBuf,
-        (clock, rules, recording, version): (SharedClock, SharedRules, Recording, Arc<Version>),
+        (clock, rules, recording): (SharedClock, SharedRules, Recording),
     ) -> Self {
-        Self { open, options, path, clock, rules, recording, version, is_synced: true }
+        Self { open, options, path, clock, rules, recording, is_synced: true }
     }
 
     /// The connection, whose next commit is synced or not.
@@ -125,9 +123,8 @@ impl queue::Session for Session {
 async fn write_together(session: &mut Session, changes: &[Asked]) -> sqlx::Result<Vec<Result<u64>>> {
     let (clock, rules, recording) =
         (Arc::clone(&session.clock), session.rules.clone(), session.recording.now());
-    let version = Arc::clone(&session.version);
     let connection = session.connection(!are_leases(changes)).await?;
-    let outcome = transact(connection, (&*clock, &*version), (&rules, recording), changes).await;
+    let outcome = transact(connection, &*clock, (&rules, recording), changes).await;
     if outcome.is_err() {
         session.recover().await;
     }
@@ -136,7 +133,7 @@ async fn write_together(session: &mut Session, changes: &[Asked]) -> sqlx::Resul
 
 async fn transact(
     connection: &mut SqliteConnection,
-    (clock, version): (&dyn Clock, &Version),
+    clock: &dyn Clock,
     (rules, recording): (&SharedRules, Option<EventRules>),
     changes: &[Asked],
 ) -> sqlx::Result<Vec<Result<u64>>> {
@@ -152,41 +149,8 @@ async fn transact(
             Err(Stop::Failed(e)) => return Err(e),
         }
     }
-    let is_seen = changes.iter().any(|asked| is_visible(&asked.change));
-    let unseen = if is_seen { None } else { Unseen::begin(connection, version).await? };
     run(connection, "COMMIT").await?;
-    if let Some(unseen) = unseen {
-        unseen.end(connection).await;
-    }
     Ok(outcomes)
-}
-
-/// A commit that no reader can see, and what says whether another connection has written since.
-struct Unseen<'v> {
-    commit: UnseenCommit<'v>,
-    others: i64,
-}
-
-impl<'v> Unseen<'v> {
-    async fn begin(connection: &mut SqliteConnection, version: &'v Version) -> sqlx::Result<Option<Self>> {
-        let Some(commit) = version.unseen() else { return Ok(None) };
-        Ok(Some(Self { commit, others: writes_of_others(connection).await? }))
-    }
-
-    /// It was made, unless it was empty.
-    async fn end(self, connection: &mut SqliteConnection) {
-        // In this order: what was read is its own when nobody has written until then.
-        if let Some(header) = self.commit.left()
-            && writes_of_others(connection).await.is_ok_and(|others| others == self.others)
-        {
-            self.commit.made(header);
-        }
-    }
-}
-
-/// A number that is another one when another connection has committed a change, of this process or of another.
-async fn writes_of_others(connection: &mut SqliteConnection) -> sqlx::Result<i64> {
-    sqlx::query_scalar("PRAGMA data_version").fetch_one(connection).await
 }
 
 #[cfg(test)]
@@ -196,46 +160,9 @@ mod tests {
     use crate::ErrorKind;
     use crate::clock::SystemClock;
     use crate::reference::RepositoryName;
-    use crate::store::meta::{Change, MetaBackend as _, SqlMeta};
+    use crate::store::meta::{Change, SqlMeta};
     use queue::Session as _;
     use sqlx::sqlite::SqliteSynchronous;
-
-    /// A transaction that changes nothing makes no commit: the next one is another process's, and may be seen by everybody.
-    #[tokio::test]
-    async fn an_empty_commit_hides_none_of_another_process() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hyper.db");
-        let theirs = SqlMeta::open(path.clone()).await.unwrap();
-        let (digest, repository) = (Digest::sha256("x"), RepositoryName::parse("a").unwrap());
-        let link = |text: &str| {
-            let digest = Digest::sha256(text);
-            let (key, repository) = (digest.clone().into(), repository.clone());
-            Change::LinkBlob { repository, digest, size: 1, key, upload: None, leased_until: 0 }
-        };
-        theirs.write(link("first")).await.unwrap();
-        let version = Version::changing(&path);
-        let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
-        for is_empty in [true, false] {
-            let before = version.now().unwrap();
-            run(&mut connection, "BEGIN IMMEDIATE").await.unwrap();
-            if !is_empty {
-                run(&mut connection, "UPDATE pull_notes SET noted_until = 0").await.unwrap();
-                run(
-                    &mut connection,
-                    "INSERT INTO pull_notes (id, noted_since, noted_until) VALUES (1, 0, 0)",
-                )
-                .await
-                .unwrap();
-            }
-            let unseen = Unseen::begin(&mut connection, &version).await.unwrap().unwrap();
-            run(&mut connection, "COMMIT").await.unwrap();
-            if is_empty {
-                theirs.write(link(digest.as_str())).await.unwrap();
-            }
-            unseen.end(&mut connection).await;
-            assert_eq!(version.now().unwrap() == before, !is_empty, "{is_empty}");
-        }
-    }
 
     /// Leases alone are not synced, and everything else is, in whatever order they come.
     #[tokio::test]
@@ -245,9 +172,7 @@ mod tests {
         // It makes the tables.
         let _meta = SqlMeta::open(path.clone()).await.unwrap();
         let options = SqliteConnectOptions::new().filename(&path).synchronous(SqliteSynchronous::Full);
-        let version = Arc::new(Version::changing(&path));
-        let others =
-            (Arc::new(SystemClock) as SharedClock, SharedRules::default(), Recording::default(), version);
+        let others = (Arc::new(SystemClock) as SharedClock, SharedRules::default(), Recording::default());
         let mut session = Session::new(None, options, path, others);
         let (repository, digest) = (RepositoryName::parse("a").unwrap(), Digest::sha256("x"));
         let lease = || Asked {
