@@ -155,6 +155,12 @@ impl Directory {
         self.0.book.lock().unwrap()
     }
 
+    /// How many orders and accounts there are.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let book = self.book();
+        (book.orders.len(), book.accounts.len())
+    }
+
     async fn respond(self, request: Request<Incoming>) -> std::io::Result<Response<Full<Bytes>>> {
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
