@@ -176,13 +176,13 @@ impl ConfigFile {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::error!(%error, cause, "the webhooks cannot be used: the former ones stay");
         }
-        let acme = tls.filter(|_| config.tls.acme.is_set());
-        if acme.map_or(Ok(false), |tls| tls.set_acme_domains(&config.tls.acme.domains))? {
-            tracing::info!("the domains of ACME were read again");
-        }
         if registry.quotas() != quotas {
             registry.set_quotas(quotas)?;
             tracing::info!("the quotas were read again");
+        }
+        let acme = tls.filter(|_| config.tls.acme.is_set());
+        if acme.map_or(Ok(false), |tls| tls.set_acme_domains(&config.tls.acme.domains))? {
+            tracing::info!("the domains of ACME were read again");
         }
         Ok(is_usable)
     }

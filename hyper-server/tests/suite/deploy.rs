@@ -113,6 +113,15 @@ fn alerts_and_dashboard_use_no_other_labels() {
 }
 
 #[test]
+fn no_two_panels_of_the_dashboard_have_one_id() {
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).unwrap();
+    let mut ids: Vec<_> =
+        dashboard["panels"].as_array().unwrap().iter().map(|panel| panel["id"].as_u64().unwrap()).collect();
+    ids.sort_unstable();
+    assert!(ids.windows(2).all(|two| two[0] != two[1]), "{ids:?}");
+}
+
+#[test]
 fn the_dashboard_shows_every_metric() {
     let shown = named(&expressions(DASHBOARD));
     let missing: Vec<_> = metrics().into_keys().filter(|name| !shown.contains(*name)).collect();
