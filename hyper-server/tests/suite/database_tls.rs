@@ -39,7 +39,8 @@ fn listen(server: &PostgresServer, addresses: &[String], certificate: &str, key:
             "\nlisten_addresses = '{addresses}'\nssl = on\nssl_cert_file = 'tls.crt'\nssl_key_file = 'tls.key'\n"
         ),
     );
-    std::fs::write(data.join("pg_hba.conf"), "local all all trust\nhostssl all all 127.0.0.0/8 trust\n").unwrap();
+    std::fs::write(data.join("pg_hba.conf"), "local all all trust\nhostssl all all 127.0.0.0/8 trust\n")
+        .unwrap();
     server.up().unwrap();
 }
 
