@@ -313,6 +313,19 @@ mod tests {
         assert_eq!(Manifest::sniff(bytes).unwrap(), m);
     }
 
+    /// Fields that the specification does not know stay as they are, numbers too.
+    #[test]
+    fn what_is_written_of_a_manifest_is_read_as_the_same() {
+        let numbers = ["2".repeat(78), "0.1234567890123456789e-300".to_owned(), "9007199254740993".to_owned()];
+        for number in numbers {
+            let text = format!(r#"{{"schemaVersion":2,"manifests":[],"more":{number}}}"#);
+            let read = Manifest::parse(text.into_bytes(), media_type::OCI_INDEX).unwrap();
+            let ManifestBody::Index(index) = read.body() else { panic!("an index") };
+            let again = Manifest::parse(index.to_bytes(), media_type::OCI_INDEX).unwrap();
+            assert_eq!(again.body(), read.body());
+        }
+    }
+
     #[test]
     fn an_invalid_manifest_is_rejected_with_a_reason() {
         for (bytes, kind, why) in [
