@@ -228,7 +228,8 @@ async fn are_right(meta: &dyn MetaBackend) {
 }
 
 /// Makes many steps on servers of one registry in turn: each is refused when the model says so, and the counts are those of the
-/// model. The rules change meanwhile, for each server on its own.
+/// model. The rules change meanwhile, for each server on its own. A busy machine may end a change before it has counted a
+/// namespace whole; the limit of that namespace then holds for what is counted.
 async fn follows_the_model(servers: &[Arc<dyn MetaBackend>], seed: u64, steps: usize) {
     let (mut dice, mut model) = (Dice(seed), Model::default());
     let mut limits: Vec<Arc<QuotaRules>> = servers.iter().map(|_| Arc::default()).collect();
@@ -243,6 +244,7 @@ async fn follows_the_model(servers: &[Arc<dyn MetaBackend>], seed: u64, steps: u
         let next = model.after(&step);
         let made = make(&*servers[at], &step).await;
         match next {
+            Some(next) if made.is_ok() && servers[at].is_counting().await.unwrap() => model = next,
             Some(next) if model.refusal(&next, &limits[at]) => {
                 let error = made.expect_err(&format!("{number}: {step:?} passes a limit"));
                 assert!(is_quota_exceeded(&error), "{step:?}: {error}");
@@ -255,7 +257,7 @@ async fn follows_the_model(servers: &[Arc<dyn MetaBackend>], seed: u64, steps: u
             None => assert!(!made.unwrap(), "{number}: {step:?}"),
         }
         for one in servers[at].quota_use().await.unwrap() {
-            if let Some(used) = one.used {
+            if let (Some(used), None) = (one.used, one.counting) {
                 assert_eq!(
                     used,
                     model.used(&one.namespace.to_string()),
