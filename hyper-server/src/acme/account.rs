@@ -30,11 +30,13 @@ pub(super) async fn open(acme: &Acme, wire: Wire) -> Result<Account> {
     let (name, contact) = (file(acme), acme.options().contact_urls());
     let contacts: Vec<&str> = contact.iter().map(String::as_str).collect();
     let builder = Account::builder_with_http(Box::new(wire));
-    let Some(text) = acme.folder().read(&name)? else {
-        let external = acme.options().external_account.as_ref();
-        let external = external
-            .map(|external| Ok::<_, Error>(ExternalAccountKey::new(external.id.clone(), &external.key()?)))
-            .transpose()?;
+    let file = name.clone();
+    let Some(text) = acme.at_disk(move |acme| acme.folder().read(&file)).await? else {
+        let external = acme.at_disk(|acme| {
+            let external = acme.options().external_account.as_ref();
+            external.map(|external| Ok::<_, Error>((external.id.clone(), external.key()?))).transpose()
+        });
+        let external = external.await?.map(|(id, key)| ExternalAccountKey::new(id, &key));
         let new =
             NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
         let directory = acme.directory().to_owned();
@@ -42,7 +44,8 @@ pub(super) async fn open(acme: &Acme, wire: Wire) -> Result<Account> {
             builder.create(&new, directory, external.as_ref()).await.map_err(explain)?;
         let credentials = serde_json::to_value(credentials)
             .map_err(|e| Error::internal("an account cannot be written").with_source(e))?;
-        acme.folder().write(&name, &text_of(&Kept { contact, credentials })?)?;
+        let text = text_of(&Kept { contact, credentials })?;
+        acme.at_disk(move |acme| acme.folder().write(&name, &text)).await?;
         return Ok(account);
     };
     let bad = || {
@@ -57,7 +60,8 @@ pub(super) async fn open(acme: &Acme, wire: Wire) -> Result<Account> {
     if kept.contact != contact {
         account.update_contacts(&contacts).await.map_err(explain)?;
         kept.contact = contact;
-        acme.folder().write(&name, &text_of(&kept)?)?;
+        let text = text_of(&kept)?;
+        acme.at_disk(move |acme| acme.folder().write(&name, &text)).await?;
     }
     Ok(account)
 }
@@ -66,8 +70,9 @@ pub(super) async fn open(acme: &Acme, wire: Wire) -> Result<Account> {
 ///
 /// # Errors
 /// [`hyper_sdk::ErrorKind::Io`] when the file cannot be removed.
-pub(super) fn forget(acme: &Acme) -> Result<()> {
-    acme.folder().remove(&file(acme))
+pub(super) async fn forget(acme: &Acme) -> Result<()> {
+    let name = file(acme);
+    acme.at_disk(move |acme| acme.folder().remove(&name)).await
 }
 
 fn text_of(kept: &Kept) -> Result<String> {

@@ -26,7 +26,10 @@ const NO_ACCOUNT: &str = "accountDoesNotExist";
 
 /// Gets a certificate for these domains. Returns the content of its file.
 pub(super) async fn ask(acme: &Acme, domains: &[String]) -> Result<String, Failure> {
-    let wire = match Wire::new(acme.options().authorities.as_deref()) {
+    let reading = acme.at_disk(|acme| Wire::new(acme.options().authorities.as_deref()));
+    let wire = tokio::time::timeout(TIME, reading).await;
+    let slow = || Error::new(ErrorKind::Timeout, "the authorities of the directory cannot be read in time");
+    let wire = match wire.unwrap_or_else(|_| Err(slow())) {
         Ok(wire) => wire,
         Err(error) => return Err(Failure { error, is_refusal: false, not_before: None }),
     };
@@ -78,7 +81,7 @@ async fn order(acme: &Acme, domains: &[String], wire: &Wire) -> Result<Order> {
     match account.new_order(&new).await {
         Err(instant_acme::Error::Api(problem)) if kind_of(&problem) == NO_ACCOUNT => {
             tracing::warn!("the directory does not know the account of ACME any more: a new one is made");
-            account::forget(acme)?;
+            account::forget(acme).await?;
             let account = account::open(acme, wire.clone()).await?;
             account.new_order(&new).await.map_err(explain)
         }
@@ -128,7 +131,7 @@ async fn answer(acme: &Acme, domains: &[String], order: &mut Order) -> Result<()
                 (name, proof.as_str().to_owned())
             }
         };
-        acme.folder().write(&name, &text)?;
+        acme.at_disk(move |acme| acme.folder().write(&name, &text)).await?;
         asked.set_ready().await.map_err(|e| explain(e).with_context("domain", &domain))?;
     }
     Ok(())

@@ -150,6 +150,20 @@ impl Acme {
         self.0.failures.load(Ordering::Relaxed)
     }
 
+    /// Does something that reads or writes files, in a thread where it may block: the folder may be on another machine that does not
+    /// answer. What was begun is done also when this is dropped.
+    ///
+    /// # Errors
+    /// Those of what is done.
+    pub(super) async fn at_disk<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let acme = self.clone();
+        let done = tokio::task::spawn_blocking(move || act(&acme)).await;
+        done.unwrap_or_else(|e| Err(Error::internal("a task was interrupted").with_source(e)))
+    }
+
     /// A certificate with its key, as text of PEM: that for the domains of now, else the newest one of others, which is better than
     /// none; `None` when there is none at all.
     ///
@@ -185,12 +199,11 @@ impl Acme {
         let unknown = || Error::new(hyper_sdk::ErrorKind::NotFound, "no challenge of this name is awaited");
         // Another server may ask for domains that this one does not have yet. What is a domain is no path.
         options::domains(std::slice::from_ref(&name)).map_err(|_| unknown())?;
-        let acme = self.clone();
-        let answer = tokio::task::spawn_blocking(move || {
+        self.at_disk(move |acme| {
             let text = acme.folder().read(&challenge::tls_file(&name))?.ok_or_else(unknown)?;
             challenge::tls_config(&text)
-        });
-        answer.await.unwrap_or_else(|e| Err(Error::internal("a task was interrupted").with_source(e)))
+        })
+        .await
     }
 
     /// The answer of the challenge http-01 for a token. Blocks.
@@ -208,5 +221,31 @@ impl Acme {
                 "clients cannot connect: there is no certificate yet. Lines before this one say why ACME gave none"
             );
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(feature = "acme")]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn acme(dir: &tempfile::TempDir) -> Acme {
+        let options =
+            AcmeOptions { accepts_terms: true, ..AcmeOptions::new(["r.example"], dir.path().join("acme")) };
+        Acme::open(options).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_hangs_keeps_no_task_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let acme = acme(&dir);
+        let (go_on, stopped) = mpsc::channel::<()>();
+        let hanging = acme.at_disk(move |_| {
+            stopped.recv_timeout(Duration::from_secs(20)).map_err(|_| Error::invalid("nobody goes on"))
+        });
+        let others = async { go_on.send(()).unwrap() };
+        let (done, ()) = tokio::join!(hanging, others);
+        done.unwrap();
     }
 }

@@ -92,7 +92,7 @@ async fn window(acme: &Acme, (authority, serial): &Name) -> Result<Option<Window
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use hyper_sdk::clock::parse_rfc3339;
     use serde_json::Value;
-    let wire = Wire::new(acme.options().authorities.as_deref())?;
+    let wire = acme.at_disk(|acme| Wire::new(acme.options().authorities.as_deref())).await?;
     let json = |body: &[u8]| serde_json::from_slice::<Value>(body).unwrap_or_default();
     let (directory, _) = wire.get(acme.directory()).await?;
     let Some(url) = json(&directory)["renewalInfo"].as_str().map(str::to_owned) else { return Ok(None) };
