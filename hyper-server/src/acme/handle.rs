@@ -11,10 +11,14 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// How long after a line in the log about a client without an answer there is no other one.
 const QUIET: Duration = Duration::from_secs(60);
+/// How many files of challenges are read at once. Anybody may ask for one, and a folder that hangs must not take all threads.
+const READS: usize = 8;
+/// How long a client waits until its file is read.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A certificate by ACME. Clones share it.
 #[derive(Clone)]
@@ -33,6 +37,7 @@ struct Shared {
     asked_ms: AtomicI64,
     failures: AtomicU64,
     complained: Mutex<Option<Instant>>,
+    reads: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Acme {
@@ -78,6 +83,7 @@ impl Acme {
             asked_ms: AtomicI64::new(millis()),
             failures: AtomicU64::new(0),
             complained: Mutex::new(None),
+            reads: Arc::new(Semaphore::new(READS)),
         })))
     }
 
@@ -199,16 +205,25 @@ impl Acme {
         let unknown = || Error::new(hyper_sdk::ErrorKind::NotFound, "no challenge of this name is awaited");
         // Another server may ask for domains that this one does not have yet. What is a domain is no path.
         options::domains(std::slice::from_ref(&name)).map_err(|_| unknown())?;
-        self.at_disk(move |acme| {
-            let text = acme.folder().read(&challenge::tls_file(&name))?.ok_or_else(unknown)?;
-            challenge::tls_config(&text)
-        })
-        .await
+        let text = self.challenge(challenge::tls_file(&name)).await?.ok_or_else(unknown)?;
+        challenge::tls_config(&text)
     }
 
-    /// The answer of the challenge http-01 for a token. Blocks.
-    pub(super) fn http_answer(&self, token: &str) -> Option<String> {
-        self.0.folder.read(&challenge::http_file(token)?).ok()?
+    /// The answer of the challenge http-01 for a token.
+    pub(super) async fn http_answer(&self, token: &str) -> Option<String> {
+        self.challenge(challenge::http_file(token)?).await.ok()?
+    }
+
+    /// Reads the file of a challenge; `None` when it is not there, or when too many others are read for too long.
+    async fn challenge(&self, file: String) -> Result<Option<String>> {
+        let turn = tokio::time::timeout(PATIENCE, self.0.reads.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Ok(None) };
+        self.at_disk(move |acme| {
+            // Until the disk has answered, also when the client has gone.
+            let _turn = turn;
+            acme.folder().read(&file)
+        })
+        .await
     }
 
     /// Says, once in a while, that a client got no answer because there is no certificate yet.
@@ -247,5 +262,24 @@ mod tests {
         let others = async { go_on.send(()).unwrap() };
         let (done, ()) = tokio::join!(hanging, others);
         done.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn strangers_do_not_take_all_threads_while_the_folder_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let acme = acme(&dir);
+        let token = "evaGxfADs6pSRb2LAv9IZf17Dt3juxGJ";
+        acme.folder().write(&format!("challenge-http-{token}"), "the answer").unwrap();
+        let reading = acme.0.reads.clone().try_acquire_many_owned(READS as u32).unwrap();
+        let begin = tokio::time::Instant::now();
+        assert_eq!(acme.http_answer(token).await, None);
+        assert_eq!(
+            acme.answer("r.example".to_owned()).await.unwrap_err().kind(),
+            hyper_sdk::ErrorKind::NotFound
+        );
+        assert!(begin.elapsed() >= 2 * PATIENCE, "a file that is read soon is waited for");
+        drop(reading);
+        assert_eq!(acme.http_answer(token).await.as_deref(), Some("the answer"));
+        assert_eq!(acme.0.reads.available_permits(), READS);
     }
 }

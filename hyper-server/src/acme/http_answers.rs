@@ -31,9 +31,7 @@ impl HttpAnswers {
             if !matches!(*request.method(), Method::GET | Method::HEAD) {
                 return plain(StatusCode::METHOD_NOT_ALLOWED, "a challenge is read with GET\n".into());
             }
-            let token = token.to_owned();
-            let answer = tokio::task::spawn_blocking(move || self.acme.http_answer(&token)).await;
-            return match answer.ok().flatten() {
+            return match self.acme.http_answer(token).await {
                 Some(answer) => plain(StatusCode::OK, answer),
                 None => plain(StatusCode::NOT_FOUND, "no challenge of this token is awaited\n".into()),
             };
