@@ -65,20 +65,23 @@ impl Reload {
         if let Some(policy) = &self.policy {
             reloads.note(Files::Policy, policy_command::reload(policy, self.known));
         }
+        match (&self.file, self.token_keys.as_ref()) {
+            // The list of the keys is in the file.
+            (Some(file), keys) => self.read_configuration(file, keys),
+            (None, Some(keys)) => reloads.note(Files::TokenKeys, log_keys(keys, keys.reload())),
+            (None, None) => {}
+        }
+        // Last: the folder of ACME may be a shared one that hangs, and a key that was taken away must not stay for that.
         if let Some(tls) = &self.tls {
-            tls.reload_and_log();
             // Somebody has mended what was wrong, perhaps.
             tls.ask_acme_now();
+            tls.reload_and_log();
         }
-        // The list of the keys is in the file.
-        let (Some(file), keys) = (&self.file, self.token_keys.as_ref()) else {
-            if let Some(keys) = &self.token_keys {
-                reloads.note(Files::TokenKeys, log_keys(keys, keys.reload()));
-            }
-            return;
-        };
+    }
+
+    fn read_configuration(&self, file: &ConfigFile, keys: Option<&TokenKeys>) {
         let read = file.read_again(&self.registry, keys, self.tls.as_ref());
-        reloads.note(Files::Configuration, *read.as_ref().unwrap_or(&false));
+        self.registry.reloads().note(Files::Configuration, *read.as_ref().unwrap_or(&false));
         if let Err(error) = read {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             tracing::error!(%error, cause, "the configuration cannot be read again: the level of the log, the quotas, the webhooks, the keys of tokens and the domains of ACME stay");
@@ -245,6 +248,45 @@ mod tests {
         assert!(tokio::task::block_in_place(is_read));
         end.send(()).unwrap();
         tokio::time::timeout(Duration::from_secs(5), server).await.unwrap().unwrap();
+    }
+
+    #[test]
+    #[cfg(feature = "acme")]
+    fn a_folder_of_acme_that_hangs_keeps_no_key_of_tokens_in_use() {
+        use crate::auth::{TokenAlgorithm, new_token_key};
+        use hyper_sdk::store::MemoryStore;
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key.pem");
+        let write = || {
+            let (pem, id) = new_token_key(TokenAlgorithm::Es256).unwrap();
+            std::fs::write(&key, pem.expose()).unwrap();
+            id
+        };
+        write();
+        let keys = TokenKeys::open(&[&key]).unwrap();
+        let acme = crate::AcmeOptions::new(["r.example"], dir.path().join("acme"));
+        let acme = crate::AcmeOptions { accepts_terms: true, ..acme };
+        let tls = Tls::acme(crate::TlsOptions::default(), acme).unwrap();
+        let store = Arc::new(MemoryStore::default());
+        let reload = Reload {
+            file: None,
+            registry: Registry::new(store, crate::RegistryOptions::default()).unwrap(),
+            policy: None,
+            known: Known { users: false, claims: false, groups: false, strangers: false },
+            token_keys: Some(keys.clone()),
+            tls: Some(tls.clone()),
+        };
+        let new = write();
+        // As a look at the folder that does not end.
+        let looking = tls.hold();
+        let reading = std::thread::spawn(move || reload.run());
+        let begin = std::time::Instant::now();
+        while keys.ids() != [new.as_str()] {
+            assert!(begin.elapsed() < Duration::from_secs(20), "the former key stays");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        drop(looking);
+        reading.join().unwrap();
     }
 
     #[test]

@@ -245,6 +245,12 @@ impl Tls {
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What a look at the files holds while it lasts.
+    #[cfg(all(test, feature = "acme"))]
+    pub(crate) fn hold(&self) -> impl Sized {
+        self.seen()
+    }
+
     /// When the first certificate of the chain in use ends, in seconds since 1970.
     pub(crate) fn ends(&self) -> Option<i64> {
         Some(self.0.ends.load(Ordering::Relaxed)).filter(|ends| *ends != NEVER)
