@@ -71,14 +71,21 @@ pub(crate) fn run(args: StatusArgs) -> Result<bool> {
     let config = Config::load(args.config.as_deref())?;
     let server = args.server.or_else(|| config.listen.first().cloned());
     let server = server.ok_or_else(|| Error::invalid("the configuration has no listener"))?;
-    let certificate = config.tls.certificate_file()?;
+    let certificates = config.tls.certificate_files()?;
     let ask = async {
-        let asking = ask(&server, certificate.as_deref());
+        let asking = ask(&server, &certificates);
         tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| {
             Err(Error::new(ErrorKind::Timeout, "the server does not answer").with_context("server", &server))
         })
     };
-    let status = hyper_sdk::runtime::start()?.block_on(ask)?;
+    let status = hyper_sdk::runtime::start()?.block_on(ask).map_err(|e| match e.kind() {
+        ErrorKind::NotFound if config.tls.acme.is_set() => {
+            Error::new(ErrorKind::Unavailable, "the server has no certificate by ACME yet")
+                .with_context("server", &server)
+                .with_source(e)
+        }
+        _ => e,
+    })?;
     print(&match args.format {
         Format::Text => status.text(),
         Format::Json => status.json(),
@@ -86,17 +93,17 @@ pub(crate) fn run(args: StatusArgs) -> Result<bool> {
     Ok(status.fault.is_none())
 }
 
-async fn ask(server: &ListenOn, certificate: Option<&Path>) -> Result<Status> {
-    let (code, ready) = get(server, certificate, "/readyz").await?;
+async fn ask(server: &ListenOn, certificates: &[PathBuf]) -> Result<Status> {
+    let (code, ready) = get(server, certificates, "/readyz").await?;
     let fault = (code != StatusCode::OK).then(|| reason(code, &ready));
     // A registry may show its counts to nobody, or to users alone.
-    let (code, metrics) = get(server, certificate, "/metrics").await?;
+    let (code, metrics) = get(server, certificates, "/metrics").await?;
     let counts = if code == StatusCode::OK { counts(&metrics) } else { Vec::new() };
     Ok(Status { server: server.to_string(), fault, dependencies: dependencies(&ready), counts })
 }
 
 /// One request by a connection of its own.
-async fn get(server: &ListenOn, certificate: Option<&Path>, path: &str) -> Result<(StatusCode, String)> {
+async fn get(server: &ListenOn, certificates: &[PathBuf], path: &str) -> Result<(StatusCode, String)> {
     let failed = |e| {
         Error::new(ErrorKind::Unavailable, "cannot connect to the server: is it running?")
             .with_context("server", server)
@@ -106,13 +113,14 @@ async fn get(server: &ListenOn, certificate: Option<&Path>, path: &str) -> Resul
         ListenOn::Unix(socket) => exchange(UnixStream::connect(socket).await.map_err(failed)?, path).await,
         ListenOn::Address { address, .. } => {
             let stream = address.connect().await.map_err(failed)?;
-            if !server.needs_tls() && (certificate.is_none() || !server.may_speak_tls()) {
+            if !server.needs_tls() && (certificates.is_empty() || !server.may_speak_tls()) {
                 return exchange(stream, path).await;
             }
-            let certificate = certificate.ok_or_else(|| {
-                Error::invalid("with https:// the certificate of the server must be known: use --config")
-            })?;
-            let connector = TlsConnector::from(Arc::new(only(certificate)?));
+            if certificates.is_empty() {
+                let message = "with https:// the certificate of the server must be known: use --config";
+                return Err(Error::invalid(message));
+            }
+            let connector = TlsConnector::from(Arc::new(only(certificates)?));
             let name = ServerName::try_from("localhost").expect("it is a DNS name");
             let stream = connector.connect(name, stream).await.map_err(|e| {
                 Error::new(ErrorKind::Unavailable, "cannot begin TLS with the server")
@@ -143,24 +151,39 @@ where
     Ok((head.status, String::from_utf8_lossy(&body?.to_bytes()).into_owned()))
 }
 
-/// TLS with a server that has this very certificate, whatever its names and its authorities are.
-fn only(path: &Path) -> Result<ClientConfig> {
+fn first_certificate(path: &Path) -> Result<CertificateDer<'static>> {
     let text = small_file::read(path, "the certificate", LIMIT as u64, Kinds::Files)?;
     let certificate = CertificateDer::pem_slice_iter(&text).flatten().next();
     let certificate = certificate.ok_or_else(|| Error::invalid("there is no certificate in the file"));
-    let certificate = certificate.context("path", path.display())?;
+    certificate.context("path", path.display())
+}
+
+/// TLS with a server that has the very certificate of one of these files, whatever its names and its authorities are. When none can be
+/// read, the error is that of the first.
+fn only(paths: &[PathBuf]) -> Result<ClientConfig> {
+    let mut certificates = Vec::new();
+    let mut fault = None;
+    for path in paths {
+        match first_certificate(path) {
+            Ok(certificate) => certificates.push(certificate),
+            Err(e) => fault = fault.or(Some(e)),
+        }
+    }
+    if let Some(fault) = fault.filter(|_| certificates.is_empty()) {
+        return Err(fault);
+    }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|e| Error::internal("TLS cannot be used").with_source(e))?;
-    let verifier = Arc::new(Only { certificate, algorithms });
+    let verifier = Arc::new(Only { certificates, algorithms });
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// Accepts one certificate. The server proves that it has the key, as always.
+/// Accepts these certificates. The server proves that it has the key, as always.
 #[derive(Debug)]
 struct Only {
-    certificate: CertificateDer<'static>,
+    certificates: Vec<CertificateDer<'static>>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -173,7 +196,7 @@ impl ServerCertVerifier for Only {
         _: &[u8],
         _: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if *shown == self.certificate {
+        if self.certificates.contains(shown) {
             return Ok(ServerCertVerified::assertion());
         }
         Err(CertificateError::ApplicationVerificationFailure.into())

@@ -112,14 +112,14 @@ impl TlsConfig {
         Ok(tls.map(|tls| tls.warnings()).unwrap_or_default())
     }
 
-    /// The file of the certificate that the server shows.
+    /// The files of the certificates of which the server shows one; none without TLS.
     ///
     /// # Errors
     /// Those of [`crate::AcmeOptions::certificate_file`].
-    pub(crate) fn certificate_file(&self) -> Result<Option<PathBuf>> {
+    pub(crate) fn certificate_files(&self) -> Result<Vec<PathBuf>> {
         match self.acme.options() {
-            Some(acme) => acme.certificate_file().map(Some),
-            None => Ok(self.certificate.clone()),
+            Some(acme) => acme.certificate_files(),
+            None => Ok(self.certificate.iter().cloned().collect()),
         }
     }
 

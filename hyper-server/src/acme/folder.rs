@@ -33,6 +33,11 @@ impl Folder {
         Ok((Self(opened.path), opened.warning))
     }
 
+    /// A folder that is left as it is, for those who want the names of its files.
+    pub(super) fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
     /// The path of a file.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)

@@ -1,6 +1,7 @@
 //! What is asked of which directory, and how the server proves that a domain is its own.
 
 use super::certificate;
+use super::folder::Folder;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Error, ErrorKind, Result, ResultExt as _};
 use std::collections::BTreeSet;
@@ -188,6 +189,18 @@ impl AcmeOptions {
     pub fn certificate_file(&self) -> Result<PathBuf> {
         let purpose = certificate::purpose(&directory_url(&self.directory)?, &domains(&self.domains)?);
         Ok(self.folder.join(certificate::file_name(&purpose)))
+    }
+
+    /// The files of all certificates that a server may show: that for these domains, whether it is there or not, and those of others,
+    /// which are in use until it is there.
+    ///
+    /// # Errors
+    /// Those of [`AcmeOptions::certificate_file`].
+    pub(crate) fn certificate_files(&self) -> Result<Vec<PathBuf>> {
+        let (own, folder) = (self.certificate_file()?, Folder::at(&self.folder));
+        let others = folder.names(certificate::NAMES).into_iter().map(|name| folder.path(&name));
+        let others: Vec<_> = others.filter(|path| *path != own).collect();
+        Ok([vec![own], others].concat())
     }
 
     /// The contacts as URLs.

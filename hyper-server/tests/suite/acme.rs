@@ -171,13 +171,22 @@ async fn a_server_gets_its_first_certificate_and_asks_for_no_second_one() {
     assert_eq!(place.status(&server).await, None);
     let line = server.logs("there is no certificate yet");
     assert!(line.contains(DOMAIN), "{line}");
+    let status =
+        |config: &Path| run(&["status", &server.process.url, "--config", config.to_str().unwrap()], "");
+    let output = status(&server.config);
+    assert!(!output.status.success() && stderr(&output).contains("no certificate by ACME yet"), "{output:?}");
     place.directory.book().servers.push(server.challenges);
     place.served(&server).await;
     assert!(server.logs("there is a new certificate").contains("other.example"));
     assert_eq!(place.directory.book().accounts[0].1, serde_json::json!(["mailto:admin@example.com"]));
     assert!(place.metric(&server, "tls_certificate_end_timestamp_seconds").await > 0.0);
     assert_eq!(place.metric(&server, "acme_failures_total").await, 0.0);
-    let output = run(&["status", &server.process.url, "--config", server.config.to_str().unwrap()], "");
+    let output = status(&server.config);
+    assert!(output.status.success(), "{output:?}");
+    // That of before is in use until there is one for other domains.
+    let others = place.dir.path().join("others.toml");
+    std::fs::write(&others, place.config(&["new.example"], "")).unwrap();
+    let output = status(&others);
     assert!(output.status.success(), "{output:?}");
     // All is for the user alone, and nothing is left over.
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
