@@ -123,7 +123,8 @@ impl Acme {
 
     /// Lets the next try come now, as far as the limits of the directory allow.
     pub(crate) fn ask_now(&self) {
-        self.0.asked_ms.store(millis(), Ordering::Relaxed);
+        // After what failed in this very millisecond.
+        self.0.asked_ms.store(millis().saturating_add(1), Ordering::Relaxed);
         self.0.wake.notify_one();
     }
 

@@ -89,9 +89,14 @@ pub(crate) async fn run(acme: Acme) {
             }
             Ok(Ok(Step::Ask(domains, tries, lock))) => {
                 held = None;
+                let wanted = acme.asked_ms();
                 let outcome = ask_alone(&acme, &domains).await;
                 note(&acme, &domains, tries, outcome).await;
                 drop(lock);
+                // Whoever wanted a try meanwhile has perhaps mended what was wrong.
+                if acme.asked_ms() > wanted {
+                    acme.ask_now();
+                }
                 Duration::ZERO
             }
             Ok(Err(e)) => {

@@ -74,6 +74,26 @@ async fn a_domain_that_cannot_be_validated_is_tried_four_times_an_hour_at_most()
     assert_eq!(place.directory.counts(), (4, 1));
 }
 
+/// As when somebody opens a port that the directory waits for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_during_a_try_that_fails_lets_the_next_one_come_at_once() {
+    let place = Place::new().await;
+    place.directory.book().faults.push_back(("/order/0/finalize", Fault::Problem(403, "unauthorized", None)));
+    let config = place.config(&[DOMAIN], "");
+    // The directory waits for a server.
+    let server = Server::start(&place.dir.path().join("one"), &config);
+    server.logs("a certificate is requested by ACME");
+    server.hang_up(&format!("{config}[log]\nlevel = \"debug\"\n"));
+    server.logs("the level of the log changes");
+    // A moment later the rest was read again, too.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    place.directory.book().servers.push(server.challenges);
+    let line = server.logs("ACME gave no certificate");
+    assert!(line.contains("unauthorized"), "{line}");
+    server.logs("there is a new certificate");
+    assert_eq!(place.directory.counts(), (2, 1));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_that_the_directory_asks_for_is_kept() {
     let place = Place::new().await;
