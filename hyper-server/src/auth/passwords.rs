@@ -258,7 +258,15 @@ impl Passwords {
     async fn owner(&self, user: &str, owner: &TokenOwner) -> Result<Option<Login>> {
         let is_in_file = self.is_in_file(user);
         let (directory, entry) = match (owner, &self.directory) {
-            (TokenOwner::File, _) => return Ok(is_in_file.then(|| Login::of(Principal::user(user)))),
+            (TokenOwner::File, directory) => {
+                if !is_in_file && directory.is_some() {
+                    tracing::info!(
+                        user = %user.escape_debug(),
+                        "an API token of the file of users is refused, as the file does not have the user: for a user of the directory make it again with `token add --config`"
+                    );
+                }
+                return Ok(is_in_file.then(|| Login::of(Principal::user(user))));
+            }
             (TokenOwner::Directory(entry), Some(directory)) if !is_in_file => (directory, entry),
             (TokenOwner::Directory(_), _) => return Ok(None),
         };
