@@ -98,7 +98,8 @@ impl Registry {
     }
 
     /// Ends the deliveries to webhooks, and waits until their places are recorded, for a few seconds at most. A request in flight is
-    /// broken off, and is sent again when the registry starts again. Dropping the registry ends them as well, without waiting.
+    /// broken off, and is sent again when the registry starts again: [`Registry::set_webhooks`] begins none after this. Dropping the
+    /// registry ends them as well, without waiting.
     pub async fn stop_webhooks(&self) {
         self.0.webhooks.stop().await;
     }

@@ -35,6 +35,8 @@ struct Inner {
     running: Vec<Running>,
     /// What waits for a runtime.
     waiting: Option<(Vec<Webhook>, SharedEventLog, Source)>,
+    /// Whether the server ends: a reload that goes on meanwhile begins none.
+    is_stopped: bool,
 }
 
 impl Webhooks {
@@ -43,13 +45,16 @@ impl Webhooks {
     }
 
     /// Tells these and no others. Those that are the same go on, those of the same name keep their counts, and those that the store
-    /// does not know begin with the next event.
+    /// does not know begin with the next event. After [`Webhooks::stop`] nothing begins.
     ///
     /// # Errors
     /// Those of a webhook that is not well formed: nothing changes.
     pub(crate) fn set(&self, webhooks: Vec<Webhook>, log: &SharedEventLog, source: &Source) -> Result<()> {
         check(&webhooks)?;
         let mut inner = self.inner();
+        if inner.is_stopped {
+            return Ok(());
+        }
         if Handle::try_current().is_err() {
             inner.waiting = (!webhooks.is_empty()).then(|| (webhooks, log.clone(), source.clone()));
             return Ok(());
@@ -80,9 +85,13 @@ impl Webhooks {
         }
     }
 
-    /// Ends all, and waits until their places are recorded.
+    /// Ends all for good, and waits until their places are recorded.
     pub(crate) async fn stop(&self) {
-        let running = std::mem::take(&mut self.inner().running);
+        let running = {
+            let mut inner = self.inner();
+            inner.is_stopped = true;
+            std::mem::take(&mut inner.running)
+        };
         futures::future::join_all(running.into_iter().map(Running::stop)).await;
     }
 

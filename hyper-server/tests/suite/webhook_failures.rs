@@ -191,6 +191,10 @@ async fn a_webhook_that_was_removed_comes_back_where_it_begins() {
     log.forget("ci").await.unwrap();
     api.registry.stop_webhooks().await;
     assert!(log.consumers().await.unwrap().is_empty());
+    // A reload that was under way then begins nothing.
+    api.registry.set_webhooks(vec![receiver.webhook("ci")]).unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(log.consumers().await.unwrap().is_empty());
 }
 
 /// The commands: what is configured or served is not removed, one that was given up is sent again by its id, and what no
