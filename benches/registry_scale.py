@@ -7,7 +7,8 @@ tags          1 000 000 tags in one repository: the time from the start of a ser
               tags at random places
 repositories  100 000 repositories: the same with pages of the catalog
 delete        a manifest with 10 000 tags is deleted
-connections   manifests are pulled by 500 connections, while 10 000 others are open and idle
+connections   manifests are pulled by 500 connections, while 10 000 others are open and idle: those that have asked once, and then,
+              with another server, those that have never asked
 collect       1 000 000 blobs, half of them garbage, are collected by `hyperregistry gc` beside a server: its peak of memory, and
               the time of pushes before and meanwhile
 
@@ -152,23 +153,28 @@ def connections(site, part):
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     script = f'wrk.headers["Accept"] = "{MANIFEST}"\nrequest = function() return wrk.format("GET", "/v2/bench/manifests/latest") end\n'
-    with site.start() as server:
-        client = Client(server.port, {})
-        put(client, "bench", "latest", manifest("x", [(client.push(b"{}"), 2)]))
-        before = wrk(server.port, script, active)
-        held = []
-        for _ in range(idle):
-            one = socket.create_connection(("127.0.0.1", server.port))
-            one.sendall(b"GET /v2/ HTTP/1.1\r\nHost: bench\r\n\r\n")
-            if not one.recv(4096).startswith(b"HTTP/1.1 200"):
-                sys.exit("an idle connection was refused")
-            held.append(one)
-        after = wrk(server.port, script, active)
-        memory = server.memory()
-        for one in held:
-            one.close()
-    return (f"{active} active connections: {before[2] / 1000:.1f} k/s, p99 {before[1]:.1f} ms; with {idle} idle ones "
-            f"{after[2] / 1000:.1f} k/s, p99 {after[1]:.1f} ms, memory {memory:.0f} MB")
+    lines = []
+    for kind in ("have asked once", "have never asked"):
+        with site.start() as server:
+            client = Client(server.port, {})
+            put(client, "bench", "latest", manifest("x", [(client.push(b"{}"), 2)]))
+            before = wrk(server.port, script, active)
+            alone = server.memory()
+            held = []
+            for _ in range(idle):
+                one = socket.create_connection(("127.0.0.1", server.port))
+                if kind == "have asked once":
+                    one.sendall(b"GET /v2/ HTTP/1.1\r\nHost: bench\r\n\r\n")
+                    if not one.recv(4096).startswith(b"HTTP/1.1 200"):
+                        sys.exit("an idle connection was refused")
+                held.append(one)
+            after = wrk(server.port, script, active)
+            memory = server.memory()
+            for one in held:
+                one.close()
+        lines.append(f"{active} active connections: {before[2] / 1000:.1f} k/s, p99 {before[1]:.1f} ms, memory {alone:.0f} MB; with {idle} "
+                     f"idle ones that {kind} {after[2] / 1000:.1f} k/s, p99 {after[1]:.1f} ms, memory {memory:.0f} MB")
+    return "\n  ".join(lines)
 
 
 def fill_blobs(port, first, last):

@@ -1,7 +1,7 @@
 //! The accept loop: a service on a socket, its limits and its shutdown.
 //!
-//! HTTP/1.1 and HTTP/2 on one port: with TLS the client chooses by ALPN, without it by prior knowledge. The loop is our own, over hyper-util's automatic builder,
-//! because the limits against slow and greedy clients have to be set there:
+//! HTTP/1.1 and HTTP/2 on one port: with TLS the client chooses by ALPN, without it by prior knowledge. The loop is our own, and so is the
+//! choice between the two (`http_connection.rs`), because the limits against slow and greedy clients have to be set there:
 //!
 //! | limit | against |
 //! |---|---|
@@ -23,7 +23,9 @@
 use crate::client_certificate::ClientCertificate;
 use crate::connection::{ConnectionInfo, Connections, Stopping};
 use crate::error::{API_VERSION, ApiError};
+use crate::http_connection::{Protocols, Stop};
 use crate::listener::{Accepted, Listeners};
+use crate::progress::{Answer, Progress};
 use crate::socket::IdleTimeout;
 use crate::tls::Tls;
 use axum::BoxError;
@@ -32,10 +34,9 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper_sdk::{Error, Result};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -44,6 +45,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
@@ -128,26 +130,32 @@ where
 {
     let listeners = listeners.into();
     let slots = Arc::new(Semaphore::new(options.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-    let graceful = GracefulShutdown::new();
     let cut = CancellationToken::new();
     let _cut_at_the_end = cut.clone().drop_guard();
     let stopping = cut.child_token();
     for tls in listeners.iter().filter_map(|listener| listener.tls_of().cloned()) {
         tokio::spawn(stopping.clone().run_until_cancelled_owned(tls.watch()));
     }
-    let connections = Arc::new(ConnectionServer { builder: builder(&options), options, stopping });
+    let protocols = Protocols {
+        http1: http1_builder(&options),
+        http2: http2_builder(&options),
+        head_time: options.header_timeout,
+        stop: Stop::new(stopping),
+    };
+    let connections = Arc::new(ConnectionServer { protocols, options });
     let mut shutdown = std::pin::pin!(shutdown);
     let mut first = 0;
+    // Those that are open when this is dropped are aborted.
+    let mut open = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
+            Some(_) = open.join_next() => continue,
             accepted = accept(&listeners, &mut first, &slots) => accepted,
         };
         match accepted {
             Ok((accepted, slot)) => {
-                let connection = connections.clone().run(service.clone(), accepted, slot, graceful.watcher());
-                let cut = cut.clone();
-                tokio::spawn(async move { cut.run_until_cancelled(connection).await });
+                open.spawn(connections.clone().run(service.clone(), accepted, slot));
             }
             Err(e) if is_temporary(&e) => {
                 // Out of file descriptors or memory: other connections must end first.
@@ -158,9 +166,10 @@ where
         }
     }
     drop(listeners);
-    // Connections without a first byte, or in their handshake, have no request in flight.
-    connections.stopping.cancel();
-    if tokio::time::timeout(connections.options.drain_timeout, graceful.shutdown()).await.is_err() {
+    // Connections without a request in flight end now, or a moment later when a head is coming.
+    connections.protocols.stop.set();
+    let ended = async { while open.join_next().await.is_some() {} };
+    if tokio::time::timeout(connections.options.drain_timeout, ended).await.is_err() {
         tracing::warn!("requests were aborted: they did not end within the drain time");
     }
     Ok(())
@@ -191,10 +200,8 @@ fn is_temporary(e: &io::Error) -> bool {
 
 /// Answers the requests of connections.
 struct ConnectionServer {
-    builder: auto::Builder<TokioExecutor>,
+    protocols: Protocols,
     options: ServerOptions,
-    /// Cancelled when the shutdown begins.
-    stopping: CancellationToken,
 }
 
 /// What is known of a connection, for the extensions of its requests.
@@ -206,13 +213,8 @@ struct Known {
 
 impl ConnectionServer {
     /// Answers one connection to its end.
-    async fn run<S, B>(
-        self: Arc<Self>,
-        service: S,
-        accepted: Accepted,
-        _slot: OwnedSemaphorePermit,
-        watcher: Watcher,
-    ) where
+    async fn run<S, B>(self: Arc<Self>, service: S, accepted: Accepted, _slot: OwnedSemaphorePermit)
+    where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send,
         S::Error: Into<BoxError>,
@@ -226,7 +228,7 @@ impl ConnectionServer {
             Accepted::Unix(stream) => {
                 let io = IdleTimeout::new(stream, self.options.write_timeout, unread.clone());
                 let known = Known { info: ConnectionInfo::unix(), certificate: None };
-                return self.answer(service, io, known, unread, watcher).await;
+                return self.answer(service, io, known, unread).await;
             }
         };
         if let Err(error) = stream.set_nodelay(true) {
@@ -236,17 +238,17 @@ impl ConnectionServer {
         let info = ConnectionInfo::new(peer, local);
         let Some(tls) = tls else {
             let io = IdleTimeout::new(stream, self.options.write_timeout, unread.clone());
-            return self.answer(service, io, Known { info, certificate: None }, unread, watcher).await;
+            return self.answer(service, io, Known { info, certificate: None }, unread).await;
         };
         let handshake = self.handshake(stream, &tls, unread.clone());
         let handshake = tokio::time::timeout(self.options.handshake_timeout, handshake);
-        match self.stopping.run_until_cancelled(handshake).await {
+        match self.protocols.stop.token().run_until_cancelled(handshake).await {
             Some(Ok(Ok(Some(stream)))) => {
                 let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                 let certificate =
                     shown.map(|der| ClientCertificate::new(der.clone().into_owned(), tls.name_rule()));
                 let known = Known { info: info.with_tls(), certificate };
-                self.answer(service, stream, known, unread, watcher).await;
+                self.answer(service, stream, known, unread).await;
             }
             Some(Ok(Err(error))) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
             Some(Err(_)) => tracing::debug!(%peer, "a TLS handshake took too long"),
@@ -260,7 +262,7 @@ impl ConnectionServer {
         stream: TcpStream,
         tls: &Tls,
         unread: Arc<AtomicBool>,
-    ) -> io::Result<Option<TlsStream<IdleTimeout<TcpStream>>>> {
+    ) -> io::Result<Option<Box<TlsStream<IdleTimeout<TcpStream>>>>> {
         let mut first = [0];
         let is_http = stream.peek(&mut first).await? == 1 && first[0].is_ascii_uppercase();
         let mut io = IdleTimeout::new(stream, self.options.write_timeout, unread.clone());
@@ -271,18 +273,13 @@ impl ConnectionServer {
             io.shutdown().await?;
             return Ok(None);
         }
-        tls.accept(io).await
+        // Boxed, as a client that has sent nothing must not have the room for it.
+        Ok(Box::pin(tls.accept(io)).await?.map(Box::new))
     }
 
     /// Answers the requests of a connection.
-    async fn answer<S, B, I>(
-        &self,
-        service: S,
-        io: I,
-        known: Known,
-        unread: Arc<AtomicBool>,
-        watcher: Watcher,
-    ) where
+    async fn answer<S, B, I>(&self, service: S, io: I, known: Known, unread: Arc<AtomicBool>)
+    where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send,
         S::Error: Into<BoxError>,
@@ -290,45 +287,55 @@ impl ConnectionServer {
         B::Error: Into<BoxError>,
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let started = Arc::new(AtomicBool::new(false));
-        let io = TokioIo::new(io);
-        let counts = self.options.connections.clone();
-        let first = started.clone();
+        let progress = Arc::new(Progress::default());
         let is_slow = self.options.slow_uploads || self.options.slow_downloads;
-        let stopping = is_slow.then(|| Stopping(self.stopping.clone()));
+        let link = Arc::new(Link {
+            known,
+            counts: self.options.connections.clone(),
+            stopping: is_slow.then(|| Stopping(self.protocols.stop.token().clone())),
+            unread,
+        });
+        let asking = progress.clone();
         let respond = hyper::service::service_fn(move |mut request: Request<Incoming>| {
-            first.store(true, Ordering::Relaxed);
-            let (service, counts, unread) = (service.clone(), counts.clone(), unread.clone());
-            request.extensions_mut().insert(known.info);
-            if let Some(stopping) = &stopping {
-                request.extensions_mut().insert(stopping.clone());
-            }
-            if let Some(certificate) = &known.certificate {
-                request.extensions_mut().insert(certificate.clone());
-            }
+            let asked = asking.ask(!request.body().is_end_stream());
+            let (service, link) = (service.clone(), link.clone());
+            link.add_to(&mut request);
             async move {
                 let response = if lacks_host(&request) {
-                    counts.refuse_request();
+                    link.counts.refuse_request();
                     without_host()
                 } else {
                     service.oneshot(request).await.map_err(axum::Error::new)?.map(Body::new)
                 };
                 if response.headers().get(header::CONNECTION).is_some_and(|value| value == "close") {
-                    unread.store(true, Ordering::Relaxed);
+                    link.unread.store(true, Ordering::Relaxed);
                 }
-                Ok::<_, axum::Error>(response)
+                Ok::<_, axum::Error>(response.map(|body| Answer::new(body, asked)))
             }
         });
-        let connection = watcher.watch(self.builder.serve_connection(io, respond).into_owned());
-        let mut connection = std::pin::pin!(connection);
-        // The builder has no timeout for the first bytes, which decide between HTTP/1 and HTTP/2.
-        let ended = match tokio::time::timeout(self.options.header_timeout, &mut connection).await {
-            Ok(ended) => ended,
-            Err(_) if !started.load(Ordering::Relaxed) => return,
-            Err(_) => connection.await,
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "connection ended");
+        self.protocols.speak(io, respond, progress).await;
+    }
+}
+
+/// What all requests of a connection share.
+struct Link {
+    known: Known,
+    counts: Connections,
+    /// When bodies may be slowed.
+    stopping: Option<Stopping>,
+    unread: Arc<AtomicBool>,
+}
+
+impl Link {
+    /// Adds what is known of the connection to the extensions of a request.
+    fn add_to(&self, request: &mut Request<Incoming>) {
+        let extensions = request.extensions_mut();
+        extensions.insert(self.known.info);
+        if let Some(stopping) = &self.stopping {
+            extensions.insert(stopping.clone());
+        }
+        if let Some(certificate) = &self.known.certificate {
+            extensions.insert(certificate.clone());
         }
     }
 }
@@ -358,19 +365,22 @@ fn without_host() -> Response {
     response
 }
 
-fn builder(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
-    // Of a stream and of a connection. All streams that wait together must leave room in the connection.
-    let (stream, connection) =
-        if options.slow_uploads { (SLOW_STREAM, 2 * STREAMS * SLOW_STREAM) } else { (1 << 20, 4 << 20) };
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn http1_builder(options: &ServerOptions) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(options.header_timeout)
         .max_headers(100)
         .half_close(false);
     builder
-        .http2()
+}
+
+fn http2_builder(options: &ServerOptions) -> http2::Builder<TokioExecutor> {
+    // Of a stream and of a connection. All streams that wait together must leave room in the connection.
+    let (stream, connection) =
+        if options.slow_uploads { (SLOW_STREAM, 2 * STREAMS * SLOW_STREAM) } else { (1 << 20, 4 << 20) };
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .adaptive_window(false)
         .initial_stream_window_size(stream)
@@ -383,4 +393,32 @@ fn builder(options: &ServerOptions) -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(options.header_timeout)
         .keep_alive_timeout(Duration::from_secs(20));
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// Ten thousand clients that say nothing have this, the state of their sockets and nothing else.
+    #[tokio::test]
+    async fn a_connection_that_waits_for_its_client_is_small() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let options = ServerOptions::default();
+        let protocols = Protocols {
+            http1: http1_builder(&options),
+            http2: http2_builder(&options),
+            head_time: options.header_timeout,
+            stop: Stop::new(CancellationToken::new()),
+        };
+        let server = Arc::new(ConnectionServer { protocols, options });
+        let service = tower::service_fn(async |_: Request<Incoming>| {
+            Ok::<_, std::convert::Infallible>(Response::new(Body::empty()))
+        });
+        let slot = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let size = size_of_val(&server.run(service, Accepted::Tcp { stream, peer, tls: None }, slot));
+        assert!(size < 2048, "{size} bytes");
+    }
 }

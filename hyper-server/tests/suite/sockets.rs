@@ -1,6 +1,7 @@
 //! What only a real socket shows: heads on the wire, slow clients, HTTP/2, the end.
 
 use super::support::{memory, noise};
+use futures::StreamExt as _;
 use hyper_sdk::Digest;
 use hyper_server::{Limits, RegistryOptions, RunningServer, Server, ServerOptions};
 use std::time::{Duration, Instant};
@@ -103,6 +104,178 @@ async fn the_server_closes_a_connection_whose_head_never_ends() {
     let idle = exchange(&server, "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert!(idle.starts_with("HTTP/1.1 200"), "an idle connection is closed after its answer");
     server.stop().await.unwrap();
+}
+
+/// Reads one response to `GET /v2/`.
+async fn answer_of(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    let reading = async {
+        while !answer.ends_with(b"{}") {
+            let mut part = [0; 512];
+            let length = stream.read(&mut part).await.unwrap();
+            assert!(length > 0, "closed after {:?}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&part[..length]);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), reading).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// The buffers of a quiet connection are given back, and made again when it goes on.
+#[tokio::test]
+async fn a_client_may_be_quiet_before_within_and_between_requests() {
+    let server = plain().await;
+    let pause = Duration::from_millis(450);
+    let request = "GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    let parts = [
+        (request.to_owned(), 1),
+        (request[..1].to_owned(), 0),
+        (request[1..].to_owned(), 1),
+        (request[..20].to_owned(), 0),
+        // Two at once, and half of the next one.
+        (format!("{}{request}{}", &request[20..], &request[..9]), 2),
+        (request[9..].to_owned(), 1),
+        (format!("\r\n{request}"), 1),
+    ];
+    for (part, answers) in parts {
+        tokio::time::sleep(pause).await;
+        stream.write_all(part.as_bytes()).await.unwrap();
+        for _ in 0..answers {
+            // Answers to requests that came together may come together.
+            let answer = answer_of(&mut stream).await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{part:?}: {answer}");
+            if answer.matches("HTTP/1.1 200").count() == answers {
+                break;
+            }
+        }
+    }
+    stream.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+    assert_eq!(server.registry().connections().accepted(), 1);
+    server.stop().await.unwrap();
+}
+
+/// What is in a body is no request, however long the client pauses there and whoever reads it.
+#[tokio::test]
+async fn a_body_may_be_read_after_its_response() {
+    let (bodies, mut read) = tokio::sync::mpsc::unbounded_channel();
+    let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let bodies = bodies.clone();
+        async move {
+            let target = request.uri().path().to_owned();
+            let length = request.headers().get("content-length").map(|value| value.to_str().unwrap());
+            let length: usize = length.map_or(0, |length| length.parse().unwrap());
+            tokio::spawn(async move {
+                let mut parts = axum::body::Body::new(request.into_body()).into_data_stream();
+                let mut body = Vec::new();
+                // hyper ends the stream with the next request alone.
+                while body.len() < length {
+                    body.extend_from_slice(&parts.next().await.unwrap().unwrap());
+                }
+                bodies.send((target, body)).unwrap();
+            });
+            Ok::<_, std::convert::Infallible>(http::Response::new(axum::body::Body::from("{}")))
+        }
+    });
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let options = short(2000);
+    let task = tokio::spawn(hyper_server::serve(listener, service, options, std::future::pending()));
+    let inner = "GET /inner HTTP/1.1\r\nhost: x\r\n\r\n";
+    let length = 6 * inner.len();
+    let head = format!("POST /own HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    answer_of(&mut stream).await;
+    // Longer than the time for a head.
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(450)).await;
+        stream.write_all(inner.as_bytes()).await.unwrap();
+    }
+    let (target, body) = tokio::time::timeout(Duration::from_secs(10), read.recv()).await.unwrap().unwrap();
+    assert_eq!((target.as_str(), body), ("/own", inner.repeat(6).into_bytes()));
+    stream.write_all(b"GET /next HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let answer = answer_of(&mut stream).await;
+    assert_eq!(answer.matches("HTTP/1.1 200").count(), 1, "{answer}");
+    assert_eq!(read.recv().await.unwrap().0, "/next");
+    assert!(read.try_recv().is_err(), "what is in a body was taken for a request");
+    // Whoever says nothing after a body has the time for a head.
+    stream.write_all(b"POST /last HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx").await.unwrap();
+    answer_of(&mut stream).await;
+    let ended = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut [0; 9])).await;
+    assert_eq!(ended.unwrap().unwrap(), 0);
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_quiet_client_that_dribbles_gets_no_further_time() {
+    let server = server(RegistryOptions::default(), short(1500)).await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(b"GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    answer_of(&mut stream).await;
+    let start = Instant::now();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let mut rest = Vec::new();
+    for byte in b"GET /v2/ HTTP/1.1\r\nhost: x\r\nx-slow: 12345678901234567890".chunks(1) {
+        if stream.write_all(byte).await.is_err() {
+            break;
+        }
+        let ended = tokio::time::timeout(Duration::from_millis(100), stream.read_to_end(&mut rest)).await;
+        if ended.is_ok() {
+            break;
+        }
+    }
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1200) && took < Duration::from_millis(2500), "{took:?}");
+    assert!(rest.is_empty());
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_preface_of_http2_may_come_in_parts() {
+    let server = plain().await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    for part in ["P", "RI * HTTP/2.0\r\n", "\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        stream.write_all(part.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let mut head = [0; 9];
+    tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut head)).await.unwrap().unwrap();
+    assert_eq!((head[3], &head[5..]), (4, &[0; 4][..]), "the first frame is SETTINGS: {head:?}");
+    drop(stream);
+    // What only begins like it is a request of HTTP/1.
+    let answer = exchange(&server, "PRI * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn stop_waits_for_no_quiet_connection() {
+    let server = plain().await;
+    let mut asked = TcpStream::connect(server.address()).await.unwrap();
+    asked.write_all(b"GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    answer_of(&mut asked).await;
+    let connect = || TcpStream::connect(server.address());
+    let (mut silent, mut half) = (connect().await.unwrap(), connect().await.unwrap());
+    half.write_all(b"GET /v2/ H").await.unwrap();
+    let mut more = connect().await.unwrap();
+    more.write_all(b"GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\nGET /v2/ H").await.unwrap();
+    answer_of(&mut more).await;
+    tokio::time::sleep(Duration::from_millis(450)).await;
+    let mut later = connect().await.unwrap();
+    later.write_all(b"GET /v2/ HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    answer_of(&mut later).await;
+    tokio::time::sleep(Duration::from_millis(450)).await;
+    later.write_all(b"GET /v2/ H").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let start = Instant::now();
+    server.stop().await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    for stream in [&mut asked, &mut silent, &mut half, &mut more, &mut later] {
+        assert_eq!(stream.read(&mut [0; 9]).await.unwrap(), 0);
+    }
 }
 
 #[tokio::test]

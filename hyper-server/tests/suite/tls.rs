@@ -187,6 +187,27 @@ async fn both_versions_of_http_are_spoken_over_tls() {
     assert!(client(&[&Authority::new("other")], None, true).get(&server.url).send().await.is_err());
 }
 
+/// The buffers of a quiet connection are given back, those of TLS are not.
+#[tokio::test]
+async fn a_connection_of_tls_goes_on_after_a_pause() {
+    let authority = Authority::new("root");
+    let files = Files::new(authority.issue("server", 1, 2090));
+    let server = start(&Tls::open(files.options.clone()).unwrap(), RegistryOptions::default()).await;
+    let root = reqwest::Certificate::from_pem(authority.pem.as_bytes()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([root]).http1_only().build().unwrap();
+    for size in [10, 3_000_000, 20] {
+        let content = super::support::noise(1, size);
+        let digest = hyper_sdk::Digest::sha256(&content);
+        let push = client.post(format!("{}/v2/a/blobs/uploads/?digest={digest}", server.url));
+        assert_eq!(push.body(content.clone()).send().await.unwrap().status(), 201);
+        tokio::time::sleep(Duration::from_millis(450)).await;
+        let pull = client.get(format!("{}/v2/a/blobs/{digest}", server.url)).send().await.unwrap();
+        assert_eq!(pull.bytes().await.unwrap(), content);
+        tokio::time::sleep(Duration::from_millis(450)).await;
+    }
+    assert_eq!(server.connections.accepted(), 1);
+}
+
 #[tokio::test]
 async fn plain_http_gets_a_clear_answer_and_a_slow_handshake_is_cut() {
     let authority = Authority::new("root");
