@@ -26,10 +26,7 @@ const NO_ACCOUNT: &str = "accountDoesNotExist";
 
 /// Gets a certificate for these domains. Returns the content of its file.
 pub(super) async fn ask(acme: &Acme, domains: &[String]) -> Result<String, Failure> {
-    let reading = acme.at_disk(|acme| Wire::new(acme.options().authorities.as_deref()));
-    let wire = tokio::time::timeout(TIME, reading).await;
-    let slow = || Error::new(ErrorKind::Timeout, "the authorities of the directory cannot be read in time");
-    let wire = match wire.unwrap_or_else(|_| Err(slow())) {
+    let wire = match wire(acme).await {
         Ok(wire) => wire,
         Err(error) => return Err(Failure { error, is_refusal: false, not_before: None }),
     };
@@ -39,6 +36,16 @@ pub(super) async fn ask(acme: &Acme, domains: &[String]) -> Result<String, Failu
         Err(Error::new(ErrorKind::Timeout, "the directory has not issued a certificate in time"))
     });
     outcome.map_err(|error| Failure { error, is_refusal, not_before: wire.not_before() })
+}
+
+/// Reads what is needed to speak with the directory.
+///
+/// # Errors
+/// [`ErrorKind::Timeout`] when the file of authorities cannot be read in time.
+pub(super) async fn wire(acme: &Acme) -> Result<Wire> {
+    let reading = acme.at_disk(|acme| Wire::new(acme.options().authorities.as_deref()));
+    let slow = || Error::new(ErrorKind::Timeout, "the authorities of the directory cannot be read in time");
+    tokio::time::timeout(TIME, reading).await.unwrap_or_else(|_| Err(slow()))
 }
 
 /// `is_refusal` is set when a failure counts for the directory.
@@ -131,6 +138,7 @@ async fn answer(acme: &Acme, domains: &[String], order: &mut Order) -> Result<()
                 (name, proof.as_str().to_owned())
             }
         };
+        acme.remember(&name, &text);
         acme.at_disk(move |acme| acme.folder().write(&name, &text)).await?;
         asked.set_ready().await.map_err(|e| explain(e).with_context("domain", &domain))?;
     }

@@ -7,9 +7,11 @@ use super::options::{self, AcmeOptions};
 use hyper_sdk::clock::{Clock as _, SystemClock};
 use hyper_sdk::{Error, Result};
 use rustls::ServerConfig;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, Semaphore};
 
@@ -37,7 +39,13 @@ struct Shared {
     asked_ms: AtomicI64,
     failures: AtomicU64,
     complained: Mutex<Option<Instant>>,
+    /// When a line about a slow folder was written.
+    slow: Mutex<Option<Instant>>,
     reads: Arc<Semaphore>,
+    /// The files of the challenges of the try that is made, which this server answers whatever its disk does.
+    answers: Mutex<BTreeMap<String, String>>,
+    /// The lock of that try.
+    lock: Mutex<Weak<File>>,
 }
 
 impl fmt::Debug for Acme {
@@ -83,7 +91,10 @@ impl Acme {
             asked_ms: AtomicI64::new(millis()),
             failures: AtomicU64::new(0),
             complained: Mutex::new(None),
+            slow: Mutex::new(None),
             reads: Arc::new(Semaphore::new(READS)),
+            answers: Mutex::default(),
+            lock: Mutex::new(Weak::new()),
         })))
     }
 
@@ -157,8 +168,26 @@ impl Acme {
         self.0.failures.load(Ordering::Relaxed)
     }
 
+    /// Begins a try, whose lock was taken.
+    pub(super) fn begin_try(&self, lock: &Arc<File>) {
+        self.forget_answers();
+        *self.0.lock.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(lock);
+    }
+
+    /// Answers a challenge from now on, whose file is about to be written for other servers.
+    #[cfg(feature = "acme")]
+    pub(super) fn remember(&self, file: &str, text: &str) {
+        let mut answers = self.0.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.insert(file.to_owned(), text.to_owned());
+    }
+
+    /// Ends the answers of a try.
+    pub(super) fn forget_answers(&self) {
+        self.0.answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Does something that reads or writes files, in a thread where it may block: the folder may be on another machine that does not
-    /// answer. What was begun is done also when this is dropped.
+    /// answer. What was begun is done also when this is dropped, and has the lock of the try until then.
     ///
     /// # Errors
     /// Those of what is done.
@@ -166,8 +195,13 @@ impl Acme {
         &self,
         act: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let acme = self.clone();
-        let done = tokio::task::spawn_blocking(move || act(&acme)).await;
+        let (acme, lock) =
+            (self.clone(), self.0.lock.lock().unwrap_or_else(PoisonError::into_inner).upgrade());
+        let done = tokio::task::spawn_blocking(move || {
+            let _lock = lock;
+            act(&acme)
+        });
+        let done = done.await;
         done.unwrap_or_else(|e| Err(Error::internal("a task was interrupted").with_source(e)))
     }
 
@@ -210,15 +244,33 @@ impl Acme {
         challenge::tls_config(&text)
     }
 
-    /// The answer of the challenge http-01 for a token.
-    pub(super) async fn http_answer(&self, token: &str) -> Option<String> {
-        self.challenge(challenge::http_file(token)?).await.ok()?
+    /// The answer of the challenge http-01 for a token; `None` when it is not awaited.
+    ///
+    /// # Errors
+    /// Those of [`Acme::challenge`].
+    pub(super) async fn http_answer(&self, token: &str) -> Result<Option<String>> {
+        match challenge::http_file(token) {
+            Some(file) => self.challenge(file).await,
+            None => Ok(None),
+        }
     }
 
-    /// Reads the file of a challenge; `None` when it is not there, or when too many others are read for too long.
+    /// The file of a challenge; `None` when it is not there. The disk is asked for those of other servers alone.
+    ///
+    /// # Errors
+    /// [`hyper_sdk::ErrorKind::Unavailable`] when too many others are read for too long, and those of the disk.
     async fn challenge(&self, file: String) -> Result<Option<String>> {
+        if let Some(own) = self.0.answers.lock().unwrap_or_else(PoisonError::into_inner).get(&file) {
+            return Ok(Some(own.clone()));
+        }
         let turn = tokio::time::timeout(PATIENCE, self.0.reads.clone().acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Ok(None) };
+        let Ok(Ok(turn)) = turn else {
+            if is_due(&self.0.slow) {
+                tracing::warn!("challenges of ACME wait for the folder, which is slow, and get no answer");
+            }
+            let message = "the folder of ACME does not answer: try again later";
+            return Err(Error::new(hyper_sdk::ErrorKind::Unavailable, message));
+        };
         self.at_disk(move |acme| {
             // Until the disk has answered, also when the client has gone.
             let _turn = turn;
@@ -229,15 +281,23 @@ impl Acme {
 
     /// Says, once in a while, that a client got no answer because there is no certificate yet.
     pub(crate) fn complain(&self) {
-        let mut last = self.0.complained.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|last| last.elapsed() >= QUIET) {
-            *last = Some(Instant::now());
+        if is_due(&self.0.complained) {
             tracing::warn!(
                 domains = self.domains().join(" "),
                 "clients cannot connect: there is no certificate yet. Lines before this one say why ACME gave none"
             );
         }
     }
+}
+
+/// Whether a line in the log may come again, as it does then.
+fn is_due(last: &Mutex<Option<Instant>>) -> bool {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_due = last.is_none_or(|last| last.elapsed() >= QUIET);
+    if is_due {
+        *last = Some(Instant::now());
+    }
+    is_due
 }
 
 #[cfg(test)]
@@ -273,14 +333,49 @@ mod tests {
         acme.folder().write(&format!("challenge-http-{token}"), "the answer").unwrap();
         let reading = acme.0.reads.clone().try_acquire_many_owned(READS as u32).unwrap();
         let begin = tokio::time::Instant::now();
-        assert_eq!(acme.http_answer(token).await, None);
-        assert_eq!(
-            acme.answer("r.example".to_owned()).await.unwrap_err().kind(),
-            hyper_sdk::ErrorKind::NotFound
-        );
+        let busy = hyper_sdk::ErrorKind::Unavailable;
+        assert_eq!(acme.http_answer(token).await.unwrap_err().kind(), busy);
+        assert_eq!(acme.answer("r.example".to_owned()).await.unwrap_err().kind(), busy);
         assert!(begin.elapsed() >= 2 * PATIENCE, "a file that is read soon is waited for");
+        // What this server has asked for itself needs no disk.
+        let own = "the-token-of-this-server";
+        acme.remember(&challenge::http_file(own).unwrap(), "its answer");
+        let begin = tokio::time::Instant::now();
+        assert_eq!(acme.http_answer(own).await.unwrap().as_deref(), Some("its answer"));
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        acme.forget_answers();
         drop(reading);
-        assert_eq!(acme.http_answer(token).await.as_deref(), Some("the answer"));
+        assert_eq!(acme.http_answer(own).await.unwrap(), None);
+        assert_eq!(acme.http_answer(token).await.unwrap().as_deref(), Some("the answer"));
         assert_eq!(acme.0.reads.available_permits(), READS);
+    }
+
+    #[tokio::test]
+    async fn what_hangs_at_the_disk_keeps_the_lock_of_its_try() {
+        let dir = tempfile::tempdir().unwrap();
+        let acme = acme(&dir);
+        let lock = Arc::new(acme.folder().try_lock().unwrap().unwrap());
+        acme.begin_try(&lock);
+        let (go_on, stopped) = mpsc::channel::<()>();
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        let hanging = acme.clone();
+        let task = tokio::spawn(async move {
+            let write = hanging.at_disk(move |_| {
+                let _ = begun.send(());
+                stopped.recv_timeout(Duration::from_secs(20)).map_err(|_| Error::invalid("nobody goes on"))
+            });
+            write.await
+        });
+        begins.await.unwrap();
+        task.abort();
+        drop(lock);
+        assert!(acme.folder().try_lock().unwrap().is_none(), "another server begins");
+        go_on.send(()).unwrap();
+        let free = async {
+            while acme.folder().try_lock().unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), free).await.unwrap();
     }
 }

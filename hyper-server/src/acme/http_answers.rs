@@ -32,8 +32,14 @@ impl HttpAnswers {
                 return plain(StatusCode::METHOD_NOT_ALLOWED, "a challenge is read with GET\n".into());
             }
             return match self.acme.http_answer(token).await {
-                Some(answer) => plain(StatusCode::OK, answer),
-                None => plain(StatusCode::NOT_FOUND, "no challenge of this token is awaited\n".into()),
+                Ok(Some(answer)) => plain(StatusCode::OK, answer),
+                Ok(None) => plain(StatusCode::NOT_FOUND, "no challenge of this token is awaited\n".into()),
+                Err(_) => {
+                    let text = "the answer cannot be read: try again later\n";
+                    let mut response = plain(StatusCode::SERVICE_UNAVAILABLE, text.into());
+                    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+                    response
+                }
             };
         }
         let place = self.place(&request).and_then(|place| HeaderValue::try_from(place).ok());

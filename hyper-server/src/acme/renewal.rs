@@ -87,12 +87,11 @@ async fn window(_: &Acme, _: &Name) -> Result<Option<Window>> {
 
 #[cfg(feature = "acme")]
 async fn window(acme: &Acme, (authority, serial): &Name) -> Result<Option<Window>> {
-    use super::wire::Wire;
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use hyper_sdk::clock::parse_rfc3339;
     use serde_json::Value;
-    let wire = acme.at_disk(|acme| Wire::new(acme.options().authorities.as_deref())).await?;
+    let wire = super::ask::wire(acme).await?;
     let json = |body: &[u8]| serde_json::from_slice::<Value>(body).unwrap_or_default();
     let (directory, _) = wire.get(acme.directory()).await?;
     let Some(url) = json(&directory)["renewalInfo"].as_str().map(str::to_owned) else { return Ok(None) };

@@ -9,6 +9,7 @@ use crate::standard_io::chain;
 use hyper_sdk::clock::{Clock as _, SystemClock, rfc3339};
 use hyper_sdk::{Error, Result};
 use std::fs::File;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -89,9 +90,12 @@ pub(crate) async fn run(acme: Acme) {
             }
             Ok(Ok(Step::Ask(domains, tries, lock))) => {
                 held = None;
-                let wanted = acme.asked_ms();
+                let (wanted, lock) = (acme.asked_ms(), Arc::new(lock));
+                acme.begin_try(&lock);
                 let outcome = ask_alone(&acme, &domains).await;
+                acme.forget_answers();
                 note(&acme, &domains, tries, outcome).await;
+                // What hangs at the disk still has it: that must not end in the turn of another server.
                 drop(lock);
                 // Whoever wanted a try meanwhile has perhaps mended what was wrong.
                 if acme.asked_ms() > wanted {

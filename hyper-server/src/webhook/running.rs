@@ -53,6 +53,7 @@ impl Webhooks {
         check(&webhooks)?;
         let mut inner = self.inner();
         if inner.is_stopped {
+            tracing::debug!("no webhook begins: they were stopped for good");
             return Ok(());
         }
         if Handle::try_current().is_err() {
