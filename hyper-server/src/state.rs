@@ -42,7 +42,7 @@ pub(crate) struct State {
     pub(crate) tls: OnceLock<Tls>,
     pub(crate) request_ids: RequestIds,
     /// The limits by client.
-    pub(crate) throttle: Throttle,
+    pub(crate) throttle: Arc<Throttle>,
     /// The right to look at a blob again that a reader found damaged.
     pub(crate) suspects: Arc<Semaphore>,
     /// The places of requests that wait for an event.

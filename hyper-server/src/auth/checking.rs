@@ -1,7 +1,7 @@
 //! The checks that are under way: equal ones wait for the first, whose outcome they then know.
 
-use hyper_sdk::Digest;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::OwnedMutexGuard;
 
@@ -9,16 +9,22 @@ use tokio::sync::OwnedMutexGuard;
 const MANY: usize = 1024;
 
 /// The places of checks, by keys that equal ones share.
-#[derive(Debug, Default)]
-pub(super) struct Checking(Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>);
+#[derive(Debug)]
+pub(super) struct Checking<K>(Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>);
 
-impl Checking {
+impl<K> Default for Checking<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Hash + Eq + Clone> Checking<K> {
     /// The right to make a check, once no equal one is under way. It ends when the value is dropped.
-    pub(super) async fn begin(&self, key: &Digest) -> OwnedMutexGuard<()> {
+    pub(super) async fn begin(&self, key: &K) -> OwnedMutexGuard<()> {
         self.place(key).lock_owned().await
     }
 
-    fn place(&self, key: &Digest) -> Arc<tokio::sync::Mutex<()>> {
+    fn place(&self, key: &K) -> Arc<tokio::sync::Mutex<()>> {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = places.get(key).and_then(Weak::upgrade) {
             return place;
@@ -40,7 +46,7 @@ mod tests {
     #[tokio::test]
     async fn equal_checks_wait_and_places_that_are_not_used_go() {
         let checking = Checking::default();
-        let key = |number: usize| Digest::sha256(number.to_string());
+        let key = |number: usize| number;
         let first = checking.begin(&key(0)).await;
         assert!(checking.begin(&key(0)).now_or_never().is_none());
         for number in 1..=2 * MANY {

@@ -11,6 +11,8 @@
 //!   hash of the user, the password, the network of the client and the entry, or the whole file of a wrong one, so that what
 //!   has changed is checked again. The password itself is
 //!   never stored. Equal checks at once are one.
+//! - The key of that hash is random, stays in the memory of the process and is of one file, so nobody can look for two passwords
+//!   with one hash.
 //! - The check of an unknown user is that of a wrong password: against an entry of the file that the name chooses, so
 //!   that it has a scheme and a cost which users of this file have.
 //! - When the file becomes unreadable or malformed, the users that were read last stay valid, and the error is logged.
@@ -22,6 +24,7 @@ use crate::throttle::{Guesses, network};
 use hyper_sdk::digest::Hasher;
 use hyper_sdk::small_file::{self, Kinds};
 use hyper_sdk::{Digest, Error, ErrorKind, Result, ResultExt};
+use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -70,15 +73,33 @@ impl Users {
     }
 }
 
+/// A line of a file, whose password was checked.
+#[derive(Clone)]
+pub(crate) struct Line(PasswordHash);
+
+impl Line {
+    /// What changes with the password of the user of the line.
+    pub(crate) fn stamp(&self, user: &str) -> Digest {
+        let mut hasher = Hasher::sha256();
+        hasher.update_field(user);
+        hasher.update_field(self.0.text());
+        hasher.finish()
+    }
+}
+
+/// What an outcome is remembered under.
+type Key = [u8; 32];
+
 /// The users of one file.
 pub(crate) struct Htpasswd {
     path: PathBuf,
     state: Mutex<State>,
-    right: Arc<Remembered<Digest>>,
-    wrong: Arc<Remembered<Digest>>,
-    checking: Checking,
+    right: Arc<Remembered<Key>>,
+    wrong: Arc<Remembered<Key>>,
+    checking: Checking<Key>,
     guesses: Arc<Guesses>,
-    salt: [u8; 32],
+    /// Has read the key of the keyed hash, which is one block.
+    keyed: Sha256,
     cores: Arc<Semaphore>,
     memory: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
@@ -117,8 +138,8 @@ impl Htpasswd {
         let seen = FileStamp::of(path)?;
         let users = read(path)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let mut salt = [0u8; 32];
-        super::fill_random(&mut salt)?;
+        let mut key = [0u8; 64];
+        super::fill_random(&mut key)?;
         Ok(Self {
             path: path.to_owned(),
             state: Mutex::new(State { users: Arc::new(users), seen: Some(seen), looked: Instant::now() }),
@@ -126,44 +147,70 @@ impl Htpasswd {
             wrong: Arc::new(Remembered::new(REMEMBERED_TIME, REMEMBERED_PASSWORDS)),
             checking: Checking::default(),
             guesses,
-            salt,
+            keyed: Sha256::new_with_prefix(key),
             cores: Arc::new(Semaphore::new(cores)),
             memory: Arc::new(Semaphore::new(MEMORY as usize)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX + cores)),
         })
     }
 
-    /// Whether the password is the user's. Only passwords whose outcome is not remembered count for the limits of wrong ones.
+    /// The line of the user, if the password is that of the line. Only passwords whose outcome is not remembered count for the limits of
+    /// wrong ones.
     ///
     /// # Errors
     /// [`ErrorKind::TooManyRequests`] when too many checks are waiting, or too many passwords were wrong.
-    pub(crate) async fn verify(&self, user: &str, password: &str, client: Option<IpAddr>) -> Result<bool> {
-        let users = self.users();
-        let known = users.find(user);
-        let hash = known.cloned().unwrap_or_else(|| users.decoy(user));
-        let Some(significant) = hash.significant(password) else { return Ok(false) };
+    pub(crate) async fn verify(
+        &self,
+        user: &str,
+        password: &str,
+        client: Option<IpAddr>,
+    ) -> Result<Option<Line>> {
+        let now = Instant::now();
+        let users = self.users(now);
+        let (known, decoy);
+        let hash = match users.find(user) {
+            Some(hash) => {
+                known = Some(hash);
+                hash
+            }
+            None => {
+                (known, decoy) = (None, users.decoy(user));
+                &decoy
+            }
+        };
+        let Some(significant) = hash.significant(password) else { return Ok(None) };
         // An outcome is remembered for a network alone, as elsewhere it would tell those what it is who are refused.
         let key = |of: &str| self.key(&[user.as_bytes(), significant, of.as_bytes()], client);
         let right = known.map(|hash| key(hash.text()));
+        if right.as_ref().is_some_and(|right| self.right.has(right, now)) {
+            self.guesses.may_repeat(user, client, now)?;
+            return Ok(known.cloned().map(Line));
+        }
         // With another file all are checked again: what stands in for unknown users may be another entry.
         let wrong = key(&users.generation);
-        let remembered = || {
-            let now = Instant::now();
-            match right.as_ref().is_some_and(|right| self.right.has(right, now)) {
-                true => Some(self.guesses.may_repeat(user, client, now).map(|()| true)),
-                false => self.wrong.has(&wrong, now).then_some(Ok(false)),
-            }
-        };
-        if let Some(outcome) = remembered() {
-            return outcome;
+        if self.wrong.has(&wrong, now) {
+            return Ok(None);
         }
+        let check = Check { user, password, client, hash: hash.clone(), right, wrong };
+        // Boxed, as few requests have one.
+        let is_right = Box::pin(self.check(check)).await?;
+        Ok(is_right.then(|| known.cloned().map(Line)).flatten())
+    }
+
+    /// Checks a password whose outcome is not remembered.
+    async fn check(&self, check: Check<'_>) -> Result<bool> {
+        let Check { user, password, client, hash, right, wrong } = check;
         // Machines that begin at once with one password are one check, and one guess.
         let place = self.checking.begin(&wrong).await;
-        if let Some(outcome) = remembered() {
-            return outcome;
+        let now = Instant::now();
+        if right.as_ref().is_some_and(|right| self.right.has(right, now)) {
+            return self.guesses.may_repeat(user, client, now).map(|()| true);
+        }
+        if self.wrong.has(&wrong, now) {
+            return Ok(false);
         }
         let closed = |e| Error::internal("the queue of password checks is closed").with_source(e);
-        let guess = self.guesses.begin(user, client, Instant::now())?;
+        let guess = self.guesses.begin(user, client, now)?;
         let waiting = self.waiting.clone().try_acquire_owned().map_err(|_| {
             Error::new(ErrorKind::TooManyRequests, "too many logins at once: try again later")
         })?;
@@ -196,38 +243,48 @@ impl Htpasswd {
 
     /// What changes with the password of a user; `None` without one.
     pub(crate) fn stamp(&self, user: &str) -> Option<Digest> {
-        let users = self.users();
-        let mut hasher = Hasher::sha256();
-        hasher.update_field(user);
-        hasher.update_field(users.find(user)?.text());
-        Some(hasher.finish())
+        let hash = self.users(Instant::now()).find(user)?.clone();
+        Some(Line(hash).stamp(user))
     }
 
     /// The users; `None` while the file cannot be read.
     pub(crate) fn names(&self) -> Option<Vec<String>> {
-        let users = self.users();
+        let users = self.users(Instant::now());
         let is_read = self.state.lock().unwrap_or_else(PoisonError::into_inner).seen.is_some();
         is_read.then(|| users.entries.iter().map(|(name, _)| name.clone()).collect())
     }
 
     /// Whether the file has this user.
     pub(crate) fn knows(&self, user: &str) -> bool {
-        self.users().find(user).is_some()
+        self.users(Instant::now()).find(user).is_some()
     }
 
-    fn key(&self, fields: &[&[u8]], client: Option<IpAddr>) -> Digest {
-        let mut hasher = Hasher::sha256();
-        hasher.update(self.salt);
-        hasher.update_field(client.map(network).map_or_else(String::new, |network| network.to_string()));
-        fields.iter().for_each(|field| hasher.update_field(field));
-        hasher.finish()
+    /// The keyed hash of some fields and the network of the client. No two lists of fields have the same bytes.
+    fn key(&self, fields: &[&[u8]], client: Option<IpAddr>) -> Key {
+        let mut hasher = self.keyed.clone();
+        match client.map(network) {
+            None => hasher.update([0]),
+            Some(IpAddr::V4(address)) => {
+                hasher.update([4]);
+                hasher.update(address.octets());
+            }
+            Some(IpAddr::V6(address)) => {
+                hasher.update([6]);
+                hasher.update(address.octets());
+            }
+        }
+        for field in fields {
+            hasher.update((field.len() as u64).to_le_bytes());
+            hasher.update(field);
+        }
+        hasher.finalize().into()
     }
 
     /// The users, read again when the file has changed.
-    fn users(&self) -> Arc<Users> {
+    fn users(&self, now: Instant) -> Arc<Users> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.elapsed() >= CHECK_INTERVAL {
-            state.looked = Instant::now();
+        if now.saturating_duration_since(state.looked) >= CHECK_INTERVAL {
+            state.looked = now;
             match FileStamp::of(&self.path) {
                 Ok(stamp) if state.seen == Some(stamp) => {}
                 Ok(stamp) => match read(&self.path) {
@@ -257,6 +314,18 @@ impl Htpasswd {
         }
         state.users.clone()
     }
+}
+
+/// A password that has to be checked.
+struct Check<'a> {
+    user: &'a str,
+    password: &'a str,
+    client: Option<IpAddr>,
+    hash: PasswordHash,
+    /// Of a user of the file: what is remembered when it is right.
+    right: Option<Key>,
+    /// What is remembered when it is wrong.
+    wrong: Key,
 }
 
 /// The largest file that is read, in bytes.
@@ -330,185 +399,4 @@ pub fn entry(user: &str, password: &str, cost: u32) -> Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::throttle::{Throttle, Throttling};
-
-    fn open(path: &Path) -> Htpasswd {
-        let throttle = Throttle::new(&Throttling::default());
-        Htpasswd::open(path, throttle.guesses().clone()).unwrap()
-    }
-
-    #[test]
-    fn an_htpasswd_file_has_one_user_a_line() {
-        let good = entry("a", "secret", 4).unwrap();
-        assert_eq!(parse(&format!("# x\n\n{good}\n")).unwrap().entries.len(), 1);
-        assert!(parse(&format!("\u{feff}{good}\r\n")).unwrap().find("a").is_some());
-        for (text, why) in [
-            ("a:{SHA}x", "line 1: the hash is SHA-1"),
-            ("\nnocolon", "line 2: expected USER:HASH"),
-            (":x", "empty"),
-            (&format!("{good}\n{good}"), "twice"),
-        ] {
-            let e = parse(text).unwrap_err().to_string();
-            assert!(e.contains(why), "{e}");
-        }
-        assert!(entry("a:b", "x", 4).is_err());
-        assert!(entry("a", &"x".repeat(73), 4).is_err());
-    }
-
-    #[test]
-    fn the_hash_for_unknown_users_is_valid() {
-        assert!(!Users::default().decoy("a").verify(""));
-    }
-
-    /// An unknown user of a file with one scheme must not be told from a known one by the time of another scheme.
-    #[test]
-    fn an_unknown_user_is_checked_against_an_entry_of_the_file() {
-        let argon2 = format!("b:{}", super::super::password_hash::tests::ARGON2ID);
-        let bcrypt = entry("a", "secret", 4).unwrap();
-        assert!(parse(&argon2).unwrap().decoy("x").text().starts_with("$argon2id$"));
-        assert!(parse(&bcrypt).unwrap().decoy("x").text().starts_with("$2y$04$"));
-        let both = parse(&format!("{argon2}\n{bcrypt}")).unwrap();
-        let decoy = |name: &str| both.decoy(name).text().to_owned();
-        assert_eq!(decoy("x"), decoy("x"));
-        let seen: std::collections::BTreeSet<_> = (0..64).map(|n| decoy(&n.to_string())).collect();
-        assert_eq!(seen.len(), 2);
-    }
-
-    #[tokio::test]
-    async fn users_of_both_schemes_log_in() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("htpasswd");
-        let argon2 = format!("b:{}", super::super::password_hash::tests::ARGON2ID);
-        std::fs::write(&path, format!("{argon2}\n{}\n", entry("a", "one", 4).unwrap())).unwrap();
-        let users = open(&path);
-        assert!(
-            users.verify("a", "one", None).await.unwrap() && users.verify("b", "secret", None).await.unwrap()
-        );
-        for (user, password) in [("a", "secret"), ("b", "one"), ("c", "secret"), ("c", "one"), ("", "")] {
-            assert!(!users.verify(user, password, None).await.unwrap(), "{user}");
-        }
-    }
-
-    /// A client that disconnects leaves a check behind that costs as much as any other.
-    #[tokio::test]
-    async fn checks_of_clients_that_disconnected_count() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("htpasswd");
-        std::fs::write(&path, entry("a", "one", 12).unwrap()).unwrap();
-        let users = open(&path);
-        let free = users.cores.available_permits();
-        let check = users.verify("a", "two", None);
-        assert!(tokio::time::timeout(Duration::from_millis(20), check).await.is_err());
-        assert_eq!(users.cores.available_permits(), free - 1);
-        while users.cores.available_permits() != free {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        assert_eq!(users.memory.available_permits(), MEMORY as usize);
-    }
-
-    /// Machines that begin at once with one password, right or wrong, must not use up what others may guess.
-    #[tokio::test]
-    async fn equal_passwords_at_once_are_one_check() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("htpasswd");
-        std::fs::write(&path, entry("a", "one", 4).unwrap()).unwrap();
-        let (users, client) = (open(&path), Some([192, 0, 2, 1].into()));
-        for (password, is_right) in [("one", true), ("two", false)] {
-            let at_once = (0..500).map(|_| users.verify("a", password, client));
-            for outcome in futures::future::join_all(at_once).await {
-                assert_eq!(outcome.unwrap(), is_right);
-            }
-        }
-        // One of ten wrong ones is used.
-        for n in 0..9 {
-            assert!(!users.verify("a", &n.to_string(), client).await.unwrap());
-        }
-        let e = users.verify("a", "last", client).await.unwrap_err();
-        assert_eq!(e.kind(), ErrorKind::TooManyRequests);
-        assert!(users.verify("a", "one", client).await.unwrap(), "a password that is known to be right");
-        assert!(!users.verify("a", "two", client).await.unwrap(), "a password that is known to be wrong");
-
-        // Elsewhere nobody learns from a refusal which password is right.
-        let elsewhere = Some([192, 0, 2, 2].into());
-        for n in 0..10 {
-            assert!(!users.verify("a", &n.to_string(), elsewhere).await.unwrap());
-        }
-        for password in ["one", "two", "three"] {
-            users.verify("a", password, elsewhere).await.unwrap_err();
-        }
-    }
-
-    /// A client that hangs up leaves its outcome for the next one.
-    #[tokio::test]
-    async fn the_outcome_of_a_client_that_disconnected_is_remembered() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("htpasswd");
-        std::fs::write(&path, entry("a", "one", 12).unwrap()).unwrap();
-        let users = open(&path);
-        for _ in 0..20 {
-            let check = users.verify("a", "two", Some([192, 0, 2, 1].into()));
-            match tokio::time::timeout(Duration::from_millis(20), check).await {
-                Ok(outcome) => return assert!(!outcome.unwrap()),
-                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            }
-        }
-        panic!("each client began anew");
-    }
-
-    #[tokio::test]
-    async fn a_password_has_one_spelling() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("htpasswd");
-        let long = "x".repeat(72);
-        std::fs::write(
-            &path,
-            format!("{}\n{}", entry("a", "one", 4).unwrap(), entry("b", &long, 4).unwrap()),
-        )
-        .unwrap();
-        let users = open(&path);
-        assert!(!users.verify("a", "one\0one", None).await.unwrap());
-        for n in 0..3 {
-            assert!(users.verify("b", &format!("{long}{n}"), None).await.unwrap());
-        }
-        let known = (0..9).filter(|n| {
-            let hash = users.users().find("b").unwrap().clone();
-            let long = format!("{long}{n}");
-            let key = users.key(&[b"b", hash.significant(&long).unwrap(), hash.text().as_bytes()], None);
-            users.right.has(&key, Instant::now())
-        });
-        assert_eq!(known.count(), 9, "bcrypt takes 72 bytes");
-    }
-
-    #[tokio::test]
-    async fn a_changed_file_is_read_again_and_a_malformed_one_ignored() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("htpasswd");
-        std::fs::write(&path, entry("a", "one", 4).unwrap()).unwrap();
-        let users = open(&path);
-        assert!(users.verify("a", "one", None).await.unwrap());
-        assert!(users.verify("a", "one", None).await.unwrap());
-        assert!(!users.verify("a", "two", None).await.unwrap());
-        assert!(!users.verify("b", "one", None).await.unwrap());
-
-        let look_now = || users.state.lock().unwrap().looked -= CHECK_INTERVAL;
-        std::fs::write(&path, format!("{}\n", entry("a", "two", 4).unwrap())).unwrap();
-        look_now();
-        assert!(users.verify("a", "two", None).await.unwrap());
-        assert!(!users.verify("a", "one", None).await.unwrap());
-
-        let line = std::fs::read_to_string(&path).unwrap();
-        assert!(!users.verify("b", "two", None).await.unwrap());
-        std::fs::write(&path, format!("{line}{}", line.replace("a:", "b:"))).unwrap();
-        look_now();
-        assert!(users.verify("b", "two", None).await.unwrap(), "the hash of another user");
-
-        std::fs::write(&path, "nonsense").unwrap();
-        look_now();
-        assert!(users.verify("a", "two", None).await.unwrap());
-        std::fs::remove_file(&path).unwrap();
-        look_now();
-        assert!(users.verify("a", "two", None).await.unwrap());
-    }
-}
+mod tests;

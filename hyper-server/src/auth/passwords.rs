@@ -9,7 +9,7 @@
 
 mod login;
 
-use self::login::Login;
+use self::login::{Login, Proved};
 use super::api_token::ApiToken;
 use super::api_tokens::{ApiTokens, Grant, NewRefresh};
 use super::htpasswd::Htpasswd;
@@ -366,20 +366,23 @@ impl Passwords {
                 None => user == grant.user,
             };
             let Some(grant) = tokens.verify(password).await?.filter(is_of) else { return Ok(None) };
-            return self.granted(&grant).await;
+            return Box::pin(self.granted(&grant)).await;
         }
+        // What asks others is boxed: the answer to most requests is remembered, and they need no room for it.
         if self.issuers.is_login(user, password) {
-            return self.of_issuer(password, self.issuers.named(user), client).await;
+            return Box::pin(self.of_issuer(password, self.issuers.named(user), client)).await;
         }
         if let Some(directory) = self.directory.as_ref().filter(|_| !self.is_in_file(user)) {
-            let person = directory.verify(user, password, client).await?;
+            let person = Box::pin(directory.verify(user, password, client)).await?;
             return Ok(person.map(|person| Login { by_password: true, ..Login::of_person(user, person) }));
         }
         let Some(users) = &self.users else { return Ok(None) };
-        // Of before the check, which takes a while: the line may be replaced meanwhile.
-        let proved = users.stamp(user);
-        let is_right = users.verify(user, password, client).await?;
-        Ok(is_right.then(|| Login { by_password: true, proved, ..Login::of(Principal::user(user)) }))
+        let line = users.verify(user, password, client).await?;
+        Ok(line.map(|line| Login {
+            by_password: true,
+            proved: Some(Proved::Line(line)),
+            ..Login::of(Principal::user(user))
+        }))
     }
 
     /// Who a refresh token stands for; `None` when it is wrong. Wrong ones count as wrong passwords do.
@@ -429,7 +432,7 @@ impl Passwords {
     /// replaced it: a password that was right before must not be bound to that.
     async fn login_binding(&self, user: &str, login: &Login) -> Result<Option<Digest>> {
         let now = self.binding(user).await?;
-        let proved = login.proved.as_ref().map(|stamp| self.bind(stamp));
+        let proved = login.proved.as_ref().map(|proved| self.bind(&proved.stamp(user)));
         Ok(now.filter(|now| proved.as_ref() == Some(now)))
     }
 

@@ -91,7 +91,9 @@ impl PolicyFile {
         name: &RepositoryName,
         tag: Option<&Tag>,
     ) -> Decision {
-        self.policy().decide(&who.subject(), operation, name.as_str(), tag.map(Tag::as_str))
+        // Under the lock, as each request decides: a clone would be one more thing that all of them write.
+        let policy = self.0.policy.read().unwrap_or_else(PoisonError::into_inner);
+        policy.decide(&who.subject(), operation, name.as_str(), tag.map(Tag::as_str))
     }
 }
 

@@ -33,6 +33,16 @@ pub(crate) static CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-c
 
 /// Answers an admitted request.
 pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Incoming) -> Outcome {
+    match (&endpoint, call.method()) {
+        (Endpoint::Manifest { repository, reference, .. }, &Method::GET | &Method::HEAD) => {
+            manifests::get(call, repository, reference).await
+        }
+        // Boxed, so that a request has the room for its own handler and not for the largest one.
+        _ => Box::pin(dispatch_others(call, endpoint, body)).await,
+    }
+}
+
+async fn dispatch_others(call: &Call<'_>, endpoint: Endpoint, body: &mut Incoming) -> Outcome {
     let method = call.method().clone();
     match endpoint {
         Endpoint::Base => Ok(json(b"{}".to_vec())),
@@ -92,7 +102,6 @@ pub(crate) async fn dispatch(call: &Call<'_>, endpoint: Endpoint, body: &mut Inc
         Endpoint::Manifest { repository, reference, tags } => match method {
             Method::PUT => manifests::put(call, repository, reference, tags, body).await,
             Method::DELETE => manifests::delete(call, repository, reference).await,
-            Method::GET | Method::HEAD => manifests::get(call, &repository, &reference).await,
             _ => Err(without_handler()),
         },
     }

@@ -1,10 +1,8 @@
-//! The two kinds of limits: how often, and how many at once.
+//! How often something may happen: the generic cell rate algorithm.
 
 use super::rate::Rate;
 use super::table::{Place, SETS, Table};
 use std::hash::Hash;
-use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A time in nanoseconds since some moment; 0 is before all of them.
@@ -60,43 +58,6 @@ impl Pace {
             None | Some(0) => Ok(next),
             Some(wait) => Err(Duration::from_nanos(wait)),
         }
-    }
-}
-
-/// How much each key may have under way at once.
-#[derive(Debug)]
-pub(super) struct AtOnce {
-    most: u32,
-    table: Table<u32>,
-}
-
-impl AtOnce {
-    pub(super) fn new(most: NonZeroU32) -> Self {
-        Self { most: most.get(), table: Table::new(SETS) }
-    }
-
-    /// Begins one, if there may be one more.
-    pub(super) fn begin(self: &Arc<Self>, key: impl Hash) -> Option<Permit> {
-        let begin = |count: &mut u32| {
-            let may = *count < self.most;
-            *count += u32::from(may);
-            may
-        };
-        let (place, may) = self.table.change(key, |count| *count == 0, begin);
-        may.then(|| Permit { gate: self.clone(), place })
-    }
-}
-
-/// Something that is under way until this is dropped.
-#[derive(Debug)]
-pub(super) struct Permit {
-    gate: Arc<AtOnce>,
-    place: Place,
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.gate.table.change_at(self.place, |count| *count -= 1);
     }
 }
 
@@ -191,40 +152,5 @@ mod tests {
         for newcomer in 500_000..500_010u32 {
             pace.take(newcomer, later).unwrap();
         }
-    }
-
-    #[test]
-    fn as_many_are_under_way_as_may_be() {
-        let gate = Arc::new(AtOnce::new(NonZeroU32::new(3).unwrap()));
-        let mut permits: Vec<Permit> = (0..3).map(|_| gate.begin("a").unwrap()).collect();
-        assert!(gate.begin("a").is_none() && gate.begin("b").is_some());
-        permits.pop();
-        let again = gate.begin("a").unwrap();
-        assert!(gate.begin("a").is_none());
-        drop((permits, again));
-        assert!(gate.begin("a").is_some());
-    }
-
-    #[test]
-    fn threads_at_once_never_have_more_under_way() {
-        let gate = Arc::new(AtOnce::new(NonZeroU32::new(4).unwrap()));
-        let (now, most) = (AtomicU32::new(0), AtomicU32::new(0));
-        std::thread::scope(|scope| {
-            for _ in 0..8 {
-                scope.spawn(|| {
-                    for _ in 0..2000 {
-                        if let Some(permit) = gate.begin("a") {
-                            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                            std::thread::yield_now();
-                            now.fetch_sub(1, Ordering::SeqCst);
-                            drop(permit);
-                        }
-                    }
-                });
-            }
-        });
-        assert!((1..=4).contains(&most.into_inner()));
-        let all: Vec<_> = (0..4).map(|_| gate.begin("a").unwrap()).collect();
-        assert!(gate.begin("a").is_none() && all.len() == 4);
     }
 }

@@ -15,6 +15,7 @@
 //! [`volume`] slows the bodies of requests and responses. [`guesses`] limits wrong passwords, and is asked by what checks them, as
 //! only they are counted.
 
+mod accounts;
 mod gates;
 mod guesses;
 mod options;
@@ -30,7 +31,8 @@ pub(crate) use refusals::{Refusals, by_names, direction_names, limit_names, pace
 pub use volume::ByteRate;
 pub(crate) use volume::Pacer;
 
-use gates::{AtOnce, Nanos, Pace, Permit};
+use accounts::{Accounts, UnderWay};
+use gates::Nanos;
 use hyper_sdk::{Error, ErrorKind, Result};
 use refusals::{By, Of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -70,33 +72,36 @@ pub(crate) struct Throttle {
 #[derive(Debug)]
 struct Gates {
     by: By,
-    reads: Option<Pace>,
-    writes: Option<Pace>,
-    requests: Option<Arc<AtOnce>>,
-    uploads: Option<Arc<AtOnce>>,
+    accounts: Accounts,
     sent: Option<Arc<Volume>>,
     got: Option<Arc<Volume>>,
 }
 
 impl Throttle {
-    pub(crate) fn new(options: &Throttling) -> Self {
+    pub(crate) fn new(options: &Throttling) -> Arc<Self> {
         let gates = |by, allowance: &Allowance| Gates {
             by,
-            reads: allowance.reads.map(Pace::new),
-            writes: allowance.writes.map(Pace::new),
-            requests: allowance.requests_at_once.map(|most| Arc::new(AtOnce::new(most))),
-            uploads: allowance.uploads_at_once.map(|most| Arc::new(AtOnce::new(most))),
+            accounts: Accounts::new(allowance),
             sent: allowance.upload.map(|rate| Arc::new(Volume::new(rate))),
             got: allowance.download.map(|rate| Arc::new(Volume::new(rate))),
         };
         let (epoch, refusals) = (Instant::now(), Arc::<Refusals>::default());
-        Self {
+        Arc::new(Self {
             guesses: Arc::new(Guesses::new(&options.wrong_passwords, epoch, refusals.clone())),
             address: gates(By::Address, &options.address),
             anonymous: gates(By::Anonymous, &options.anonymous),
             user: gates(By::User, &options.user),
             epoch,
             refusals,
+        })
+    }
+
+    /// The limits of requests.
+    fn gates(&self, by: By) -> &Gates {
+        match by {
+            By::Address => &self.address,
+            By::Anonymous => &self.anonymous,
+            By::User | By::UserAtAddress => &self.user,
         }
     }
 
@@ -137,7 +142,7 @@ pub(crate) struct Turn {
     client: Option<IpAddr>,
     /// `None` is what no limit refuses.
     kind: Option<Kind>,
-    permits: Vec<Arc<Permit>>,
+    under_way: Option<Arc<UnderWay>>,
     /// The rates of what the client sends, and of what it gets.
     paced: Option<(Pacer, Pacer)>,
 }
@@ -145,12 +150,12 @@ pub(crate) struct Turn {
 /// What a request has under way, until it and its copies are dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
-    _permits: Vec<Arc<Permit>>,
+    _under_way: Option<Arc<UnderWay>>,
 }
 
 impl Turn {
     pub(crate) fn new(client: Option<IpAddr>, kind: Option<Kind>) -> Self {
-        Self { client, kind, permits: Vec::new(), paced: None }
+        Self { client, kind, under_way: None, paced: None }
     }
 
     /// The address of the client, when it is known.
@@ -160,13 +165,13 @@ impl Turn {
 
     /// Ends what the request has under way. Its bytes have no rate any more.
     pub(crate) fn end(&mut self) {
-        self.permits.clear();
+        self.under_way = None;
         self.paced = None;
     }
 
     /// What the request has under way, for work that goes on when its client has gone away.
     pub(crate) fn held(&self) -> Held {
-        Held { _permits: self.permits.clone() }
+        Held { _under_way: self.under_way.clone() }
     }
 
     /// The rates that hold for the body of the request.
@@ -183,9 +188,9 @@ impl Turn {
     ///
     /// # Errors
     /// [`ErrorKind::TooManyRequests`] with the time to wait.
-    pub(crate) fn of_address(&mut self, throttle: &Throttle) -> Result<()> {
+    pub(crate) fn of_address(&mut self, throttle: &Arc<Throttle>) -> Result<()> {
         match self.client {
-            Some(client) => self.take(throttle, &throttle.address, network(client)),
+            Some(client) => self.take(throttle, By::Address, network(client)),
             None => Ok(()),
         }
     }
@@ -194,41 +199,37 @@ impl Turn {
     ///
     /// # Errors
     /// [`ErrorKind::TooManyRequests`] with the time to wait.
-    pub(crate) fn of_principal(&mut self, throttle: &Throttle, user: Option<&str>) -> Result<()> {
+    pub(crate) fn of_principal(&mut self, throttle: &Arc<Throttle>, user: Option<&str>) -> Result<()> {
         match (user, self.client) {
-            (Some(user), _) => self.take(throttle, &throttle.user, user),
-            (None, Some(client)) => self.take(throttle, &throttle.anonymous, network(client)),
+            (Some(user), _) => self.take(throttle, By::User, user),
+            (None, Some(client)) => self.take(throttle, By::Anonymous, network(client)),
             (None, None) => Ok(()),
         }
     }
 
-    fn take(&mut self, throttle: &Throttle, gates: &Gates, key: impl std::hash::Hash + Copy) -> Result<()> {
-        let Some(kind) = self.kind else { return Ok(()) };
+    fn take(&mut self, throttle: &Arc<Throttle>, by: By, key: impl std::hash::Hash + Copy) -> Result<()> {
+        let (Some(kind), gates) = (self.kind, throttle.gates(by)) else { return Ok(()) };
         // Authentication may have taken its time.
         let now = throttle.nanos(Instant::now());
         let refuse = |of, wait| {
-            throttle.refusals().count(gates.by, of, self.client, now);
-            Err(limited(gates.by, of, wait))
+            throttle.refusals().count(by, of, self.client, now);
+            Err(limited(by, of, wait))
         };
-        let uploads = gates.uploads.as_ref().filter(|_| matches!(kind, Kind::Upload | Kind::Chunk));
-        for (gate, of) in [(gates.requests.as_ref(), Of::RequestsAtOnce), (uploads, Of::UploadsAtOnce)] {
-            match gate.map(|gate| gate.begin(key)) {
-                None => {}
-                Some(Some(permit)) => self.permits.push(Arc::new(permit)),
-                Some(None) => return refuse(of, Duration::from_secs(1)),
-            }
-        }
-        let (pace, of, volume, bytes) = match kind {
-            Kind::Read => (&gates.reads, Of::Reads, &gates.got, Of::Download),
-            Kind::Write | Kind::Upload | Kind::Chunk => (&gates.writes, Of::Writes, &gates.sent, Of::Upload),
+        let (volume, bytes) = match kind {
+            Kind::Read => (&gates.got, Of::Download),
+            Kind::Write | Kind::Upload | Kind::Chunk => (&gates.sent, Of::Upload),
         };
         let longest = if kind == Kind::Chunk { LONGEST_WAIT_OF_CHUNK } else { LONGEST_WAIT };
         let refuses = |volume: &Arc<Volume>| volume.refuses(volume.key(key), longest, now);
-        if let Some(wait) = volume.as_ref().and_then(refuses) {
-            return refuse(bytes, wait);
-        }
-        if let Some(Err(wait)) = pace.as_ref().map(|pace| pace.take(key, now)) {
-            return refuse(of, wait);
+        let of_bytes = || volume.as_ref().and_then(refuses).map(|wait| (bytes, wait));
+        match gates.accounts.begin(key, kind, now, of_bytes) {
+            Err((of, wait)) => return refuse(of, wait),
+            Ok(Some(begun)) => {
+                self.under_way
+                    .get_or_insert_with(|| Arc::new(UnderWay::new(throttle.clone())))
+                    .add(by, begun);
+            }
+            Ok(None) => {}
         }
         if gates.sent.is_some() || gates.got.is_some() {
             let none = || (Pacer::new(throttle.epoch), Pacer::new(throttle.epoch));

@@ -29,6 +29,8 @@ pub(super) enum Of {
 }
 
 impl By {
+    /// Those of the limits of requests, in their order.
+    pub(super) const OF_REQUESTS: [Self; 3] = [Self::Address, Self::Anonymous, Self::User];
     const NAMES: [&str; 4] = ["address", "anonymous", "user", "user_at_address"];
 
     pub(super) fn name(self) -> &'static str {

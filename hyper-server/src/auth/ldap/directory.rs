@@ -66,7 +66,7 @@ struct Inner {
     /// By keyed hashes of users, passwords and networks.
     right: Known<Digest, Arc<Person>>,
     people: Known<String, Option<Arc<Person>>>,
-    checking: Checking,
+    checking: Checking<Digest>,
     /// When it could last not be reached.
     unreachable: Mutex<Option<Instant>>,
     guesses: Arc<Guesses>,

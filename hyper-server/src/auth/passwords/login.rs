@@ -1,6 +1,7 @@
 //! Who has logged in, and how.
 
 use crate::auth::Principal;
+use crate::auth::htpasswd::Line;
 use crate::auth::issuers::External;
 use crate::auth::ldap::Person;
 use hyper_sdk::Digest;
@@ -13,12 +14,30 @@ pub(super) struct Login {
     pub(super) api_token: Option<String>,
     /// Whether it was the password of a user.
     pub(super) by_password: bool,
-    /// The stamp of the line of the file, or of the entry of the directory, whose password was checked.
-    pub(super) proved: Option<Digest>,
+    /// The line of the file, or the entry of the directory, whose password was checked.
+    pub(super) proved: Option<Proved>,
     /// Whether it is a user of the directory.
     pub(super) is_of_directory: bool,
     /// Of the token of another issuer: what is known of its user, and when it expires.
     pub(super) external: Option<(External, i64)>,
+}
+
+/// What a password was checked against.
+pub(super) enum Proved {
+    /// A line of the file.
+    Line(Line),
+    /// An entry of the directory, by its stamp.
+    Entry(Digest),
+}
+
+impl Proved {
+    /// What changes with the password of the user.
+    pub(super) fn stamp(&self, user: &str) -> Digest {
+        match self {
+            Self::Line(line) => line.stamp(user),
+            Self::Entry(stamp) => stamp.clone(),
+        }
+    }
 }
 
 impl Login {
@@ -36,6 +55,10 @@ impl Login {
     /// A user of the directory.
     pub(super) fn of_person(user: &str, person: Arc<Person>) -> Self {
         let principal = Principal::user(user).with_groups(person.groups.iter().cloned());
-        Self { proved: Some(person.stamp.clone()), is_of_directory: true, ..Self::of(principal) }
+        Self {
+            proved: Some(Proved::Entry(person.stamp.clone())),
+            is_of_directory: true,
+            ..Self::of(principal)
+        }
     }
 }
