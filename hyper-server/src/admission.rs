@@ -47,7 +47,10 @@ pub(crate) async fn admit(
     if principal.is_anonymous() {
         turn.of_principal(&state.throttle, None)?;
     }
-    if state.options.read_only && matches!(action, Action::Push | Action::Delete) {
+    // The list needs the right to push, and writes nothing.
+    let writes = matches!(action, Action::Push | Action::Delete)
+        && !matches!(endpoint, Some(Endpoint::Deletions { .. }));
+    if state.options.read_only && writes {
         return Err(Error::unsupported("this registry is read-only").into());
     }
     Ok(())
@@ -86,6 +89,8 @@ fn is_public(state: &State, endpoint: &Endpoint) -> bool {
         | Endpoint::Events(_)
         | Endpoint::TagHistory { .. }
         | Endpoint::TagRecords { .. }
+        | Endpoint::Deletions { .. }
+        | Endpoint::Deletion { .. }
         | Endpoint::Referrers { .. } => false,
     }
 }
@@ -103,6 +108,8 @@ pub(crate) fn resource(endpoint: &Endpoint) -> Resource<'_> {
         | Endpoint::Referrers { repository, .. }
         | Endpoint::TagHistory { repository, .. }
         | Endpoint::TagRecords { repository, .. }
+        | Endpoint::Deletions { repository, .. }
+        | Endpoint::Deletion { repository, .. }
         | Endpoint::Extensions(Some(repository)) => Resource::Repository(repository),
         Endpoint::Base
         | Endpoint::Extensions(None)
@@ -130,13 +137,15 @@ fn action(endpoint: &Endpoint, method: &Method) -> Action {
         | Endpoint::Login
         | Endpoint::LoginCallback(_)
         | Endpoint::TokenKeys => Action::Probe,
-        Endpoint::StartUpload { .. } | Endpoint::Upload { .. } => Action::Push,
+        // Who may only pull does not learn the names of tags that are gone.
+        Endpoint::StartUpload { .. } | Endpoint::Upload { .. } | Endpoint::Deletions { .. } => Action::Push,
         Endpoint::Blob { .. }
         | Endpoint::Manifest { .. }
         | Endpoint::Tags { .. }
         | Endpoint::Referrers { .. }
         | Endpoint::TagHistory { .. }
         | Endpoint::TagRecords { .. }
+        | Endpoint::Deletion { .. }
         | Endpoint::Extensions(Some(_)) => match *method {
             Method::GET | Method::HEAD => Action::Pull,
             Method::DELETE => Action::Delete,
@@ -190,8 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn uploads_need_the_right_to_push_whatever_the_method() {
-        for path in ["/v2/a/b/blobs/uploads/", "/v2/a/b/blobs/uploads/0123456789abcdef0123456789abcdef"] {
+    fn uploads_and_lists_of_deletions_need_the_right_to_push_whatever_the_method() {
+        for path in [
+            "/v2/a/b/blobs/uploads/",
+            "/v2/a/b/blobs/uploads/0123456789abcdef0123456789abcdef",
+            "/v2/a/b/_hyper/deleted",
+        ] {
             let endpoint =
                 [Method::POST, Method::GET].iter().find_map(|m| parse(m, path, None).ok()).unwrap();
             assert_eq!(resource(&endpoint).repository().unwrap().as_str(), "a/b", "{path}");

@@ -10,7 +10,7 @@ use http::header::AsHeaderName;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use hyper_sdk::store::{ChangeContext, SharedStore, TagGuard};
-use hyper_sdk::{Error, ErrorKind, RepositoryName, Result};
+use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Result};
 use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -196,6 +196,25 @@ impl Call<'_> {
         F: FnOnce(SharedStore) -> Fut + Send + 'static,
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
+        self.change_of(deed, rule, change, |_| None).await
+    }
+
+    /// The same for a change that finds the manifest itself, which its line of the audit log names when it is done.
+    ///
+    /// # Errors
+    /// As above.
+    pub(crate) async fn change_of<T, F, Fut>(
+        &self,
+        deed: impl FnOnce() -> Deed,
+        rule: Option<&TagRule>,
+        change: F,
+        manifest: fn(&T) -> Option<&Digest>,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(SharedStore) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
         let (mut pending, change) =
             (self.begin(deed, rule), self.context().scope(change(self.store.clone())));
         let held = self.turn.held();
@@ -205,7 +224,10 @@ impl Call<'_> {
                 pending.ready().await?;
             }
             let result = change.await;
-            if let Some(pending) = pending {
+            if let Some(mut pending) = pending {
+                if let Some(digest) = result.as_ref().ok().and_then(manifest) {
+                    pending.found(digest);
+                }
                 pending.ended(result.as_ref().err()).await;
             }
             result

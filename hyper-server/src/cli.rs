@@ -30,6 +30,7 @@ use crate::standard_io::{chain, print, read_password};
 use crate::status::{self, StatusArgs};
 use crate::store_args::StoreArgs;
 use crate::token_command::TokenCommand;
+use crate::undelete_command::UndeleteCommand;
 use crate::webhook;
 use crate::webhook_command::WebhookCommand;
 use crate::webhook_config;
@@ -61,6 +62,9 @@ enum Command {
     /// Deletes old tags by the rules of a configuration file, and explains what becomes of a tag
     #[command(subcommand)]
     Retention(RetentionCommand),
+    /// Brings back what was deleted lately (`undelete.window`), lists it, or lets it go for good
+    #[command(subcommand)]
+    Undelete(UndeleteCommand),
     /// Shows what namespaces use of their quotas, and checks that it is counted right
     #[command(subcommand)]
     Quota(QuotaCommand),
@@ -237,6 +241,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Events(args) => args.run(),
         Command::Webhook(command) => command.run(),
         Command::Tag(command) => command.run(),
+        Command::Undelete(command) => command.run(),
         Command::Check(args) => {
             let is_whole = check_command::run(args)?;
             return Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE });

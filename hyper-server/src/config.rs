@@ -20,6 +20,7 @@ use crate::quota_config::{self, QuotaConfig};
 use crate::retention_config::RetentionConfig;
 use crate::throttle::{Allowance, Throttling, WrongPasswords};
 use crate::tls_config::TlsConfig;
+use crate::undelete_config::UndeleteConfig;
 use crate::units::{Size, SocketMode, TimeSpan, optional_text, text};
 use crate::webhook_config::{self, WebhookConfig};
 use crate::{CacheOptions, GarbageCollection, Limits, RegistryOptions, Scrub, ServerOptions};
@@ -78,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) gc: GcConfig,
     /// Deletion of old tags.
     pub(crate) retention: RetentionConfig,
+    /// Undoing of deletions.
+    pub(crate) undelete: UndeleteConfig,
     /// How much namespaces may have.
     pub(crate) quota: Vec<QuotaConfig>,
     /// The events of changes.
@@ -241,6 +244,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             gc: GcConfig::default(),
             retention: RetentionConfig::default(),
+            undelete: UndeleteConfig::default(),
             quota: Vec::new(),
             events: EventsConfig::default(),
             webhook: Vec::new(),
@@ -410,6 +414,13 @@ impl Config {
                     .to_owned(),
             );
         }
+        if !self.undelete.window.0.is_zero() && self.gc.every.0.is_zero() {
+            warnings.push(
+                "`undelete.window` keeps what is deleted until garbage is collected, and `gc.every` is 0: run `hyperregistry gc` \
+                 regularly"
+                    .to_owned(),
+            );
+        }
         warnings.extend(self.tls.acme.warnings());
         warnings.extend(self.auth.warnings());
         warnings.extend(self.retention.warnings(self.gc.untagged_after.is_some()));
@@ -453,6 +464,7 @@ impl Config {
             upload_max_age: self.upload_max_age(),
             garbage_collection: Some(self.collection()).filter(|gc| !gc.every.is_zero()),
             retention: self.retention.options(),
+            undelete_window: self.undelete.window.0,
             quotas: quota_config::rules(&self.quota).unwrap_or_default(),
             events: self.events.options(!self.webhook.is_empty()),
             webhooks: Vec::new(),

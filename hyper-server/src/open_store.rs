@@ -40,6 +40,7 @@ pub(crate) async fn open(config: &Config, upload_max_age: Option<Duration>) -> R
     refuse_unfinished(&opened.meta).await?;
     if !config.read_only && opened.store.capabilities().write {
         opened.store.set_quotas(quota_config::rules(&config.quota)?)?;
+        opened.store.set_undelete_window(config.undelete.window.0)?;
         record_events(config, &opened.meta);
     }
     Ok(opened)

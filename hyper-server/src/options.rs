@@ -202,6 +202,10 @@ pub struct RegistryOptions {
     pub garbage_collection: Option<GarbageCollection>,
     /// Deletes old tags, regularly; `None` keeps all.
     pub retention: Option<Retention>,
+    /// For how long what is deleted, also by retention, and what moved tags have named can be undeleted; zero is not at all. Garbage
+    /// collection keeps it so long. It is set for the whole store, for everybody who uses it in this process. A store that cannot
+    /// undo deletions is refused.
+    pub undelete_window: Duration,
     /// How much namespaces may have. They are set for the whole store, for everybody who uses it in this process, and other servers
     /// of the store have rules of their own. A store that cannot enforce them is refused. A registry that is read-only needs none.
     pub quotas: Arc<QuotaRules>,
@@ -259,6 +263,7 @@ impl Default for RegistryOptions {
             upload_max_age: Some(Duration::from_secs(24 * 60 * 60)),
             garbage_collection: None,
             retention: None,
+            undelete_window: Duration::ZERO,
             quotas: Arc::default(),
             events: None,
             webhooks: Vec::new(),

@@ -69,11 +69,12 @@ impl Registry {
     /// # Errors
     /// [`hyper_sdk::ErrorKind::Invalid`] or [`hyper_sdk::ErrorKind::Io`] when the htpasswd file or a file of the directory cannot be used, and
     /// [`hyper_sdk::ErrorKind::Invalid`] when the options name both such users and an authenticator;
-    /// [`hyper_sdk::ErrorKind::Unsupported`] when there are quotas or events, and the store does not have them.
+    /// [`hyper_sdk::ErrorKind::Unsupported`] when there are quotas, events or a window of undeletion, and the store does not have them.
     pub fn new(store: SharedStore, options: RegistryOptions) -> Result<Self> {
         let state = Arc::new(State::new(store, options)?);
         state.set_quotas(state.options.quotas.clone())?;
         state.record_events()?;
+        state.keep_deleted()?;
         state.set_webhooks(state.options.webhooks.clone())?;
         maintenance::start(&state);
         Ok(Self(state))

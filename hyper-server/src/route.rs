@@ -13,6 +13,8 @@
 //! /v2/_hyper/events                     Events
 //! /v2/NAME/_hyper/tags                  TagRecords
 //! /v2/NAME/_hyper/tags/TAG/history      TagHistory
+//! /v2/NAME/_hyper/deleted               Deletions
+//! /v2/NAME/_hyper/deleted/TAG-or-DIGEST Deletion
 //! /v2/NAME/referrers/DIGEST             Referrers
 //! /v2/NAME/manifests/TAG-or-DIGEST      Manifest
 //! /v2/NAME/blobs/DIGEST                 Blob
@@ -28,8 +30,9 @@
 use crate::auth::Callback;
 use crate::event_query::{self, EventQuery};
 use crate::login_query;
+use crate::query::Query;
+pub(crate) use crate::query::{Rejection, StartUpload, TokenQuery};
 use http::Method;
-use hyper_sdk::digest::Algorithm;
 use hyper_sdk::reference::ManifestReference;
 use hyper_sdk::store::{Page, UploadId};
 use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName, Tag};
@@ -91,6 +94,24 @@ pub(crate) enum Endpoint {
         /// The requested page.
         page: Page,
     },
+    /// What was deleted from a repository and can be undeleted.
+    Deletions {
+        /// The repository.
+        repository: RepositoryName,
+        /// The most entries.
+        limit: Option<usize>,
+        /// The number of the last entry of the page before.
+        after: u64,
+    },
+    /// A deleted tag or manifest, to be undeleted or purged.
+    Deletion {
+        /// The repository.
+        repository: RepositoryName,
+        /// The tag or the manifest.
+        reference: ManifestReference,
+        /// Whether a tag may be taken from what it names by now.
+        replaces: bool,
+    },
     /// The referrers of a manifest (end-12).
     Referrers {
         /// The repository.
@@ -131,50 +152,9 @@ pub(crate) enum Endpoint {
     Metrics,
 }
 
-/// The query parameters of a request for a token.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct TokenQuery {
-    /// The scopes.
-    pub(crate) scopes: Vec<String>,
-    /// Whether the client wants a refresh token.
-    pub(crate) offline: bool,
-    /// The name of the client program.
-    pub(crate) client: String,
-}
-
-/// The query parameters of the request that starts an upload.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StartUpload {
-    /// The digest of the content in the body, for an upload in one request (end-4b).
-    pub(crate) digest: Option<Digest>,
-    /// The algorithm of the digest of the closing request (end-4c).
-    pub(crate) algorithm: Option<Algorithm>,
-    /// The blob to mount (end-11).
-    pub(crate) mount: Option<Digest>,
-    /// The repository to mount it from.
-    pub(crate) from: Option<RepositoryName>,
-}
-
-/// Why a request line is rejected.
-#[derive(Debug)]
-pub(crate) enum Rejection {
-    /// A name, a digest or a parameter is malformed.
-    Malformed(Error),
-    /// No such resource.
-    NotFound,
-    /// The resource does not support the method. The text is the value of the `Allow` header.
-    Method(&'static str),
-}
-
-impl From<Error> for Rejection {
-    fn from(e: Error) -> Self {
-        Self::Malformed(e)
-    }
-}
-
 impl Endpoint {
     /// The names of the kinds of endpoints in logs and metrics, by [`Endpoint::index`].
-    pub(crate) const NAMES: [&'static str; 19] = [
+    pub(crate) const NAMES: [&'static str; 21] = [
         "base",
         "catalog",
         "extensions",
@@ -194,6 +174,8 @@ impl Endpoint {
         "tag_records",
         "login",
         "login_callback",
+        "deletions",
+        "deletion",
     ];
 
     /// The position of the kind of this endpoint in [`Endpoint::NAMES`].
@@ -218,6 +200,8 @@ impl Endpoint {
             Self::TagRecords { .. } => 16,
             Self::Login => 17,
             Self::LoginCallback(_) => 18,
+            Self::Deletions { .. } => 19,
+            Self::Deletion { .. } => 20,
         }
     }
 
@@ -226,6 +210,7 @@ impl Endpoint {
         match self {
             Self::Blob { .. } => "GET, HEAD, DELETE",
             Self::StartUpload { .. } => "POST",
+            Self::Deletion { .. } => "POST, DELETE",
             Self::Token(_) => "GET, POST",
             Self::Login | Self::LoginCallback(_) => "GET",
             Self::Upload { .. } => "GET, HEAD, PATCH, PUT, DELETE",
@@ -235,6 +220,7 @@ impl Endpoint {
             | Self::Extensions(_)
             | Self::Tags { .. }
             | Self::TagRecords { .. }
+            | Self::Deletions { .. }
             | Self::Referrers { .. }
             | Self::Events(_)
             | Self::TagHistory { .. }
@@ -275,6 +261,16 @@ fn resource(path: &str, query: &str) -> Result<Endpoint, Rejection> {
         ["token", "keys"] => Ok(Endpoint::TokenKeys),
         ["_catalog"] => Ok(Endpoint::Catalog(query.page()?)),
         ["_hyper", "events"] => Ok(Endpoint::Events(query.events()?)),
+        [name @ .., "_hyper", "deleted"] => Ok(Endpoint::Deletions {
+            repository: repository(name)?,
+            limit: query.page()?.limit,
+            after: event_query::number("last", query.first("last"))?.unwrap_or(0),
+        }),
+        [name @ .., "_hyper", "deleted", reference] => Ok(Endpoint::Deletion {
+            repository: repository(name)?,
+            reference: reference.parse::<ManifestReference>()?,
+            replaces: query.flag("replace")?,
+        }),
         [name @ .., "_hyper", "tags"] => {
             Ok(Endpoint::TagRecords { repository: repository(name)?, page: query.page()? })
         }
@@ -314,11 +310,6 @@ fn resource(path: &str, query: &str) -> Result<Endpoint, Rejection> {
         }
         _ => Err(Rejection::NotFound),
     }
-}
-
-/// The scopes of a list, each of which may hold several, separated by spaces.
-fn scopes<'a>(values: impl Iterator<Item = &'a str>) -> Vec<String> {
-    values.flat_map(str::split_whitespace).map(str::to_owned).collect()
 }
 
 /// The form in the body of a POST to the token endpoint (RFC 6749, sections 4.3.2 and 6).
@@ -372,81 +363,6 @@ fn repository(components: &[&str]) -> Result<RepositoryName, Rejection> {
         return Err(Rejection::NotFound);
     }
     Ok(RepositoryName::parse(&components.join("/"))?)
-}
-
-/// The parameters of a query, decoded, in their order. Unknown parameters are ignored, because clients may send `ns` to
-/// any registry, and proxies add their own.
-struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
-
-impl<'a> Query<'a> {
-    fn parse(text: &'a str) -> Result<Self, Rejection> {
-        let mut pairs = Vec::new();
-        for pair in text.split('&').filter(|p| !p.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            pairs.push((form_decode(key)?, form_decode(value)?));
-        }
-        Ok(Self(pairs))
-    }
-
-    fn all(&self, key: &'static str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_ref())
-    }
-
-    fn first(&self, key: &'static str) -> Option<&str> {
-        self.all(key).next()
-    }
-
-    fn digest(&self, key: &'static str) -> Result<Option<Digest>, Rejection> {
-        Ok(self.first(key).map(Digest::parse).transpose()?)
-    }
-
-    fn page(&self) -> Result<Page, Rejection> {
-        let limit = match self.first("n") {
-            None => None,
-            Some(n) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => {
-                Some(n.parse().unwrap_or(usize::MAX))
-            }
-            Some(_) => {
-                return Err(Error::invalid("the parameter `n` must be a number of entries, 0 or more").into());
-            }
-        };
-        Ok(Page { limit, after: self.first("last").filter(|l| !l.is_empty()).map(str::to_owned) })
-    }
-
-    /// What a query or a form asks for at the token endpoint: in a query `offline_token=true` is docker's word, in a form
-    /// `access_type=offline`.
-    fn token(&self) -> TokenQuery {
-        TokenQuery {
-            scopes: scopes(self.all("scope")),
-            offline: self.first("offline_token") == Some("true")
-                || self.first("access_type") == Some("offline"),
-            client: self.first("client_id").unwrap_or_default().to_owned(),
-        }
-    }
-
-    fn events(&self) -> Result<EventQuery, Rejection> {
-        Ok(EventQuery::parse(self.first("since"), self.page()?.limit, self.first("wait"))?)
-    }
-
-    fn start_upload(&self) -> Result<StartUpload, Rejection> {
-        Ok(StartUpload {
-            digest: self.digest("digest")?,
-            algorithm: self.first("digest-algorithm").map(str::parse).transpose()?,
-            mount: self.digest("mount")?,
-            from: self.first("from").filter(|f| !f.is_empty()).map(RepositoryName::parse).transpose()?,
-        })
-    }
-}
-
-fn form_decode(text: &str) -> Result<Cow<'_, str>, Rejection> {
-    if !text.contains(['%', '+']) {
-        return Ok(Cow::Borrowed(text));
-    }
-    let spaced = text.replace('+', " ");
-    let decoded = percent_decode_str(&spaced)
-        .decode_utf8()
-        .map_err(|_| Error::invalid("a parameter of the query is not valid UTF-8"))?;
-    Ok(Cow::Owned(decoded.into_owned()))
 }
 
 #[cfg(test)]

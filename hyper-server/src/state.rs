@@ -76,6 +76,15 @@ impl State {
         Ok(())
     }
 
+    /// Keeps what is deleted, as the options say.
+    pub(crate) fn keep_deleted(&self) -> Result<()> {
+        let window = self.options.undelete_window;
+        match self.options.read_only || !self.store.capabilities().write {
+            true => Ok(()),
+            false => self.store.set_undelete_window(window),
+        }
+    }
+
     /// Begins to record events, as the options say.
     pub(crate) fn record_events(&self) -> Result<()> {
         let Some(events) = self.options.events else { return Ok(()) };

@@ -62,6 +62,7 @@ mod suite {
     mod tls;
     mod token_keys;
     mod tokens;
+    mod undelete;
     mod unread;
     mod uploads;
     mod webhook_failures;

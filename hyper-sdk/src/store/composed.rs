@@ -27,6 +27,7 @@ mod pulls;
 mod quotas;
 mod retain;
 mod scrub;
+mod undelete;
 mod upload;
 
 pub(super) use self::edges::edges;
@@ -35,11 +36,11 @@ use super::blob::{BlobBackend, BlobKey, BlobStaging, StagedState};
 use super::errors::{
     blob_unknown, bytes_lost, digest_mismatch, manifest_unknown, repository_unknown, upload_unknown,
 };
-use super::meta::{BlobRecord, Change, ManifestChange, MetaBackend, TagRecord, UploadRecord};
+use super::meta::{BlobRecord, Change, Deletion, ManifestChange, MetaBackend, TagRecord, UploadRecord};
 use super::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PullNote,
     PutManifest, QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions,
-    Scrubbed, SharedEventLog, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    Scrubbed, SharedEventLog, StoreCapabilities, TagGuard, Undelete, UploadId, UploadOptions,
 };
 use crate::clock::SharedClock;
 use crate::digest::Algorithm;
@@ -166,6 +167,27 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
             record.map_or(BlobKey::Digest(digest), |record| record.key)
         };
         Ok(digests.into_iter().zip(records).map(key).collect())
+    }
+
+    /// The change that stores a manifest.
+    async fn manifest_change(&self, repository: &RepositoryName, put: PutManifest) -> Result<ManifestChange> {
+        let mut edges = edges(&put.manifest)?;
+        let keys = self.keys(edges.iter().map(|edge| edge.digest.clone()).collect()).await?;
+        let stored = self.0.blobs.sizes(&keys).await?;
+        for (edge, stored) in edges.iter_mut().zip(stored) {
+            edge.stored = stored;
+            edge.required &= !put.sparse;
+        }
+        Ok(ManifestChange {
+            repository: repository.clone(),
+            edges,
+            manifest: put.manifest,
+            tags: put.tags,
+            if_match: put.if_match,
+            undeletes: false,
+            entries: Vec::new(),
+            guard: put.guard,
+        })
     }
 
     /// Rejects a write to a read-only store first, before a read fails with a different error.
@@ -325,21 +347,7 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
 
     async fn put_manifest(&self, repository: &RepositoryName, put: PutManifest) -> Result<Descriptor> {
         let descriptor = put.manifest.descriptor();
-        let mut edges = edges(&put.manifest)?;
-        let keys = self.keys(edges.iter().map(|edge| edge.digest.clone()).collect()).await?;
-        let stored = self.0.blobs.sizes(&keys).await?;
-        for (edge, stored) in edges.iter_mut().zip(stored) {
-            edge.stored = stored;
-            edge.required &= !put.sparse;
-        }
-        let change = ManifestChange {
-            repository: repository.clone(),
-            edges,
-            manifest: put.manifest,
-            tags: put.tags,
-            if_match: put.if_match,
-            guard: put.guard,
-        };
+        let change = self.manifest_change(repository, put).await?;
         self.0.meta.write(Change::PutManifest(Box::new(change))).await?;
         Ok(descriptor)
     }
@@ -486,6 +494,28 @@ impl<B: BlobBackend, M: MetaBackend> RegistryStore for Composed<B, M> {
         let limit = page.limit.unwrap_or(MAX_PAGE).min(MAX_PAGE);
         let tags = self.0.meta.tag_records(repository, page.after.as_deref(), limit).await?;
         tags.ok_or_else(|| repository_unknown(repository))
+    }
+
+    fn set_undelete_window(&self, window: Duration) -> Result<()> {
+        let seconds = window.as_secs().saturating_add(u64::from(window.subsec_nanos() > 0));
+        self.0.meta.set_undelete_window(i64::try_from(seconds).unwrap_or(i64::MAX))
+    }
+
+    async fn list_deletions(
+        &self,
+        repository: Option<&RepositoryName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Listing<Deletion>> {
+        self.0.meta.deletions(repository, after, limit.min(MAX_PAGE)).await
+    }
+
+    async fn undelete(&self, repository: &RepositoryName, undelete: Undelete) -> Result<Descriptor> {
+        self.undelete_kept(repository, undelete).await
+    }
+
+    async fn purge_deleted(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        self.purge_kept(repository, digest).await
     }
 
     fn event_log(&self) -> Option<SharedEventLog> {

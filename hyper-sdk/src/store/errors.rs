@@ -202,6 +202,23 @@ pub fn manifest_unknown(repository: &RepositoryName, reference: impl Display) ->
         .with_context("reference", reference)
 }
 
+/// [`ErrorKind::Conflict`]: a manifest that is there is not purged.
+pub fn not_deleted(repository: &RepositoryName, digest: &Digest) -> Error {
+    Error::new(ErrorKind::Conflict, "the manifest is not deleted: delete it first")
+        .with_context("repository", shown(repository))
+        .with_context("digest", digest)
+}
+
+/// [`ErrorKind::ManifestUnknown`]: the repository has not deleted this lately.
+pub fn not_kept(repository: &RepositoryName, reference: impl Display) -> Error {
+    Error::new(
+        ErrorKind::ManifestUnknown,
+        "this was not deleted, or so long ago that it cannot be undeleted any more",
+    )
+    .with_context("repository", shown(repository))
+    .with_context("reference", reference)
+}
+
 /// [`ErrorKind::ManifestBlobUnknown`]: a manifest references a blob or manifest that the repository does not have.
 pub fn manifest_blob_unknown(repository: &RepositoryName, edge: &Edge) -> Error {
     let what = match edge.kind {

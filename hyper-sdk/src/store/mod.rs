@@ -39,6 +39,7 @@ mod range;
 mod retention;
 mod scrub;
 mod tag_guard;
+mod undelete;
 mod upload;
 mod verified;
 pub mod wrap;
@@ -80,9 +81,10 @@ pub use scrub::{
     BlobDamage, DamageKind, ScrubEnd, ScrubEvent, ScrubObserver, ScrubOptions, ScrubTurn, Scrubbed,
 };
 pub use tag_guard::{DeleteTarget, TagChange, TagGuard};
+pub use undelete::Undelete;
 pub use upload::{BlobUpload, UploadId, UploadOptions};
 
-use self::meta::TagRecord;
+use self::meta::{Deletion, TagRecord};
 use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
@@ -444,6 +446,50 @@ pub trait RegistryStore: Display + Debug + Send + Sync + 'static {
     async fn list_tag_records(&self, repository: &RepositoryName, page: Page) -> Result<Listing<TagRecord>> {
         let _ = (repository, page);
         Err(crate::Error::unsupported("the store does not know when its tags were pushed"))
+    }
+
+    /// Keeps tags and manifests that this process deletes for so long that they can be undeleted, from now on. What was deleted before
+    /// keeps its own window, and other processes have windows of their own. With [`Duration::ZERO`] nothing is kept.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when the store cannot undo deletions.
+    fn set_undelete_window(&self, window: Duration) -> Result<()> {
+        match window.is_zero() {
+            true => Ok(()),
+            false => Err(crate::Error::unsupported("the store cannot undo deletions")),
+        }
+    }
+
+    /// What was deleted and can be undeleted, of a repository or of all: at most `limit` entries after the one with the number `after`,
+    /// in the order of these numbers. Also tags that name another manifest by now, with the one that they had.
+    async fn list_deletions(
+        &self,
+        repository: Option<&RepositoryName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Listing<Deletion>> {
+        let _ = (repository, after, limit);
+        Ok(Listing { items: Vec::new(), more: false })
+    }
+
+    /// Stores a deleted manifest or tag again. An index comes with those of its entries that were deleted, in one
+    /// change: when it fails, nothing comes back. Referrers were not deleted with their subject. Its events are those of a push.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::ManifestUnknown`] when it was not deleted, or its window has ended
+    /// ([`errors::not_kept`]); [`crate::ErrorKind::Conflict`] when the tag exists again; those of
+    /// [`RegistryStore::put_manifest`], such as that of a quota, of the guard, and of a blob that was deleted by itself.
+    async fn undelete(&self, repository: &RepositoryName, undelete: Undelete) -> Result<Descriptor> {
+        Err(errors::not_kept(repository, undelete.reference))
+    }
+
+    /// Ends the window of a deleted manifest, and of the tags that it had: nobody can undelete it any more, and a garbage collection
+    /// removes what it alone kept.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::ManifestUnknown`] when it was not deleted; [`crate::ErrorKind::Conflict`] when it is still there.
+    async fn purge_deleted(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        Err(errors::not_kept(repository, digest))
     }
 
     /// What has changed, in its order; `None` when the store has no such log.

@@ -225,3 +225,5 @@ mod retention_races;
 #[cfg(feature = "store-s3")]
 mod s3;
 mod scrub;
+#[cfg(feature = "store-sql")]
+mod undelete;

@@ -47,7 +47,7 @@ pub(crate) struct Deed {
     action: &'static str,
     repository: Option<RepositoryName>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    digest: Option<Digest>,
+    pub(super) digest: Option<Digest>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tags: Vec<Tag>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,6 +96,19 @@ impl Deed {
                 Self { tags: vec![tag.clone()], ..Self::new("delete-tag", repository, None) }
             }
         }
+    }
+
+    pub(crate) fn undelete(repository: &RepositoryName, reference: &ManifestReference) -> Self {
+        match reference {
+            ManifestReference::Digest(digest) => Self::new("undelete", repository, Some(digest)),
+            ManifestReference::Tag(tag) => {
+                Self { tags: vec![tag.clone()], ..Self::new("undelete", repository, None) }
+            }
+        }
+    }
+
+    pub(crate) fn purge(repository: &RepositoryName, digest: &Digest) -> Self {
+        Self::new("purge", repository, Some(digest))
     }
 
     /// With a few of the tags: a request may name very many, and has not been checked.
@@ -151,6 +164,15 @@ impl Deed {
             Endpoint::Blob { repository, digest } if !reads => {
                 Self::new("delete-blob", repository, Some(digest))
             }
+            Endpoint::Deletion { repository, reference, .. } if *method == Method::DELETE => {
+                match reference {
+                    ManifestReference::Digest(digest) => Self::purge(repository, digest),
+                    ManifestReference::Tag(tag) => {
+                        Self { tags: vec![tag.clone()], ..Self::new("purge", repository, None) }
+                    }
+                }
+            }
+            Endpoint::Deletion { repository, reference, .. } => Self::undelete(repository, reference),
             Endpoint::Manifest { repository, reference, .. } if *method == Method::DELETE => {
                 Self::delete(repository, &DeleteTarget::Manifest(reference.clone()))
             }
@@ -262,6 +284,10 @@ mod tests {
             ("GET", format!("blobs/uploads/{}", "0".repeat(32)), ""),
             ("GET", "manifests/v1".to_owned(), ""),
             ("HEAD", format!("blobs/{digest}"), ""),
+            ("POST", "_hyper/deleted/v1".to_owned(), "undelete"),
+            ("POST", format!("_hyper/deleted/{digest}"), "undelete"),
+            ("DELETE", format!("_hyper/deleted/{digest}"), "purge"),
+            ("GET", "_hyper/deleted".to_owned(), ""),
             ("GET", "tags/list".to_owned(), ""),
             ("GET", format!("referrers/{digest}"), ""),
         ] {

@@ -15,7 +15,7 @@ mod file;
 pub(crate) use entry::{Author, Deed, Entry, Outcome};
 
 use file::{Message, Shared};
-use hyper_sdk::{Error, ErrorKind, Result, ResultExt};
+use hyper_sdk::{Digest, Error, ErrorKind, Result, ResultExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -205,6 +205,13 @@ impl Pending {
     /// The change was not begun.
     pub(crate) fn forget(mut self) {
         self.entry = None;
+    }
+
+    /// The change has found this manifest.
+    pub(crate) fn found(&mut self, digest: &Digest) {
+        if let Some(entry) = &mut self.entry {
+            entry.deed.digest = Some(digest.clone());
+        }
     }
 
     /// Writes the line of the change, unless it has changed nothing.

@@ -217,6 +217,7 @@ pub(super) fn extensions(call: &Call<'_>, repository: Option<&RepositoryName>) -
         None => vec![has_events.then(|| format!("{root}/v2/_hyper/events"))],
         Some(_) => vec![
             Some(format!("{prefix}/_hyper/tags")),
+            Some(format!("{prefix}/_hyper/deleted")),
             has_events.then(|| format!("{prefix}/_hyper/tags/TAG/history")),
         ],
     };
@@ -224,7 +225,7 @@ pub(super) fn extensions(call: &Call<'_>, repository: Option<&RepositoryName>) -
     if !endpoints.is_empty() {
         extensions.push(Extension {
             name: "_hyper",
-            description: "Events of the registry, and its tags: when they were pushed and pulled, and what they have named",
+            description: "Events of the registry, and its tags: when they were pushed and pulled, what they have named, and what was deleted",
             url: "https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md",
             endpoints,
         });

@@ -1,6 +1,7 @@
 //! One function for each endpoint: it gets parsed names, calls the store and returns a response.
 
 mod blobs;
+mod deletions;
 mod events;
 mod lists;
 mod login;
@@ -83,6 +84,14 @@ async fn dispatch_others(call: &Call<'_>, endpoint: Endpoint, body: &mut Incomin
         }
         Endpoint::Tags { repository, page } => lists::tags(call, &repository, page).await,
         Endpoint::TagRecords { repository, page } => lists::tag_records(call, &repository, page).await,
+        Endpoint::Deletions { repository, limit, after } => {
+            deletions::list(call, &repository, limit, after).await
+        }
+        Endpoint::Deletion { repository, reference, replaces } => match method {
+            Method::POST => deletions::undelete(call, repository, reference, replaces).await,
+            Method::DELETE => deletions::purge(call, repository, reference).await,
+            _ => Err(without_handler()),
+        },
         Endpoint::Referrers { repository, digest, artifact_type, after } => {
             lists::referrers(call, &repository, &digest, artifact_type.as_deref(), after.as_ref()).await
         }

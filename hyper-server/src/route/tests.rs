@@ -119,6 +119,27 @@ fn queries_are_decoded() {
 }
 
 #[test]
+fn deletions_are_lists_and_single_ones() {
+    let repository = RepositoryName::parse("a/b").unwrap();
+    let list = |limit, after| Endpoint::Deletions { repository: repository.clone(), limit, after };
+    assert_eq!(get("/v2/a/b/_hyper/deleted").unwrap(), list(None, 0));
+    assert_eq!(get("/v2/a/b/_hyper/deleted?n=2&last=7").unwrap(), list(Some(2), 7));
+    for (reference, query, replaces) in
+        [("v1", "", false), ("v1", "?replace=false", false), ("v1", "?replace=true", true), (D, "", false)]
+    {
+        let reference = reference.parse::<ManifestReference>().unwrap();
+        let path = format!("/v2/a/b/_hyper/deleted/{reference}{query}");
+        let one = Endpoint::Deletion { repository: repository.clone(), reference, replaces };
+        assert_eq!(get(&path).unwrap(), one, "{path}");
+    }
+    for path in ["/v2/a/_hyper/deleted?last=x", "/v2/a/_hyper/deleted/v1?replace=1", "/v2/a/_hyper/deleted/-"]
+    {
+        assert!(matches!(get(path), Err(Rejection::Malformed(_))), "{path}");
+    }
+    assert_eq!(kind("/v2/_hyper/deleted"), Some(ErrorKind::NotFound));
+}
+
+#[test]
 fn a_wrong_method_returns_the_allowed_ones() {
     let reject = |method: Method, path: &str| match parse(&method, path, None) {
         Err(Rejection::Method(allow)) => allow,
@@ -127,6 +148,8 @@ fn a_wrong_method_returns_the_allowed_ones() {
     assert_eq!(reject(Method::POST, "/v2/a/manifests/x"), "GET, HEAD, PUT, DELETE");
     assert_eq!(reject(Method::GET, "/v2/a/blobs/uploads/"), "POST");
     assert_eq!(reject(Method::PUT, "/v2/"), "GET, HEAD");
+    assert_eq!(reject(Method::POST, "/v2/a/_hyper/deleted"), "GET, HEAD");
+    assert_eq!(reject(Method::GET, "/v2/a/_hyper/deleted/v1"), "POST, DELETE");
     assert!(parse(&Method::HEAD, "/v2/a/manifests/x", None).is_ok());
 }
 
@@ -138,7 +161,7 @@ proptest! {
 
     #[test]
     fn any_path_of_the_grammar_is_parsed_without_a_panic(
-        words in prop::collection::vec("blobs|uploads|manifests|tags|list|referrers|_oci|ext|discover|[a-z.%0-9]{0,5}", 0..8),
+        words in prop::collection::vec("blobs|uploads|manifests|tags|list|referrers|_oci|ext|discover|_hyper|deleted|[a-z.%0-9]{0,5}", 0..8),
         query in "((n|last|tag|digest|mount|from)=[a-z%0-9:+]{0,6}&){0,3}",
     ) {
         let path = format!("/v2/{}", words.join("/"));

@@ -36,6 +36,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
     pub(super) async fn collect_garbage(&self, options: &CollectOptions) -> Result<Collected> {
         self.writable()?;
         let mut collected = Collected::default();
+        let ended = if options.dry_run { Ok(()) } else { self.forget_deletions().await };
         if let Some(before) = options.untagged_until {
             // A manifest that is removed may have kept others that were listed before it.
             while self.collect_manifests(options, before, &mut collected).await? && !options.dry_run {}
@@ -46,7 +47,7 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         if options.bytes {
             self.collect_bytes(options, &mut collected).await?;
         }
-        forgotten.map(|()| collected)
+        ended.and(forgotten).map(|()| collected)
     }
 
     async fn collect_bytes(&self, options: &CollectOptions, collected: &mut Collected) -> Result<()> {

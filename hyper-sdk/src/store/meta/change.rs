@@ -48,6 +48,12 @@ pub struct ManifestChange {
     pub tags: Vec<Tag>,
     /// The condition on the tags ([`PutManifest::if_match`](crate::store::PutManifest::if_match)).
     pub if_match: Option<Option<Digest>>,
+    /// Whether the manifest is stored again after its deletion. Rejected with [`crate::ErrorKind::ManifestUnknown`] when it is not
+    /// there and was not deleted within the window ([`not_kept`](crate::store::errors::not_kept)).
+    pub undeletes: bool,
+    /// Deleted manifests that come back before it, those that another one needs first; their tags, conditions and guards are of no
+    /// account. Either all of them come back with it, or nothing does.
+    pub entries: Vec<ManifestChange>,
     /// The rule for the tags ([`PutManifest::guard`](crate::store::PutManifest::guard)).
     pub guard: Option<TagGuard>,
 }
@@ -194,6 +200,17 @@ pub enum Change {
     /// sizes, with [`crate::ErrorKind::ManifestInvalid`] when the same bytes are stored under another media type, and
     /// with [`crate::ErrorKind::Conflict`] when a tag does not fulfil the condition, and with the error of its guard.
     PutManifest(Box<ManifestChange>),
+    /// Forgets a deleted manifest, and that tags have named it: it cannot be undeleted any more. Returns how much there was, and 0 when
+    /// it was not deleted. Rejected with [`crate::ErrorKind::Conflict`] when it is there
+    /// ([`not_deleted`](crate::store::errors::not_deleted)).
+    PurgeDeleted {
+        /// The repository.
+        repository: RepositoryName,
+        /// The manifest.
+        digest: Digest,
+    },
+    /// Forgets some of what was deleted so long ago that its window has ended. Returns how much, and 0 when nothing is left.
+    ForgetDeletions,
     /// Deletes a manifest and its tags. Rejected with [`crate::ErrorKind::ManifestUnknown`] when it does not exist.
     DeleteManifest {
         /// The repository.

@@ -2,6 +2,7 @@
 
 mod blob;
 mod changes;
+mod deletions;
 mod events;
 mod guards;
 mod holds;
@@ -14,6 +15,7 @@ mod sessions;
 mod tags;
 
 use self::blob::Blob;
+use self::deletions::Deleted;
 use self::events::Events;
 use self::holds::Holds;
 use self::paging::page;
@@ -23,8 +25,8 @@ use self::sessions::Sessions;
 use self::tags::Tagged;
 use super::event_drafts::{drafts, wanted};
 use super::{
-    BlobLink, BlobRecord, Change, EdgeKind, ManifestAt, ManifestChange, MetaBackend, ScrubPlace, TagRecord,
-    UploadRecord, referrer,
+    BlobLink, BlobRecord, Change, Deletion, Edge, EdgeKind, ManifestAt, ManifestChange, MetaBackend,
+    ScrubPlace, TagRecord, UploadRecord, referrer,
 };
 use crate::clock::{SharedClock, SystemClock};
 use crate::oci::{Descriptor, Manifest};
@@ -67,6 +69,9 @@ struct State {
     holds: Holds,
     quotas: Quotas,
     events: Events,
+    /// For how many seconds deletions can be undone, and how many there were.
+    window: i64,
+    deletions: u64,
     /// Since when pulls are noted, and when that was last told.
     pulls_noted: Option<(i64, i64)>,
 }
@@ -86,6 +91,7 @@ struct Repository {
     /// When tags and manifests were last pulled, by the text of the tag or of the digest.
     pulled: HashMap<String, i64>,
     referrers: HashMap<Digest, BTreeSet<Digest>>,
+    deleted: Deleted,
     /// Whether the last manifest was deleted and nothing was pushed since.
     emptied: bool,
 }
@@ -120,6 +126,26 @@ impl MemoryMeta {
 impl fmt::Display for MemoryMeta {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("memory")
+    }
+}
+
+impl Repository {
+    /// Stores a manifest, which is not deleted any more.
+    fn store(&mut self, manifest: Manifest, edges: &[Edge], now: i64) -> Digest {
+        let digest = manifest.digest().clone();
+        if let Some(subject) = manifest.subject() {
+            self.referrers.entry(subject.digest.clone()).or_default().insert(digest.clone());
+        }
+        self.stored.insert(digest.clone(), now);
+        self.deleted.forget_manifest(&digest);
+        let edges: Vec<Digest> = edges.iter().map(|edge| edge.digest.clone()).collect();
+        if self.manifests.insert(digest.clone(), manifest).is_none() {
+            for edge in &edges {
+                *self.references.entry(edge.clone()).or_default() += 1;
+            }
+            self.edges.insert(digest.clone(), edges);
+        }
+        digest
     }
 }
 
@@ -179,14 +205,22 @@ impl State {
     fn put_manifest(&mut self, change: ManifestChange, now: i64) -> Result<u64> {
         let empty = Repository::default();
         let repository = self.find(&change.repository).unwrap_or(&empty);
-        for edge in &change.edges {
+        let all = || change.entries.iter().chain([&change]);
+        for of in all().filter(|_| change.undeletes) {
+            self.check_kept(&change.repository, of.manifest.digest(), now)?;
+        }
+        let entries: HashMap<&Digest, &Manifest> =
+            change.entries.iter().map(|of| (of.manifest.digest(), &of.manifest)).collect();
+        for (of, edge) in all().flat_map(|of| of.edges.iter().map(move |edge| (of, edge))) {
             let entry = match edge.kind {
-                EdgeKind::Entry => repository.manifests.get(&edge.digest),
+                EdgeKind::Entry => {
+                    entries.get(&edge.digest).copied().or_else(|| repository.manifests.get(&edge.digest))
+                }
                 EdgeKind::Blob => None,
             };
             match (entry, self.linked(&change.repository, &edge.digest)) {
                 (Some(manifest), _) => edge.check_size(manifest.bytes().len() as u64)?,
-                (None, Some(blob)) => edge.check_blob(&change, blob.size)?,
+                (None, Some(blob)) => edge.check_blob(of, blob.size)?,
                 (None, None) if edge.required => return Err(manifest_blob_unknown(&change.repository, edge)),
                 (None, None) => {}
             }
@@ -208,27 +242,26 @@ impl State {
             }
         }
         self.check_put(&change)?;
-        let repository = self.repository(&change.repository);
-        let digest = change.manifest.digest().clone();
-        if let Some(subject) = change.manifest.subject() {
-            repository.referrers.entry(subject.digest.clone()).or_default().insert(digest.clone());
-        }
         for tag in &change.tags {
+            self.note_tag(&change.repository, tag.as_str(), Some(change.manifest.digest()), now);
+        }
+        let ManifestChange { repository, entries, manifest, edges, tags, .. } = change;
+        let repository = self.repository(&repository);
+        for entry in entries {
+            if !repository.manifests.contains_key(entry.manifest.digest()) {
+                repository.store(entry.manifest, &entry.edges, now);
+            }
+        }
+        let digest = repository.store(manifest, &edges, now);
+        for tag in &tags {
             let tagged = Tagged { digest: digest.clone(), pushed_at: now };
             repository.tags.insert(tag.as_str().to_owned(), tagged);
-        }
-        repository.stored.insert(digest.clone(), now);
-        let edges: Vec<Digest> = change.edges.into_iter().map(|edge| edge.digest).collect();
-        if repository.manifests.insert(digest.clone(), change.manifest).is_none() {
-            for edge in &edges {
-                *repository.references.entry(edge.clone()).or_default() += 1;
-            }
-            repository.edges.insert(digest, edges);
         }
         Ok(0)
     }
 
-    fn delete_tag(&mut self, name: &RepositoryName, tag: &Tag) -> Result<u64> {
+    fn delete_tag(&mut self, name: &RepositoryName, tag: &Tag, now: i64) -> Result<u64> {
+        self.note_tag(name, tag.as_str(), None, now);
         let repository = self.repositories.get_mut(name.as_str());
         let gone = repository.and_then(|r| r.remove_tag(tag.as_str()));
         gone.map(|_| 0).ok_or_else(|| manifest_unknown(name, tag))
@@ -374,7 +407,7 @@ impl MetaBackend for MemoryMeta {
         after: Option<&BlobLink>,
         limit: usize,
     ) -> Result<Vec<BlobLink>> {
-        let state = self.state();
+        let (state, time) = (self.state(), self.0.clock.now());
         let after = after.map(|link| (link.repository.as_str(), &link.digest));
         let from = after.map_or(Bound::Unbounded, |(name, _)| Bound::Included(name));
         let links = state.repositories.range::<str, _>((from, Bound::Unbounded));
@@ -384,7 +417,7 @@ impl MetaBackend for MemoryMeta {
                 _ => Bound::Unbounded,
             };
             let digests = repository.blobs.range::<Digest, _>((from, Bound::Unbounded)).map(|(d, _)| d);
-            let digests = digests.filter(|d| state.is_unreferenced(repository, d, now));
+            let digests = digests.filter(|d| state.is_unreferenced(repository, d, (now, time)));
             digests.map(move |digest| (name, digest))
         });
         let link = |(name, digest): (&String, &Digest)| {
@@ -399,7 +432,7 @@ impl MetaBackend for MemoryMeta {
         after: Option<&ManifestAt>,
         limit: usize,
     ) -> Result<Vec<ManifestAt>> {
-        let state = self.state();
+        let (state, now) = (self.state(), self.0.clock.now());
         let after = after.map(|at| (at.repository.as_str(), &at.digest));
         let from = after.map_or(Bound::Unbounded, |(name, _)| Bound::Included(name));
         let found = state.repositories.range::<str, _>((from, Bound::Unbounded));
@@ -409,7 +442,7 @@ impl MetaBackend for MemoryMeta {
                 _ => Bound::Unbounded,
             };
             let digests = repository.manifests.range::<Digest, _>((from, Bound::Unbounded)).map(|(d, _)| d);
-            let digests = digests.filter(move |d| !State::is_kept(repository, d, before));
+            let digests = digests.filter(move |d| !State::is_kept(repository, d, (before, now)));
             digests.map(move |digest| (name, digest))
         });
         let at = |(name, digest): (&String, &Digest)| {
@@ -440,6 +473,33 @@ impl MetaBackend for MemoryMeta {
 
     async fn last_retention(&self) -> Result<Option<i64>> {
         Ok(self.state().retention.place.ended_at)
+    }
+
+    fn set_undelete_window(&self, seconds: i64) -> Result<()> {
+        self.state().window = seconds;
+        Ok(())
+    }
+
+    async fn deletions(
+        &self,
+        repository: Option<&RepositoryName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Listing<Deletion>> {
+        self.state().list_deletions(repository, (after, limit), self.0.clock.now())
+    }
+
+    async fn deletion_of(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Deletion>> {
+        self.state().last_deletion(repository, tag, self.0.clock.now())
+    }
+
+    async fn deleted_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>> {
+        let (state, now) = (self.state(), self.0.clock.now());
+        Ok(state.find(repository).and_then(|r| r.deleted.manifest(digest, now)).cloned())
     }
 
     async fn pulls_noted_since(&self) -> Result<Option<i64>> {

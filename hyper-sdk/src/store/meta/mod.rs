@@ -18,8 +18,8 @@ pub use change::{Change, ManifestChange};
 pub use memory::MemoryMeta;
 #[cfg(feature = "store-sql")]
 pub(super) use records::NOTE_AGAIN;
-pub use records::{BlobLink, BlobRecord, ManifestAt, ScrubPlace, TagRecord, UploadRecord};
-pub(super) use records::{NOTES_GAP, is_noted_again};
+pub use records::{BlobLink, BlobRecord, Deletion, ManifestAt, ScrubPlace, TagRecord, UploadRecord};
+pub(super) use records::{MOST_KEPT_TAGS, NOTES_GAP, is_noted_again};
 #[cfg(feature = "store-sql")]
 pub use row::{
     Ancestor, BlobRow, DamagedRow, LinkRow, ManifestRow, RepositoryRow, Row, RowCounts, RowKind, TagRow,
@@ -203,7 +203,8 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
 
     /// At most `limit` manifests that nothing keeps: they were last stored no later than `before`, in seconds since 1970,
     /// and have no tag; and so it is with every index of the repository that has them as an entry, with their subject if
-    /// the repository has it, and with what could keep those. They come after the manifest `after`, which may be gone, in
+    /// the repository has it, and with what could keep those. What was deleted within a window that has not ended keeps as if it was
+    /// there. They come after the manifest `after`, which may be gone, in
     /// an order that the backend chooses and does not change.
     async fn unkept_manifests(
         &self,
@@ -226,6 +227,45 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
 
     /// When the last run of retention ended, in seconds since 1970 ([`Change::HoldRetention`]).
     async fn last_retention(&self) -> Result<Option<i64>>;
+
+    /// Lets tags and manifests that this process deletes be undeleted for so many seconds, from now on; 0 ends that. What
+    /// was deleted before keeps its own window.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Unsupported`] when deletions cannot be undone.
+    fn set_undelete_window(&self, seconds: i64) -> Result<()> {
+        match seconds {
+            0 => Ok(()),
+            _ => Err(crate::Error::unsupported("the store cannot undo deletions")),
+        }
+    }
+
+    /// At most `limit` deletions whose window has not ended, after the one with the number `after`, of a repository or of all.
+    async fn deletions(
+        &self,
+        repository: Option<&RepositoryName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Listing<Deletion>> {
+        let _ = (repository, after, limit);
+        Ok(Listing { items: Vec::new(), more: false })
+    }
+
+    /// The last deletion of a tag whose window has not ended, unless it names the same manifest again.
+    async fn deletion_of(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Deletion>> {
+        let _ = (repository, tag);
+        Ok(None)
+    }
+
+    /// A deleted manifest whose window has not ended.
+    async fn deleted_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>> {
+        let _ = (repository, digest);
+        Ok(None)
+    }
 
     /// Since when the pulls of all servers are noted ([`Change::NotePulls`]), in seconds since 1970: what has no note was not pulled
     /// since. `None` when they are not, or when nobody has told for a day

@@ -2,7 +2,7 @@
 
 use crate::Digest;
 use crate::digest::Algorithm;
-use crate::reference::{RepositoryName, Tag};
+use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::UploadId;
 use crate::store::blob::{BlobKey, StagedState};
 
@@ -64,6 +64,26 @@ pub(in crate::store) const NOTES_GAP: i64 = 24 * 60 * 60;
 /// Whether a pull is noted again. A note of a time to come was made before the clock was set back.
 pub(in crate::store) fn is_noted_again(noted_at: i64, now: i64) -> bool {
     noted_at <= now.saturating_sub(NOTE_AGAIN) || noted_at > now
+}
+
+/// How many deletions of tags a repository keeps, about: a client that pushes a tag again and again must not fill the database.
+pub(in crate::store) const MOST_KEPT_TAGS: usize = 10_000;
+
+/// What was deleted, and can be undeleted until its window ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// A number, by which pages go on.
+    pub number: u64,
+    /// The repository.
+    pub repository: RepositoryName,
+    /// The tag that was deleted or has moved, or the digest of a manifest that was deleted.
+    pub reference: ManifestReference,
+    /// The manifest.
+    pub digest: Digest,
+    /// When, in seconds since 1970.
+    pub deleted_at: i64,
+    /// The end of the window, in seconds since 1970.
+    pub kept_until: i64,
 }
 
 /// How far a scrub is.

@@ -1,6 +1,9 @@
 //! Random histories of pushes, deletions and collections, checked against a model; faults in a collection.
 
-use crate::clock::{Clock as _, FrozenClock};
+mod model;
+
+use self::model::{Repository, Stored, Time};
+use crate::clock::FrozenClock;
 use crate::media_type;
 use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::reference::{RepositoryName, Tag};
@@ -8,13 +11,13 @@ use crate::store::blob::{BlobBackend, BlobKey, MemoryBlobs};
 use crate::store::meta::{Change, MemoryMeta, MetaBackend};
 use crate::store::wrap::{FaultPlan, FaultyBlobs, FaultyMeta};
 use crate::store::{
-    BlobReader, CollectOptions, Composed, PutManifest, RegistryStore, RegistryStoreExt as _, Roots,
+    BlobReader, CollectOptions, Composed, PutManifest, RegistryStore, RegistryStoreExt as _, Roots, Undelete,
 };
 use crate::testing::Random;
 use crate::{Digest, ErrorKind};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const DAY: i64 = 24 * 60 * 60;
@@ -47,46 +50,6 @@ pub(super) fn content(n: usize) -> Bytes {
 
 pub(super) fn digest(n: usize) -> Digest {
     Digest::sha256(content(n))
-}
-
-#[derive(Clone, Debug)]
-struct Stored {
-    manifest: Manifest,
-    blobs: BTreeSet<usize>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Repository {
-    /// The links, with a time at which the lease has not ended yet.
-    links: BTreeMap<usize, i64>,
-    manifests: BTreeMap<Digest, Stored>,
-    tags: BTreeMap<&'static str, Digest>,
-}
-
-impl Repository {
-    /// The manifests that a tag keeps.
-    fn kept(&self) -> HashSet<Digest> {
-        let mut kept = HashSet::new();
-        let mut open: Vec<Digest> = self.tags.values().cloned().collect();
-        while let Some(digest) = open.pop() {
-            let Some(stored) = self.manifests.get(&digest) else { continue };
-            if !kept.insert(digest.clone()) {
-                continue;
-            }
-            open.extend(
-                stored.manifest.index().into_iter().flat_map(|i| &i.manifests).map(|e| e.digest.clone()),
-            );
-            let is_about = |other: &&Stored| other.manifest.subject().is_some_and(|s| s.digest == digest);
-            open.extend(
-                self.manifests.values().filter(is_about).map(|other| other.manifest.digest().clone()),
-            );
-        }
-        kept
-    }
-
-    fn referenced(&self) -> BTreeSet<usize> {
-        self.manifests.values().flat_map(|stored| stored.blobs.iter().copied()).collect()
-    }
 }
 
 /// What the store must have.
@@ -124,7 +87,7 @@ impl Model {
         for (repository, content_of) in &mut self.0 {
             let repository = name(repository);
             if untagged {
-                let kept = content_of.kept();
+                let kept = content_of.kept(now);
                 for digest in content_of.manifests.keys().cloned().collect::<Vec<_>>() {
                     if kept.contains(&digest) {
                         continue;
@@ -137,7 +100,7 @@ impl Model {
                     }
                 }
             }
-            let referenced = content_of.referenced();
+            let referenced = content_of.referenced(now);
             for (n, lease) in content_of.links.clone() {
                 if referenced.contains(&n) || lease > now {
                     continue;
@@ -151,19 +114,52 @@ impl Model {
     }
 }
 
-/// One step of a history.
-async fn step(
+/// Undeletes something that is kept. It fails when something is missing that was deleted by itself, or earlier.
+async fn undelete(
     store: &dyn RegistryStore,
     model: &mut Model,
-    clock: &FrozenClock,
+    repository: &'static str,
+    now: i64,
     random: &mut Random,
 ) -> String {
+    let (at, of) = (name(repository), model.at(repository));
+    let all: Vec<Stored> = of.undeletable(now).cloned().collect();
+    let Some(Stored { manifest, .. }) = random.pick(&all) else { return "nothing".to_owned() };
+    let (mut is_whole, mut open) = (true, vec![manifest.digest().clone()]);
+    while let Some(digest) = open.pop() {
+        let deleted = all.iter().find(|stored| *stored.manifest.digest() == digest);
+        let Some(stored) = of.manifests.get(&digest).or(deleted) else {
+            is_whole = false;
+            break;
+        };
+        is_whole &= deleted.is_none() || stored.blobs.iter().all(|n| of.links.contains_key(n));
+        open.extend(stored.manifest.index().into_iter().flat_map(|i| &i.manifests).map(|e| e.digest.clone()));
+    }
+    let outcome = store.undelete(&at, Undelete::new(manifest.digest().clone())).await;
+    match &outcome {
+        Ok(descriptor) => assert!(is_whole && descriptor.digest == *manifest.digest(), "{manifest:?}"),
+        Err(e) => assert!(!is_whole && e.kind() == ErrorKind::ManifestBlobUnknown, "{e}: {manifest:?}"),
+    }
+    // Entries come back with the index, or not at all.
+    for digest in of.deleted.keys().cloned().collect::<Vec<_>>() {
+        if store.find_manifest(&at, &digest.clone().into()).await.unwrap().is_some() {
+            let (stored, _) = of.deleted.remove(&digest).unwrap();
+            of.manifests.insert(digest, stored);
+        }
+    }
+    assert_eq!(outcome.is_ok(), of.manifests.contains_key(manifest.digest()));
+    format!("undelete {} of {repository}: {}", manifest.digest(), outcome.is_ok())
+}
+
+/// One step of a history.
+async fn step(store: &dyn RegistryStore, model: &mut Model, clock: &Time, random: &mut Random) -> String {
     let repository = *random.pick(&REPOSITORIES).unwrap();
     let at = name(repository);
     let n = random.below(BLOBS);
     // A lease lasts at least a day.
     let lease = clock.now() + DAY - 1;
-    match random.below(12) {
+    let until = clock.now() + clock.window;
+    match random.below(13) {
         0..=2 => {
             store.put_blob(&at, &digest(n), content(n)).await.unwrap();
             let old = model.at(repository).links.insert(n, lease).unwrap_or(lease);
@@ -195,7 +191,7 @@ async fn step(
                 image.subject = random.pick(&all).map(|stored| stored.manifest.descriptor());
             }
             let manifest = Manifest::sniff(image.to_bytes()).unwrap();
-            put(store, model, repository, manifest, [*config, *layer].into(), random).await
+            put(store, (model, until), repository, manifest, [*config, *layer].into(), random).await
         }
         7 => {
             let all: Vec<Stored> = model.at(repository).manifests.values().cloned().collect();
@@ -207,21 +203,21 @@ async fn step(
                 index.subject = Some(two.manifest.descriptor());
             }
             let index = Manifest::sniff(index.to_bytes()).unwrap();
-            put(store, model, repository, index, BTreeSet::new(), random).await
+            put(store, (model, until), repository, index, BTreeSet::new(), random).await
         }
         8 => {
             let tags: Vec<&'static str> = model.at(repository).tags.keys().copied().collect();
             let Some(tag) = random.pick(&tags) else { return "nothing".to_owned() };
             store.delete_manifest(&at, &Tag::parse(tag).unwrap().into()).await.unwrap();
-            model.at(repository).tags.remove(tag);
+            let lost = model.at(repository).tags.remove(tag).unwrap();
+            model.at(repository).lost.push((lost, until));
             format!("delete tag {tag} of {repository}")
         }
         9 => {
             let all: Vec<Digest> = model.at(repository).manifests.keys().cloned().collect();
             let Some(gone) = random.pick(&all) else { return "nothing".to_owned() };
             store.delete_manifest(&at, &gone.clone().into()).await.unwrap();
-            model.at(repository).manifests.remove(gone);
-            model.at(repository).tags.retain(|_, digest| digest != gone);
+            model.at(repository).delete(gone, until);
             format!("delete manifest {gone} of {repository}")
         }
         10 => {
@@ -231,9 +227,10 @@ async fn step(
             model.at(repository).links.remove(n);
             format!("delete blob {n} of {repository}")
         }
+        11 => undelete(store, model, repository, clock.now(), random).await,
         _ => {
             let hours = random.below(40) as i64;
-            clock.advance(hours * 3600);
+            clock.pass(hours * 3600);
             format!("{hours} hours pass")
         }
     }
@@ -241,7 +238,7 @@ async fn step(
 
 async fn put(
     store: &dyn RegistryStore,
-    model: &mut Model,
+    (model, until): (&mut Model, i64),
     repository: &'static str,
     manifest: Manifest,
     blobs: BTreeSet<usize>,
@@ -251,14 +248,18 @@ async fn put(
     let put = PutManifest::new(manifest.clone(), tag.map(|tag| Tag::parse(tag).unwrap()));
     store.put_manifest(&name(repository), put).await.unwrap();
     let digest = manifest.digest().clone();
-    if let Some(tag) = tag {
-        model.at(repository).tags.insert(tag, digest.clone());
+    if let Some(tag) = tag
+        && let Some(lost) =
+            model.at(repository).tags.insert(tag, digest.clone()).filter(|lost| *lost != digest)
+    {
+        model.at(repository).lost.push((lost, until));
     }
+    model.at(repository).deleted.remove(&digest);
     model.at(repository).manifests.insert(digest.clone(), Stored { manifest, blobs });
     format!("put manifest {digest} to {repository}, tag {tag:?}")
 }
 
-fn options(clock: &FrozenClock, untagged: bool) -> CollectOptions {
+fn options(clock: &Time, untagged: bool) -> CollectOptions {
     CollectOptions {
         untagged_until: untagged.then_some(i64::MAX),
         leases_until: Some(clock.now()),
@@ -267,22 +268,22 @@ fn options(clock: &FrozenClock, untagged: bool) -> CollectOptions {
     }
 }
 
-/// Runs a history with the backends of `open`, which opens the same ones each time.
-async fn history<B: BlobBackend, M: MetaBackend>(seed: u64, open: impl AsyncFn() -> (B, M)) {
+/// Runs a history with the backends of `open`, which opens the same ones each time. Without a window their clock is of no account.
+async fn history<B: BlobBackend, M: MetaBackend>(seed: u64, clock: &Time, open: impl AsyncFn() -> (B, M)) {
     let mut random = Random::new(seed);
     let (mut model, mut told) = (Model::default(), vec![format!("seed {seed}")]);
-    let clock = Arc::new(FrozenClock::default());
     let mut readers: Vec<(usize, BlobReader)> = Vec::new();
     let plan = FaultPlan::none();
     let reopen = async || {
         let (blobs, meta) = open().await;
+        meta.set_undelete_window(clock.window).unwrap();
         Composed::new(FaultyBlobs::new(blobs, plan.clone()), FaultyMeta::new(meta, plan.clone()))
-            .with_clock(clock.clone())
+            .with_clock(clock.clock.clone())
     };
     let mut store = reopen().await;
     for _ in 0..120 {
         if !random.once_in(6) {
-            told.push(step(&store, &mut model, &clock, &mut random).await);
+            told.push(step(&store, &mut model, clock, &mut random).await);
             continue;
         }
         let untagged = random.once_in(2);
@@ -296,7 +297,7 @@ async fn history<B: BlobBackend, M: MetaBackend>(seed: u64, open: impl AsyncFn()
             plan.after_the_operation(random.once_in(2));
             plan.fail_at(1 + random.below(40) as u64);
         }
-        let outcome = store.collect(options(&clock, untagged)).await;
+        let outcome = store.collect(options(clock, untagged)).await;
         let failed = outcome.is_err();
         told.push(format!("collect, untagged: {untagged}: {outcome:?}"));
         assert!(!failed || failing && plan.has_failed(), "{told:#?}");
@@ -315,14 +316,14 @@ async fn history<B: BlobBackend, M: MetaBackend>(seed: u64, open: impl AsyncFn()
         }
     }
     // Quiescence: nothing is left but what a tag keeps.
-    clock.advance(10 * DAY);
-    store.collect(options(&clock, true)).await.unwrap();
+    clock.pass(10 * DAY);
+    store.collect(options(clock, true)).await.unwrap();
     model.collected(&store, clock.now(), true, false).await;
     model.check(&store, &told).await;
     let needed: BTreeSet<BlobKey> = model
         .0
         .values()
-        .flat_map(|repository| repository.referenced())
+        .flat_map(|repository| repository.referenced(clock.now()))
         .map(|n| BlobKey::Digest(digest(n)))
         .collect();
     let there = store.blobs().list(None, 1000).await.unwrap().items;
@@ -336,15 +337,16 @@ async fn history<B: BlobBackend, M: MetaBackend>(seed: u64, open: impl AsyncFn()
     assert!(named <= needed.len(), "rows name {named} objects, for {} blobs\n{told:#?}", needed.len());
     assert!(there.is_subset(&needed), "left: {:?}\n{told:#?}", there.difference(&needed));
     assert!(store.meta().unlinked_blobs(None, 10).await.unwrap().is_empty(), "{told:#?}");
-    let again = store.collect(options(&clock, true)).await.unwrap();
+    let again = store.collect(options(clock, true)).await.unwrap();
     assert_eq!(again, Default::default(), "a second collection found more\n{told:#?}");
 }
 
 #[tokio::test]
 async fn random_histories_in_memory_lose_nothing_and_leave_nothing() {
     for seed in 0..150 {
-        let (blobs, meta) = (MemoryBlobs::default(), MemoryMeta::default());
-        history(seed, async || (blobs.clone(), meta.clone())).await;
+        let time = Time::with_window(seed as i64 % 3 * DAY);
+        let (blobs, meta) = (MemoryBlobs::default(), MemoryMeta::with_clock(time.clock.clone()));
+        history(seed, &time, async || (blobs.clone(), meta.clone())).await;
     }
 }
 
@@ -355,10 +357,10 @@ async fn random_histories_on_disk_lose_nothing_and_leave_nothing() {
     // The test makes thousands of syncs, so it uses a folder in memory if there is one.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     for seed in 1000..1012 {
-        let root = folder.path().join(seed.to_string());
-        history(seed, async || {
+        let (root, time) = (folder.path().join(seed.to_string()), Time::with_window(seed as i64 % 3 * DAY));
+        history(seed, &time, async || {
             let blobs = DiskBlobs::open(&root).await.unwrap();
-            (blobs, SqlMeta::open(root.join("m.db")).await.unwrap())
+            (blobs, SqlMeta::open_with_clock(root.join("m.db"), time.clock.clone()).await.unwrap())
         })
         .await;
     }
@@ -369,13 +371,15 @@ async fn random_histories_on_disk_lose_nothing_and_leave_nothing() {
 async fn random_histories_on_postgres_lose_nothing_and_leave_nothing() {
     let Some(server) = super::postgres::server("random histories on PostgreSQL") else { return };
     for seed in 2000..2008 {
-        let (blobs, url) = (MemoryBlobs::default(), server.url(&format!("history {seed}")));
-        history(seed, async || (blobs.clone(), super::postgres::connect(&url).await)).await;
+        let (blobs, mut time) = (MemoryBlobs::default(), Time::with_window(seed as i64 % 3 * DAY));
+        let Some((url, turn)) = super::clocked::postgres(&format!("history {seed}")) else { return };
+        time.turn = Some(turn);
+        history(seed, &time, async || (blobs.clone(), super::postgres::connect(&url).await)).await;
     }
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     for seed in 3000..3004 {
         let (root, url) = (folder.path().join(seed.to_string()), server.url(&format!("history {seed}")));
-        history(seed, async || {
+        history(seed, &Time::with_window(0), async || {
             let blobs = crate::store::blob::DiskBlobs::open(&root).await.unwrap();
             (blobs, super::postgres::connect(&url).await)
         })
@@ -394,7 +398,7 @@ async fn random_histories_on_postgres_with_a_bucket_lose_nothing_and_leave_nothi
     }
     for seed in 4000..4002 {
         let url = server.url(&format!("history {seed}"));
-        history(seed, async || {
+        history(seed, &Time::with_window(0), async || {
             let blobs = super::s3::blobs_of(std::path::Path::new(&format!("history {seed}"))).unwrap();
             (blobs, super::postgres::connect(&url).await)
         })

@@ -102,7 +102,7 @@ mod postgres {
         let url = server.database();
         let meta = connect(&url).await;
         let database = url.split(['/', '?']).nth(3).unwrap().to_owned();
-        let slow = "BEGIN; UPDATE registry_state SET content_version = content_version; \
+        let slow = "BEGIN; UPDATE registry_state SET kept_version = kept_version; \
                     UPDATE event_log SET last = last + 1; \
                     INSERT INTO events (sequence, created_at, repository, body) SELECT last, 0, 'slow', \
                     '{\"kind\":\"repository.emptied\",\"repository\":\"slow\"}' FROM event_log; \

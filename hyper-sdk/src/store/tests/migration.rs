@@ -69,7 +69,7 @@ async fn a_database_of_version_5_is_migrated() {
     drop(store);
     let options = SqliteConnectOptions::new().filename(folder.path().join("hyper.db"));
     let mut connection = options.connect().await.unwrap();
-    let back = "DROP TABLE pulls; DROP TABLE pull_notes; DROP TABLE events; DROP TABLE event_log; DROP TABLE event_consumers; DROP TABLE quota_blobs; DROP TABLE quota_manifests; DROP TABLE quotas; DROP TABLE byte_holds; DROP TABLE registry_name; DROP TABLE restore; DROP TABLE api_tokens; DROP TABLE scrub; ALTER TABLE blobs DROP COLUMN quarantined; DELETE FROM schema_version WHERE version > 5";
+    let back = "DROP TABLE deletions; DROP TABLE deleted_refs; DROP TABLE deleted_manifests; DROP TABLE pulls; DROP TABLE pull_notes; DROP TABLE events; DROP TABLE event_log; DROP TABLE event_consumers; DROP TABLE quota_blobs; DROP TABLE quota_manifests; DROP TABLE quotas; DROP TABLE byte_holds; DROP TABLE registry_name; DROP TABLE restore; DROP TABLE api_tokens; DROP TABLE scrub; ALTER TABLE blobs DROP COLUMN quarantined; DELETE FROM schema_version WHERE version > 5";
     sqlx::raw_sql(back).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     for _ in 0..2 {

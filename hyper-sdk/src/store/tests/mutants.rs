@@ -1,6 +1,7 @@
 //! Tests of the suites: backends with an injected fault, and the cases that must fail for each fault.
 
 mod blobs;
+mod deletions;
 mod meta;
 
 use self::blobs::{BlobFault, BlobMutant};
@@ -100,12 +101,28 @@ async fn the_metadata_suite_catches_every_fault() {
         LeaseUntold by the_end_of_a_lease_is_told;
         PushNoLease by a_new_link_has_a_lease;
         LeaseUnchecked by a_lease_needs_a_link;
-        CollectsReferenced by a_referenced_link_is_not_collected;
+        CollectsReferenced by a_referenced_link_is_not_collected, a_deleted_manifest_keeps_its_blobs;
         LeasesIgnored by a_lease_keeps_a_link;
         LinksRepeat by unreferenced_links_are_paged;
         ManifestsRepeat by unkept_manifests_are_paged;
         YoungUnkept by a_young_manifest_is_kept;
-        KeptCollected by a_tag_keeps_a_manifest, an_index_keeps_its_entries, a_subject_keeps_its_referrers;
+        KeptCollected by a_tag_keeps_a_manifest, an_index_keeps_its_entries, a_subject_keeps_its_referrers,
+            what_a_tag_has_lost_is_kept;
+        NothingKept by what_is_deleted_is_kept_for_the_window, a_deleted_manifest_keeps_its_blobs,
+            what_a_tag_has_lost_is_kept, a_deleted_index_keeps_its_entries, a_deleted_subject_keeps_its_referrers,
+            the_window_of_the_last_deletion_counts;
+        KeptForever by without_a_window_nothing_is_kept, the_window_of_the_last_deletion_counts;
+        PurgeForgotten by what_is_purged_is_not_kept, a_deleted_manifest_keeps_its_blobs;
+        AnythingUndeleted by only_what_was_deleted_is_undeleted;
+        DeletionsOfAnyRepository by what_is_deleted_is_kept_for_the_window;
+        DeletionsEnd by deletions_are_paged;
+        FirstLoss by the_last_loss_of_a_tag_is_the_one_that_is_told;
+        StillDeleted by a_push_ends_a_deletion, what_is_deleted_is_kept_for_the_window;
+        EndedKept by what_was_kept_is_garbage_when_its_window_has_ended;
+        EndedTold by what_was_kept_is_garbage_when_its_window_has_ended;
+        ForgetsNothing by what_was_kept_is_garbage_when_its_window_has_ended;
+        ForgetsAll by what_was_kept_is_garbage_when_its_window_has_ended, what_is_deleted_is_kept_for_the_window;
+        KeptUncounted by quotas_count_what_is_kept;
         CondemnsLinked by only_a_blob_without_links_is_condemned;
         CondemnedLinked by a_condemned_key_cannot_be_linked;
         RemovalUnnamed by a_condemned_key_cannot_be_linked, bytes_without_a_row_are_condemned;

@@ -210,7 +210,7 @@ async fn relay(folder: PathBuf, server: PathBuf, lose: Arc<std::sync::Mutex<Opti
                 let sent = &bytes[..count];
                 let has = |text: &[u8]| sent.windows(text.len()).any(|part| part == text);
                 let commits = has(b"COMMIT");
-                if has(b"SET content_version") && *lose.lock().unwrap() == Some(Lost::All) {
+                if has(b"SET kept_version") && *lose.lock().unwrap() == Some(Lost::All) {
                     std::future::pending::<()>().await;
                 }
                 let lost = if commits { lose.lock().unwrap().take() } else { None };
@@ -463,7 +463,7 @@ async fn servers_that_start_together_migrate_once() {
     let ids = futures::future::try_join_all(starts.collect::<Vec<_>>()).await.unwrap();
     assert!(ids.iter().all(|id| *id == ids[0] && id.len() == 32), "{ids:?}");
     let database = url.split(['/', '?']).nth(3).unwrap();
-    assert_eq!(server.sql(database, "SELECT count(*), max(version) FROM schema_version").trim(), "14|14");
+    assert_eq!(server.sql(database, "SELECT count(*), max(version) FROM schema_version").trim(), "15|15");
     server.sql(database, "INSERT INTO schema_version VALUES (99, 0)");
     let e = SqlMeta::connect(PostgresOptions::parse(&url).unwrap()).await.unwrap_err();
     assert_eq!(e.kind(), ErrorKind::Unsupported);

@@ -39,12 +39,14 @@ enum Step {
     CollectManifest { from: &'static str, manifest: u64 },
     DeleteTag { from: &'static str, tag: u64 },
     ExpireTag { from: &'static str, tag: u64 },
+    Undelete { to: &'static str, manifest: u64, tag: u64 },
+    Purge { from: &'static str, manifest: u64 },
 }
 
 fn step(dice: &mut Dice) -> Step {
     let (one, two) = (dice.pick(&NAMES), dice.pick(&NAMES));
     let (blob, manifest, tag) = (dice.roll(6), dice.roll(5), dice.roll(4));
-    match dice.roll(14) {
+    match dice.roll(17) {
         0..3 => Step::Link { to: one, blob },
         3..5 => Step::Mount { to: one, from: two, blob },
         5 => Step::Unlink { from: one, blob },
@@ -53,6 +55,8 @@ fn step(dice: &mut Dice) -> Step {
         10 => Step::Delete { from: one, manifest },
         11 => Step::CollectManifest { from: one, manifest },
         12 => Step::DeleteTag { from: one, tag },
+        13 | 14 => Step::Undelete { to: one, manifest, tag },
+        15 => Step::Purge { from: one, manifest },
         _ => Step::ExpireTag { from: one, tag },
     }
 }
@@ -84,6 +88,20 @@ struct Repository {
     blobs: BTreeSet<u64>,
     manifests: BTreeSet<u64>,
     tags: BTreeMap<u64, u64>,
+    /// Manifests that are kept after their deletion, and those that tags have lost within a window.
+    kept: BTreeSet<u64>,
+    lost: BTreeSet<u64>,
+}
+
+impl Repository {
+    fn put(&mut self, manifest: u64, tags: &[u64], keeps: bool) {
+        self.kept.remove(&manifest);
+        self.manifests.insert(manifest);
+        for tag in tags {
+            let lost = self.tags.insert(*tag, manifest);
+            self.lost.extend(lost.filter(|lost| keeps && *lost != manifest));
+        }
+    }
 }
 
 impl Model {
@@ -96,17 +114,19 @@ impl Model {
             .map(|(_, repository)| repository)
             .collect();
         let blobs: BTreeSet<u64> = those.iter().flat_map(|one| one.blobs.iter().copied()).collect();
-        let manifests: BTreeSet<u64> = those.iter().flat_map(|one| one.manifests.iter().copied()).collect();
+        let manifests: BTreeSet<u64> =
+            those.iter().flat_map(|one| one.manifests.iter().chain(&one.kept).copied()).collect();
         let sizes = manifests.iter().map(|number| manifest_of(*number).bytes().len() as u64);
         QuotaCounts {
             bytes: blobs.iter().map(|number| blob_of(*number).1).chain(sizes).sum(),
             tags: those.iter().map(|one| one.tags.len() as u64).sum(),
-            manifests: those.iter().map(|one| one.manifests.len() as u64).sum(),
+            manifests: those.iter().map(|one| (one.manifests.len() + one.kept.len()) as u64).sum(),
         }
     }
 
-    /// The model after a step, as if there were no quotas; `None` when the step has no effect.
-    fn after(&self, step: &Step) -> Option<Self> {
+    /// The model after a step of a server that keeps what it deletes or not, as if there were no quotas; `None` when the step has no
+    /// effect.
+    fn after(&self, step: &Step, keeps: bool) -> Option<Self> {
         let mut model = self.clone();
         let done = match step {
             Step::Link { to, blob } => {
@@ -124,22 +144,49 @@ impl Model {
                 model.0.entry(from).or_default().blobs.remove(blob)
             }
             Step::Put { to, manifest, tags } => {
-                let repository = model.0.entry(to).or_default();
-                repository.manifests.insert(*manifest);
-                repository.tags.extend(tags.iter().map(|tag| (*tag, *manifest)));
+                model.0.entry(to).or_default().put(*manifest, tags, keeps);
                 true
+            }
+            Step::Undelete { to, manifest, tag } => {
+                let repository = model.0.entry(to).or_default();
+                let there = repository.kept.contains(manifest) || repository.manifests.contains(manifest);
+                there && {
+                    repository.put(*manifest, &[*tag], keeps);
+                    true
+                }
             }
             Step::Delete { from, manifest } => {
                 let repository = model.0.entry(from).or_default();
+                let had_tags = repository.tags.values().any(|of| of == manifest);
                 repository.tags.retain(|_, of| of != manifest);
-                repository.manifests.remove(manifest)
+                let there = repository.manifests.remove(manifest);
+                if there && keeps {
+                    repository.kept.insert(*manifest);
+                    repository.lost.extend(had_tags.then_some(*manifest));
+                } else if there {
+                    repository.lost.remove(manifest);
+                }
+                there
+            }
+            Step::Purge { from, manifest } => {
+                let repository = model.0.entry(from).or_default();
+                let is_live = repository.manifests.contains(manifest);
+                !is_live && {
+                    repository.lost.remove(manifest);
+                    repository.kept.remove(manifest)
+                }
             }
             Step::CollectManifest { from, manifest } => {
                 let repository = model.0.entry(from).or_default();
-                repository.tags.values().all(|of| of != manifest) && repository.manifests.remove(manifest)
+                let is_kept =
+                    repository.lost.contains(manifest) || repository.tags.values().any(|of| of == manifest);
+                !is_kept && repository.manifests.remove(manifest)
             }
             Step::DeleteTag { from, tag } | Step::ExpireTag { from, tag } => {
-                model.0.entry(from).or_default().tags.remove(tag).is_some()
+                let repository = model.0.entry(from).or_default();
+                let lost = repository.tags.remove(tag);
+                repository.lost.extend(lost.filter(|_| keeps));
+                lost.is_some()
             }
         };
         done.then_some(model)
@@ -155,6 +202,15 @@ impl Model {
             })
         })
     }
+}
+
+fn put(to: &str, manifest: u64, tags: &[u64], undeletes: bool) -> Change {
+    let (repository, manifest, edges) = (name(to), manifest_of(manifest), Vec::new());
+    let tags = tags.iter().map(|number| tag(*number)).collect();
+    let (if_match, guard, entries) = (None, None, Vec::new());
+    let change =
+        meta::ManifestChange { repository, manifest, edges, tags, if_match, undeletes, entries, guard };
+    Change::PutManifest(Box::new(change))
 }
 
 /// Makes a step. Returns whether it had an effect.
@@ -175,12 +231,14 @@ async fn make(meta: &dyn MetaBackend, step: &Step) -> Result<bool> {
         Step::CollectLink { from, blob } => {
             Change::CollectLink { repository: name(from), digest: blob_of(*blob).0, now: 1 }
         }
-        Step::Put { to, manifest, tags } => {
-            let (manifest, tags) = (manifest_of(*manifest), tags.iter().map(|number| tag(*number)).collect());
-            let (repository, edges) = (name(to), Vec::new());
-            let change =
-                meta::ManifestChange { repository, manifest, edges, tags, if_match: None, guard: None };
-            Change::PutManifest(Box::new(change))
+        Step::Put { to, manifest, tags } => put(to, *manifest, tags, false),
+        Step::Undelete { to, manifest, tag } => put(to, *manifest, &[*tag], true),
+        Step::Purge { from, manifest } => {
+            let digest = manifest_of(*manifest).digest().clone();
+            return match meta.write(Change::PurgeDeleted { repository: name(from), digest }).await {
+                Err(e) if e.kind() == ErrorKind::Conflict => Ok(false),
+                purged => Ok(purged? > 0),
+            };
         }
         Step::Delete { from, manifest } => {
             let digest = manifest_of(*manifest).digest().clone();
@@ -233,15 +291,24 @@ async fn are_right(meta: &dyn MetaBackend) {
 async fn follows_the_model(servers: &[Arc<dyn MetaBackend>], seed: u64, steps: usize) {
     let (mut dice, mut model) = (Dice(seed), Model::default());
     let mut limits: Vec<Arc<QuotaRules>> = servers.iter().map(|_| Arc::default()).collect();
-    let mut refusals = 0;
+    let (mut refusals, mut keeps) = (0, vec![false; servers.len()]);
     for number in 0..steps {
         let at = dice.roll(servers.len() as u64) as usize;
+        if dice.roll(10) == 0 {
+            keeps[at] ^= true;
+            servers[at].set_undelete_window(if keeps[at] { 3600 } else { 0 }).unwrap();
+        }
         if number % 40 == 20 {
             limits[at] = rules(&mut dice);
             servers[at].set_quotas(limits[at].clone()).unwrap();
+            // A slow machine would count a part alone with the next change.
+            for (namespace, _) in NAMES.iter().flat_map(|text| limits[at].covering(&name(text))) {
+                let count = Change::CountNamespace { namespace, rows: 1000 };
+                while servers[at].write(count.clone()).await.unwrap() > 0 {}
+            }
         }
         let step = step(&mut dice);
-        let next = model.after(&step);
+        let next = model.after(&step, keeps[at]);
         let made = make(&*servers[at], &step).await;
         match next {
             Some(next) if made.is_ok() && servers[at].is_counting().await.unwrap() => model = next,
@@ -277,6 +344,7 @@ async fn stays_within(servers: &[Arc<dyn MetaBackend>], seed: u64, steps: usize)
     let rule = |namespace| QuotaRule { namespace: QuotaNamespace::parse(namespace).unwrap(), limits };
     let rules = Arc::new(QuotaRules::new(NAMESPACES.map(rule).to_vec()).unwrap());
     servers.iter().for_each(|server| server.set_quotas(rules.clone()).unwrap());
+    servers[0].set_undelete_window(3600).unwrap();
     let tasks: Vec<_> = (0..8)
         .map(|number| {
             let server = servers[number % servers.len()].clone();
@@ -364,16 +432,20 @@ mod postgres {
         stays_within(&servers, 3, 60).await;
     }
 
-    /// A server of an earlier version would change rows without counting them.
+    /// A server of an earlier version would change rows without counting them, or collect what is kept.
     #[tokio::test]
     async fn a_server_of_an_earlier_version_cannot_write() {
         let Some(server) = server("quotas_earlier") else { return };
         let url = server.database();
         let _meta = connect(&url).await;
         let database = url.split(['/', '?']).nth(3).unwrap();
-        let update = "DO $$ BEGIN UPDATE registry_state SET version = version; RAISE EXCEPTION 'it can'; \
-                      EXCEPTION WHEN undefined_column THEN NULL; END $$";
-        server.sql(database, update);
+        for column in ["version", "content_version"] {
+            let update = format!(
+                "DO $$ BEGIN UPDATE registry_state SET {column} = {column}; RAISE EXCEPTION 'it can'; \
+                 EXCEPTION WHEN undefined_column THEN NULL; END $$"
+            );
+            server.sql(database, &update);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::store::blob::{
     BlobBackend, BlobKey, BlobStaging, DeletionRight, StagedState, StoredBytes, Verified,
 };
 use crate::store::meta::{
-    BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
+    BlobLink, BlobRecord, Change, Deletion, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
 };
 use crate::store::{ByteStream, Listing, QuotaCheck, QuotaRules, QuotaUse, SharedEventLog, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
@@ -381,6 +381,31 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
 
     async fn manifests_with(&self, digest: &Digest, limit: usize) -> Result<Vec<ManifestAt>> {
         self.1.run(self.0.manifests_with(digest, limit)).await
+    }
+
+    fn set_undelete_window(&self, seconds: i64) -> Result<()> {
+        self.0.set_undelete_window(seconds)
+    }
+
+    async fn deletions(
+        &self,
+        repository: Option<&RepositoryName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Listing<Deletion>> {
+        self.1.run(self.0.deletions(repository, after, limit)).await
+    }
+
+    async fn deletion_of(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Deletion>> {
+        self.1.run(self.0.deletion_of(repository, tag)).await
+    }
+
+    async fn deleted_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>> {
+        self.1.run(self.0.deleted_manifest(repository, digest)).await
     }
 
     async fn last_retention(&self) -> Result<Option<i64>> {

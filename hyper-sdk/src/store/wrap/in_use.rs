@@ -3,11 +3,11 @@
 use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
-use crate::store::meta::TagRecord;
+use crate::store::meta::{Deletion, TagRecord};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PullNote,
     PutManifest, QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions,
-    Scrubbed, SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    Scrubbed, SharedEventLog, SharedStore, StoreCapabilities, TagGuard, Undelete, UploadId, UploadOptions,
     is_of_records,
 };
 use crate::{Digest, ErrorKind, Result};
@@ -230,6 +230,27 @@ impl RegistryStore for InUse {
 
     async fn list_tag_records(&self, repository: &RepositoryName, page: Page) -> Result<Listing<TagRecord>> {
         self.store.list_tag_records(repository, page).await
+    }
+
+    fn set_undelete_window(&self, window: Duration) -> Result<()> {
+        self.store.set_undelete_window(window)
+    }
+
+    async fn list_deletions(
+        &self,
+        repository: Option<&RepositoryName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Listing<Deletion>> {
+        self.store.list_deletions(repository, after, limit).await
+    }
+
+    async fn undelete(&self, repository: &RepositoryName, undelete: Undelete) -> Result<Descriptor> {
+        self.store.undelete(repository, undelete).await
+    }
+
+    async fn purge_deleted(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        self.store.purge_deleted(repository, digest).await
     }
 
     fn event_log(&self) -> Option<SharedEventLog> {

@@ -4,12 +4,12 @@ use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::read_only;
-use crate::store::meta::TagRecord;
+use crate::store::meta::{Deletion, TagRecord};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, ConsumerHold, DeleteTarget, Event,
     EventConsumer, EventLimits, EventLog, EventPage, EventRules, EventStart, Listing, Page, PullNote,
     PutManifest, QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions,
-    Scrubbed, SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    Scrubbed, SharedEventLog, SharedStore, StoreCapabilities, TagGuard, Undelete, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -194,6 +194,27 @@ impl RegistryStore for ReadOnly {
 
     async fn list_tag_records(&self, repository: &RepositoryName, page: Page) -> Result<Listing<TagRecord>> {
         self.0.list_tag_records(repository, page).await
+    }
+
+    fn set_undelete_window(&self, _: Duration) -> Result<()> {
+        Ok(())
+    }
+
+    async fn list_deletions(
+        &self,
+        repository: Option<&RepositoryName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Listing<Deletion>> {
+        self.0.list_deletions(repository, after, limit).await
+    }
+
+    async fn undelete(&self, _: &RepositoryName, _: Undelete) -> Result<Descriptor> {
+        rejected("undelete a manifest")
+    }
+
+    async fn purge_deleted(&self, _: &RepositoryName, _: &Digest) -> Result<()> {
+        rejected("purge a deleted manifest")
     }
 
     fn event_log(&self) -> Option<SharedEventLog> {

@@ -100,6 +100,8 @@ pub(super) fn change(
         edges,
         tags: tags.iter().map(|text| tag(text)).collect(),
         if_match: None,
+        undeletes: false,
+        entries: Vec::new(),
         guard: None,
     }
 }

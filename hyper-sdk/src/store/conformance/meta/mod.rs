@@ -5,6 +5,7 @@
 
 mod blobs;
 mod collection;
+mod deletions;
 mod events;
 mod guards;
 mod kit;
@@ -17,6 +18,7 @@ mod uploads;
 
 pub use blobs::*;
 pub use collection::*;
+pub use deletions::*;
 pub use events::*;
 pub use guards::*;
 pub use manifests::*;
@@ -111,6 +113,13 @@ macro_rules! meta_conformance {
             a_tag_keeps_a_manifest, an_index_keeps_its_entries, a_subject_keeps_its_referrers,
             manifests_that_keep_each_other_alone_are_unkept, a_young_manifest_is_kept, a_manifest_that_is_stored_again_is_young, unkept_manifests_are_paged,
             bytes_without_a_row_are_condemned,
+
+            what_is_deleted_is_kept_for_the_window, without_a_window_nothing_is_kept, deletions_are_paged,
+            a_deleted_manifest_keeps_its_blobs, what_a_tag_has_lost_is_kept, a_deleted_index_keeps_its_entries,
+            a_deleted_subject_keeps_its_referrers, only_what_was_deleted_is_undeleted, a_push_ends_a_deletion,
+            what_is_purged_is_not_kept, the_window_of_the_last_deletion_counts,
+            the_last_loss_of_a_tag_is_the_one_that_is_told, what_was_kept_is_garbage_when_its_window_has_ended,
+            quotas_count_what_is_kept,
 
             linked_blobs_are_listed_in_byte_order, a_quarantined_blob_is_nowhere_until_it_has_another_key,
             a_blob_that_is_removed_is_not_quarantined, one_holder_scrubs_at_a_time,

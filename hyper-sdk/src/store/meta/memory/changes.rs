@@ -40,7 +40,7 @@ impl State {
             }
             Change::CollectLink { repository, digest, now } => {
                 let found = self.find(&repository);
-                let goes = found.is_some_and(|r| self.is_unreferenced(r, &digest, now));
+                let goes = found.is_some_and(|r| self.is_unreferenced(r, &digest, (now, time)));
                 Ok(u64::from(goes && self.unlink(&repository, &digest)))
             }
             Change::CondemnBlob { digest, mark } => Ok(self.condemn_blob(&digest, mark, time)),
@@ -68,17 +68,19 @@ impl State {
             }
             Change::CollectManifest { repository, digest, before } => {
                 let found = self.find(&repository).filter(|r| r.manifests.contains_key(&digest));
-                match found.is_some_and(|r| !State::is_kept(r, &digest, before)) {
+                match found.is_some_and(|r| !State::is_kept(r, &digest, (before, time))) {
                     true => self.delete_manifest(&repository, &digest).map(|_| 1),
                     false => Ok(0),
                 }
             }
             Change::PutManifest(change) => self.put_manifest(*change, time),
             Change::DeleteGuarded { repository, target, guard } => {
-                self.delete_guarded(&repository, &target, &guard)
+                self.delete_guarded(&repository, &target, &guard, time)
             }
-            Change::DeleteManifest { repository, digest } => self.delete_manifest(&repository, &digest),
-            Change::DeleteTag { repository, tag } => self.delete_tag(&repository, &tag),
+            Change::DeleteManifest { repository, digest } => self.delete_kept(&repository, &digest, time),
+            Change::DeleteTag { repository, tag } => self.delete_tag(&repository, &tag, time),
+            Change::PurgeDeleted { repository, digest } => self.purge_deleted(&repository, &digest),
+            Change::ForgetDeletions => Ok(self.forget_deletions(time)),
             Change::ExpireTag { repository, record, judged_at, unpulled_since } => {
                 self.expire_tag(&repository, &record, (judged_at, time), unpulled_since)
             }

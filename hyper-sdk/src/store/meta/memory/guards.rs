@@ -12,6 +12,7 @@ impl State {
         name: &RepositoryName,
         target: &DeleteTarget,
         guard: &TagGuard,
+        now: i64,
     ) -> Result<u64> {
         let needed = match target {
             DeleteTarget::Manifest(ManifestReference::Tag(tag)) => {
@@ -19,7 +20,7 @@ impl State {
                 if is_there {
                     guard.check(tag, TagChange::Delete)?;
                 }
-                return self.delete_tag(name, tag);
+                return self.delete_tag(name, tag, now);
             }
             DeleteTarget::Manifest(ManifestReference::Digest(digest)) | DeleteTarget::Blob(digest) => digest,
         };
@@ -35,7 +36,7 @@ impl State {
         }
         match target {
             DeleteTarget::Blob(digest) => self.delete_blob(name, digest),
-            DeleteTarget::Manifest(_) => self.delete_manifest(name, needed),
+            DeleteTarget::Manifest(_) => self.delete_kept(name, needed, now),
         }
     }
 }

@@ -37,7 +37,9 @@ impl State {
             let manifests = repository.manifests.iter();
             content.manifests.extend(manifests.map(|(digest, one)| (digest, one.bytes().len() as u64)));
             content.counts.tags += repository.tags.len() as u64;
-            content.counts.manifests += repository.manifests.len() as u64;
+            let kept = repository.deleted.manifests();
+            content.counts.manifests += (repository.manifests.len() + kept.len()) as u64;
+            content.manifests.extend(kept);
         }
         let blobs = content.blobs.iter().filter_map(|digest| self.blobs.get(*digest));
         content.counts.bytes = blobs.map(|blob| blob.size).chain(content.manifests.values().copied()).sum();
@@ -64,7 +66,7 @@ impl State {
     pub(super) fn check_put(&self, change: &ManifestChange) -> Result<()> {
         let there = self.find(&change.repository);
         let digest = change.manifest.digest();
-        let is_new = there.is_none_or(|r| !r.manifests.contains_key(digest));
+        let is_new = there.is_none_or(|r| !r.manifests.contains_key(digest) && !r.deleted.has(digest));
         let tags: BTreeSet<&str> = change.tags.iter().map(|tag| tag.as_str()).collect();
         let tags = tags.into_iter().filter(|tag| there.is_none_or(|r| !r.tags.contains_key(*tag))).count();
         for (namespace, limits) in self.covering(&change.repository) {

@@ -47,7 +47,7 @@ impl State {
     ) -> Result<u64> {
         check_judged_at(judged_at, now)?;
         let noted_since = self.pulls_since(now);
-        let Some(repository) = self.repositories.get_mut(name.as_str()) else { return Ok(0) };
+        let Some(repository) = self.repositories.get(name.as_str()) else { return Ok(0) };
         let is_same = repository
             .tags
             .get(record.tag.as_str())
@@ -56,9 +56,12 @@ impl State {
         let was_pulled = pulled.is_some_and(|(since, at)| at > since);
         let is_unknown =
             unpulled_since.is_some_and(|unpulled| noted_since.is_none_or(|since| since > unpulled));
-        if !is_same || was_pulled || is_unknown || repository.remove_tag(record.tag.as_str()).is_none() {
+        if !is_same || was_pulled || is_unknown {
             return Ok(0);
         }
+        self.note_tag(name, record.tag.as_str(), None, now);
+        let Some(repository) = self.repositories.get_mut(name.as_str()) else { return Ok(0) };
+        repository.remove_tag(record.tag.as_str());
         repository.stored.insert(record.digest.clone(), now);
         Ok(1)
     }

@@ -13,12 +13,19 @@ use crate::{Digest, Result};
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-/// The condition that a garbage collector may remove the link `l` of the blob `b` at the time `$1`.
+/// The condition that a garbage collector may remove the link `l` of the blob `b`: its lease has ended at the time `$1`, and no
+/// manifest references it, nor one that was deleted within a window which has not ended at the time of the second parameter.
 macro_rules! unreferenced {
-    () => {
-        "l.leased_until <= $1 AND NOT EXISTS (\
-         SELECT 1 FROM manifest_refs f JOIN manifests m ON m.id = f.manifest_id \
-         WHERE f.digest = b.digest AND m.repository_id = l.repository_id)"
+    ($now:literal) => {
+        concat!(
+            "l.leased_until <= $1 AND NOT EXISTS (\
+             SELECT 1 FROM manifest_refs f JOIN manifests m ON m.id = f.manifest_id \
+             WHERE f.digest = b.digest AND m.repository_id = l.repository_id) AND NOT EXISTS (\
+             SELECT 1 FROM deleted_refs f JOIN deleted_manifests m ON m.id = f.manifest_id \
+             WHERE f.digest = b.digest AND m.repository_id = l.repository_id AND m.kept_until > ",
+            $now,
+            ")"
+        )
     };
 }
 
@@ -196,11 +203,12 @@ pub(super) async fn collect_link(
     let found: Option<i64> = query(concat!(
         "SELECT b.id FROM blobs b JOIN blob_links l ON l.blob_id = b.id \
          WHERE b.digest = $2 AND l.repository_id = $3 AND ",
-        unreferenced!()
+        unreferenced!("$4")
     ))
     .bind(now)
     .bind(digest.as_str())
     .bind(repository)
+    .bind(db.now())
     .fetch_scalar(db)
     .await?;
     let Some(blob) = found else { return Ok(0) };
@@ -311,10 +319,11 @@ impl SqlMeta {
         after: Option<&BlobLink>,
         limit: usize,
     ) -> Result<Vec<BlobLink>> {
+        let time = crate::store::meta::MetaBackend::fetch_time(self).await?;
         let rows: Vec<(String, String)> = query(concat!(
             "SELECT r.name, b.digest FROM blob_links l JOIN blobs b ON b.id = l.blob_id \
              JOIN repositories r ON r.id = l.repository_id WHERE ",
-            unreferenced!(),
+            unreferenced!("$5"),
             " AND (l.repository_id, l.blob_id) > (\
              COALESCE((SELECT id FROM repositories WHERE name = $3), 0), \
              COALESCE((SELECT id FROM blobs WHERE digest = $4), 0)) \
@@ -324,6 +333,7 @@ impl SqlMeta {
         .bind(limit as i64)
         .bind(after.map(|link| link.repository.as_str()))
         .bind(after.map(|link| link.digest.as_str()))
+        .bind(time)
         .fetch_all(&mut self.reader().await?.connection())
         .await
         .map_err(|e| self.failed(e))?;

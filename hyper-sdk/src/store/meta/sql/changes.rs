@@ -4,15 +4,18 @@ use super::query::{Connection, query};
 use super::queue::Asked;
 use super::quotas::Quotas;
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{blobs, events, guards, holds, keepers, pulls, quotas as counts, scrub, sessions, tags};
+use super::{
+    blobs, deletions, events, guards, holds, keepers, pulls, quotas as counts, scrub, sessions, tags,
+};
 use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{
-    manifest_blob_unknown, manifest_unknown, other_media_type, tag_moved, upload_unknown,
+    manifest_blob_unknown, manifest_unknown, not_kept, other_media_type, tag_moved, upload_unknown,
 };
 use crate::store::meta::event_drafts::{drafts, wanted};
 use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, ScrubPlace};
 use crate::store::{DeleteTarget, EventRules, TagGuard};
+use std::collections::HashMap;
 
 /// Applies a change, and records its events when that is wanted.
 pub(super) async fn apply(
@@ -71,6 +74,8 @@ async fn apply_alone(db: &mut Connection<'_>, quotas: &Quotas, change: &Change) 
         Change::DeleteManifest { repository, digest } => {
             delete_manifest(db, quotas, repository, digest).await
         }
+        Change::PurgeDeleted { repository, digest } => deletions::purge(db, quotas, repository, digest).await,
+        Change::ForgetDeletions => deletions::forget_ended(db, quotas).await,
         Change::DeleteTag { repository, tag } => delete_tag(db, quotas, repository, tag).await,
         Change::ExpireTag { repository, record, judged_at, unpulled_since } => {
             tags::expire(db, quotas, (repository, record), *judged_at, *unpulled_since).await
@@ -126,7 +131,11 @@ async fn check_edge(
     repository: Option<i64>,
     change: &ManifestChange,
     edge: &Edge,
+    entries: &HashMap<&Digest, u64>,
 ) -> Outcome<()> {
+    if let (EdgeKind::Entry, Some(size)) = (edge.kind, entries.get(&edge.digest)) {
+        return edge.check_size(*size).map_err(Stop::Refused);
+    }
     if let (Some(id), EdgeKind::Entry) = (repository, edge.kind) {
         let size: Option<i64> = query("SELECT size FROM manifests WHERE repository_id = $1 AND digest = $2")
             .bind(id)
@@ -149,8 +158,24 @@ async fn check_edge(
 }
 
 async fn check(db: &mut Connection<'_>, repository: Option<i64>, change: &ManifestChange) -> Outcome<()> {
-    for edge in &change.edges {
-        check_edge(db, repository, change, edge).await?;
+    let entries: HashMap<&Digest, u64> =
+        change.entries.iter().map(|of| (of.manifest.digest(), of.manifest.bytes().len() as u64)).collect();
+    for of in change.entries.iter().chain([change]).filter(|_| change.undeletes) {
+        let digest = of.manifest.digest();
+        let is_there = match repository {
+            Some(id) => {
+                find_manifest(db, id, digest).await?.is_some() || deletions::is_kept(db, id, digest).await?
+            }
+            None => false,
+        };
+        if !is_there {
+            return Err(Stop::Refused(not_kept(&change.repository, digest)));
+        }
+    }
+    for of in change.entries.iter().chain([change]) {
+        for edge in &of.edges {
+            check_edge(db, repository, of, edge, &entries).await?;
+        }
     }
     if let Some(id) = repository {
         let stored: Option<String> =
@@ -194,6 +219,13 @@ async fn put_manifest(db: &mut Connection<'_>, quotas: &Quotas, change: &Manifes
     let plan = quotas.plan_put(db, repository, change).await?;
     let repository = make_repository(db, &change.repository).await?;
     let now = db.now();
+    for entry in &change.entries {
+        // It was kept, so it counts.
+        if find_manifest(db, repository, entry.manifest.digest()).await?.is_none() {
+            deletions::forget_manifest(db, repository, entry.manifest.digest()).await?;
+            insert_manifest(db, repository, entry, now).await?;
+        }
+    }
     let id = match find_manifest(db, repository, change.manifest.digest()).await? {
         Some(id) => {
             // A collector counts from here. The time is not exact, so that repeated pushes cause few writes.
@@ -215,9 +247,13 @@ async fn put_manifest(db: &mut Connection<'_>, quotas: &Quotas, change: &Manifes
                 .await?;
             id
         }
-        None => insert_manifest(db, repository, change, now).await?,
+        None => {
+            deletions::forget_manifest(db, repository, change.manifest.digest()).await?;
+            insert_manifest(db, repository, change, now).await?
+        }
     };
     for tag in &change.tags {
+        deletions::note_tag(db, quotas.window(), (&change.repository, tag), Some(id)).await?;
         query(
             "INSERT INTO tags (repository_id, name, manifest_id, updated_at) VALUES ($1, $2, $3, $4) \
              ON CONFLICT (repository_id, name) DO UPDATE \
@@ -298,7 +334,8 @@ async fn delete_manifest(
     let unknown = || Stop::Refused(manifest_unknown(name, digest));
     let repository = find_repository(db, name).await?.ok_or_else(unknown)?;
     let id = find_manifest(db, repository, digest).await?.ok_or_else(unknown)?;
-    remove_manifest(db, quotas, (name, digest), (repository, id)).await?;
+    let is_kept = deletions::note_manifest(db, quotas.window(), (repository, digest), id).await?;
+    remove_manifest(db, quotas, (name, digest), (repository, id), is_kept).await?;
     Ok(0)
 }
 
@@ -310,21 +347,27 @@ async fn collect_manifest(
 ) -> Outcome<u64> {
     let Some(repository) = find_repository(db, name).await? else { return Ok(0) };
     let Some(id) = find_manifest(db, repository, digest).await? else { return Ok(0) };
-    if keepers::is_kept(db, id, before).await? {
+    let now = db.now();
+    if keepers::is_kept(db, id, (before, now)).await? {
         return Ok(0);
     }
-    remove_manifest(db, quotas, (name, digest), (repository, id)).await?;
+    remove_manifest(db, quotas, (name, digest), (repository, id), false).await?;
     Ok(1)
 }
 
+/// Removes a manifest with its tags. It goes on to count when it is kept.
 async fn remove_manifest(
     db: &mut Connection<'_>,
     quotas: &Quotas,
     (name, digest): (&RepositoryName, &Digest),
     (repository, id): (i64, i64),
+    is_kept: bool,
 ) -> sqlx::Result<()> {
     let covering = quotas.counted(db, name).await?;
-    counts::unmade(db, &covering, (name, digest), id).await?;
+    counts::untagged_all(db, &covering, name, id).await?;
+    if !is_kept {
+        counts::unmade(db, &covering, (name.as_str(), digest.as_str())).await?;
+    }
     pulls::forget_manifest(db, repository, id).await?;
     for text in [
         "DELETE FROM tags WHERE manifest_id = $1",
@@ -350,6 +393,7 @@ async fn delete_tag(
     tag: &Tag,
 ) -> Outcome<u64> {
     let covering = quotas.counted(db, repository).await?;
+    deletions::note_tag(db, quotas.window(), (repository, tag), None).await?;
     let gone = query(
         "DELETE FROM tags WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2",
     )

@@ -1,4 +1,5 @@
-//! What keeps a manifest: a tag; an index that has it as an entry; its subject. Keepers are kept by theirs.
+//! What keeps a manifest: a tag; an index that has it as an entry; its subject. Keepers are kept by theirs. What was deleted within
+//! a window keeps as if it was there.
 //!
 //! The way from a manifest to its keepers is short, and is walked for one manifest at a time: nothing that is as large as
 //! a repository is in memory. Two manifests can keep each other, so each is visited once.
@@ -10,17 +11,28 @@ use crate::store::meta::ManifestAt;
 use crate::{Digest, Result};
 use std::collections::HashSet;
 
-/// Whether a tag, or a manifest that was stored after `before`, keeps a manifest.
-pub(super) async fn is_kept(db: &mut Connection<'_>, manifest: i64, before: i64) -> sqlx::Result<bool> {
+/// Whether a tag, a manifest that was stored after `before`, or the window of a deletion keeps a manifest at the time `now`.
+pub(super) async fn is_kept(
+    db: &mut Connection<'_>,
+    manifest: i64,
+    (before, now): (i64, i64),
+) -> sqlx::Result<bool> {
     let (mut seen, mut open) = (HashSet::from([manifest]), vec![manifest]);
     while let Some(id) = open.pop() {
         let row: Option<(i64, String, Option<String>, bool)> = query(
             "SELECT m.repository_id, m.digest, m.subject, \
              m.created_at > $2 OR EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
+             OR EXISTS (SELECT 1 FROM deletions d WHERE d.repository_id = m.repository_id AND d.digest = m.digest \
+             AND d.kept_until > $3) \
+             OR EXISTS (SELECT 1 FROM deleted_refs f JOIN deleted_manifests p ON p.id = f.manifest_id \
+             WHERE f.digest = m.digest AND f.kind = 1 AND p.repository_id = m.repository_id AND p.kept_until > $3) \
+             OR EXISTS (SELECT 1 FROM deleted_manifests s WHERE s.repository_id = m.repository_id \
+             AND s.digest = m.subject AND s.kept_until > $3) \
              FROM manifests m WHERE m.id = $1",
         )
         .bind(id)
         .bind(before)
+        .bind(now)
         .fetch_optional(db)
         .await?;
         let Some((repository, digest, subject, is_root)) = row else { continue };
@@ -50,6 +62,7 @@ impl SqlMeta {
         after: Option<&ManifestAt>,
         limit: usize,
     ) -> Result<Vec<ManifestAt>> {
+        let now = crate::store::meta::MetaBackend::fetch_time(self).await?;
         let mut found = Vec::new();
         let mut last: (i64, String) = match after {
             None => (0, String::new()),
@@ -85,7 +98,7 @@ impl SqlMeta {
                 if found.len() == limit {
                     return Ok(found);
                 }
-                if !is_kept(&mut reader, id, before).await.map_err(|e| self.failed(e))? {
+                if !is_kept(&mut reader, id, (before, now)).await.map_err(|e| self.failed(e))? {
                     let read = || {
                         let (repository, digest) = (RepositoryName::parse(&name)?, Digest::parse(&digest)?);
                         Ok(ManifestAt { repository, digest })

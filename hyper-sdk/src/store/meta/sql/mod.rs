@@ -15,6 +15,7 @@
 
 mod blobs;
 mod changes;
+mod deletions;
 mod events;
 mod export;
 mod guards;
@@ -39,13 +40,15 @@ mod tokens;
 pub use self::postgres::PostgresOptions;
 
 use self::query::{Reader, query};
-use super::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord};
+use super::{
+    BlobLink, BlobRecord, Change, Deletion, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
+};
 use crate::clock::{SharedClock, SystemClock};
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 #[cfg(feature = "store-postgres")]
 use crate::secret::Secret;
-use crate::store::blob::{BlobKey, StagedState};
+use crate::store::blob::BlobKey;
 use crate::store::{Listing, QuotaCheck, QuotaRules, QuotaUse, SharedEventLog, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
 use async_trait::async_trait;
@@ -433,6 +436,32 @@ impl MetaBackend for SqlMeta {
         self.find_scrub_place().await
     }
 
+    fn set_undelete_window(&self, seconds: i64) -> Result<()> {
+        on!(self, database => database.rules().set_window(seconds));
+        Ok(())
+    }
+
+    async fn deletions(
+        &self,
+        repository: Option<&RepositoryName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Listing<Deletion>> {
+        self.find_deletions(repository, after, limit).await
+    }
+
+    async fn deletion_of(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Deletion>> {
+        self.find_deletion(repository, tag).await
+    }
+
+    async fn deleted_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>> {
+        self.find_deleted_manifest(repository, digest).await
+    }
+
     async fn last_retention(&self) -> Result<Option<i64>> {
         self.find_last_retention().await
     }
@@ -490,24 +519,7 @@ impl MetaBackend for SqlMeta {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Option<Listing<Tag>>> {
-        let id: Option<(i64,)> = query("SELECT id FROM repositories WHERE name = $1")
-            .bind(repository.as_str())
-            .fetch_optional(&mut self.reader().await?.connection())
-            .await
-            .map_err(|e| self.failed(e))?;
-        let Some((id,)) = id else { return Ok(None) };
-        if limit == 0 {
-            return Ok(Some(Listing { items: Vec::new(), more: false }));
-        }
-        let rows =
-            query("SELECT name FROM tags WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3")
-                .bind(id)
-                .bind(after.unwrap_or_default())
-                .bind(limit as i64 + 1)
-                .fetch_all(&mut self.reader().await?.connection())
-                .await
-                .map_err(|e| self.failed(e))?;
-        page(rows, limit, Tag::parse).map(Some).map_err(|e| self.damaged(e))
+        self.find_tags(repository, after, limit).await
     }
 
     async fn tag_records(
@@ -564,31 +576,10 @@ impl MetaBackend for SqlMeta {
     }
 
     async fn upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
-        let row: Option<(String, String, i64, Vec<u8>, Vec<u8>)> = query(
-            "SELECT repository, algorithm, saved_offset, hash, backend FROM upload_sessions WHERE id = $1",
-        )
-        .bind(id.as_str())
-        .fetch_optional(&mut self.reader().await?.connection())
-        .await
-        .map_err(|e| self.failed(e))?;
-        let Some((repository, algorithm, offset, hash, backend)) = row else { return Ok(None) };
-        let read = || {
-            Ok(UploadRecord {
-                id: id.clone(),
-                repository: RepositoryName::parse(&repository)?,
-                algorithm: algorithm.parse()?,
-                state: StagedState { offset: unsigned(offset), hash, backend },
-            })
-        };
-        read().map(Some).map_err(|e| self.damaged(e))
+        self.find_upload(id).await
     }
 
     async fn stale_uploads(&self, before: i64) -> Result<Vec<UploadId>> {
-        let rows: Vec<(String,)> = query("SELECT id FROM upload_sessions WHERE updated_at <= $1")
-            .bind(before)
-            .fetch_all(&mut self.reader().await?.connection())
-            .await
-            .map_err(|e| self.failed(e))?;
-        rows.iter().map(|(id,)| UploadId::parse(id).map_err(|e| self.damaged(e))).collect()
+        self.find_stale(before).await
     }
 }

@@ -75,10 +75,8 @@ macro_rules! in_transaction {
                 let version =
                     crate::store::meta::sql::postgres::random_version().map_err(|e| meta.failed(e))?;
                 let mut db = Connection::Postgres(&mut transaction, SystemClock.now(), Some(attempt));
-                let right = query("UPDATE registry_state SET content_version = $1")
-                    .bind(version)
-                    .execute(&mut db)
-                    .await;
+                let right =
+                    query("UPDATE registry_state SET kept_version = $1").bind(version).execute(&mut db).await;
                 right.map_err(|e| meta.failed(e))?;
                 let $db = &mut db;
                 match $work.await {

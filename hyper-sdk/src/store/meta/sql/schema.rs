@@ -7,7 +7,7 @@ use crate::{Error, ErrorKind, Result};
 use sqlx::{Connection as _, SqliteConnection};
 
 /// The migrations, version 1 first.
-pub(super) const MIGRATIONS: [&str; 14] = [
+pub(super) const MIGRATIONS: [&str; 15] = [
     include_str!("migrations/0001_registry.sql"),
     include_str!("migrations/0002_listed.sql"),
     include_str!("migrations/0003_collection.sql"),
@@ -22,13 +22,16 @@ pub(super) const MIGRATIONS: [&str; 14] = [
     include_str!("migrations/0012_counting.sql"),
     include_str!("migrations/0013_pulls.sql"),
     include_str!("migrations/0014_given_up.sql"),
+    include_str!("migrations/0015_undelete.sql"),
 ];
 
-/// What a migration does besides on PostgreSQL: a new name keeps servers of earlier versions, which do not count what
-/// namespaces use, from writing.
+/// What migrations do besides on PostgreSQL: a new name keeps servers of earlier versions from writing, which do not count what
+/// namespaces use (9), or collect what was deleted and is kept (15).
 #[cfg(feature = "store-postgres")]
-pub(super) const ON_POSTGRES: (i64, &str) =
-    (9, "ALTER TABLE registry_state RENAME COLUMN version TO content_version");
+pub(super) const ON_POSTGRES: [(i64, &str); 2] = [
+    (9, "ALTER TABLE registry_state RENAME COLUMN version TO content_version"),
+    (15, "ALTER TABLE registry_state RENAME COLUMN content_version TO kept_version"),
+];
 
 /// The table of applied migrations.
 pub(super) const TABLE: &str =

@@ -2,12 +2,13 @@
 
 use super::query::{Connection, query};
 use super::rows::{Outcome, Stop, signed};
-use super::unsigned;
-use crate::Digest;
+use super::{SqlMeta, unsigned};
+use crate::reference::RepositoryName;
 use crate::store::UploadId;
 use crate::store::blob::StagedState;
 use crate::store::errors::{claimed, sealed_otherwise, upload_moved, upload_unknown};
 use crate::store::meta::UploadRecord;
+use crate::{Digest, Result};
 use std::time::Duration;
 
 pub(super) async fn start(db: &mut Connection<'_>, record: &UploadRecord) -> Outcome<u64> {
@@ -180,4 +181,35 @@ pub(super) async fn expire(db: &mut Connection<'_>, id: &UploadId, before: i64) 
         .execute(db)
         .await?;
     Ok(u64::from(find(db, id).await?.is_some()))
+}
+
+impl SqlMeta {
+    pub(super) async fn find_upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
+        let row: Option<(String, String, i64, Vec<u8>, Vec<u8>)> = query(
+            "SELECT repository, algorithm, saved_offset, hash, backend FROM upload_sessions WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&mut self.reader().await?.connection())
+        .await
+        .map_err(|e| self.failed(e))?;
+        let Some((repository, algorithm, offset, hash, backend)) = row else { return Ok(None) };
+        let read = || {
+            Ok(UploadRecord {
+                id: id.clone(),
+                repository: RepositoryName::parse(&repository)?,
+                algorithm: algorithm.parse()?,
+                state: StagedState { offset: unsigned(offset), hash, backend },
+            })
+        };
+        read().map(Some).map_err(|e| self.damaged(e))
+    }
+
+    pub(super) async fn find_stale(&self, before: i64) -> Result<Vec<UploadId>> {
+        let rows: Vec<(String,)> = query("SELECT id FROM upload_sessions WHERE updated_at <= $1")
+            .bind(before)
+            .fetch_all(&mut self.reader().await?.connection())
+            .await
+            .map_err(|e| self.failed(e))?;
+        rows.iter().map(|(id,)| UploadId::parse(id).map_err(|e| self.damaged(e))).collect()
+    }
 }

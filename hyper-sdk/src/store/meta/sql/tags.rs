@@ -3,7 +3,7 @@
 use super::query::{Connection, query};
 use super::quotas::{Quotas, untagged};
 use super::rows::{Outcome, Stop};
-use super::{SqlMeta, pulls};
+use super::{SqlMeta, deletions, pulls};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::Listing;
 use crate::store::errors::check_judged_at;
@@ -11,6 +11,32 @@ use crate::store::meta::{NOTES_GAP, TagRecord};
 use crate::{Digest, Result};
 
 impl SqlMeta {
+    pub(super) async fn find_tags(
+        &self,
+        repository: &RepositoryName,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Option<Listing<Tag>>> {
+        let id: Option<(i64,)> = query("SELECT id FROM repositories WHERE name = $1")
+            .bind(repository.as_str())
+            .fetch_optional(&mut self.reader().await?.connection())
+            .await
+            .map_err(|e| self.failed(e))?;
+        let Some((id,)) = id else { return Ok(None) };
+        if limit == 0 {
+            return Ok(Some(Listing { items: Vec::new(), more: false }));
+        }
+        let rows =
+            query("SELECT name FROM tags WHERE repository_id = $1 AND name > $2 ORDER BY name LIMIT $3")
+                .bind(id)
+                .bind(after.unwrap_or_default())
+                .bind(limit as i64 + 1)
+                .fetch_all(&mut self.reader().await?.connection())
+                .await
+                .map_err(|e| self.failed(e))?;
+        super::page(rows, limit, Tag::parse).map(Some).map_err(|e| self.damaged(e))
+    }
+
     pub(super) async fn find_tag_records(
         &self,
         repository: &RepositoryName,
@@ -111,6 +137,7 @@ pub(super) async fn expire(
     if gone > 0 {
         untagged(db, &covering, repository, &record.tag).await?;
         pulls::forget_tag(db, repository, record.tag.as_str()).await?;
+        deletions::note_expired(db, quotas.window(), repository, record).await?;
         query(
             "UPDATE manifests SET created_at = $1 WHERE digest = $2 AND created_at < $1 \
              AND repository_id = (SELECT id FROM repositories WHERE name = $3)",

@@ -5,7 +5,7 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
 use crate::store::meta::{
-    BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
+    BlobLink, BlobRecord, Change, Deletion, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
 };
 use crate::store::{
     ChangeContext, DeleteTarget, Listing, QuotaCheck, QuotaRules, QuotaUse, SharedEventLog, UploadId,
@@ -77,16 +77,32 @@ pub(super) enum MetaFault {
     EverybodyRetains,
     LastRunForgotten,
     ManifestsOfAnyRepository,
+    NothingKept,
+    KeptForever,
+    PurgeForgotten,
+    AnythingUndeleted,
+    DeletionsOfAnyRepository,
+    DeletionsEnd,
+    FirstLoss,
+    StillDeleted,
+    EndedKept,
+    EndedTold,
+    ForgetsNothing,
+    ForgetsAll,
+    KeptUncounted,
     HoldIgnored,
     HoldUntold,
     LostOnReopen,
     ClaimsDurable,
 }
 
+/// For how many seconds a backend with such a fault keeps more than it says.
+pub(super) const LONGER: i64 = 100_000;
+
 #[derive(Debug)]
 pub(super) struct MetaMutant<M> {
-    inner: M,
-    fault: MetaFault,
+    pub(super) inner: M,
+    pub(super) fault: MetaFault,
     asked: AtomicU64,
 }
 
@@ -249,7 +265,7 @@ impl<M: MetaBackend> MetaMutant<M> {
             (MetaFault::AllExpire, Change::ExpireUpload { id, .. }) => {
                 Change::ExpireUpload { id, before: i64::MAX }
             }
-            (_, change) => change,
+            (_, change) => return self.mutate_deletion(change).await,
         }))
     }
 }
@@ -318,7 +334,7 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
     }
 
     async fn quota_use(&self) -> Result<Vec<QuotaUse>> {
-        self.inner.quota_use().await
+        self.counted(self.inner.quota_use().await?).await
     }
 
     async fn check_quotas(&self, repair: bool) -> Result<Vec<QuotaCheck>> {
@@ -414,6 +430,52 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
 
     async fn manifests_with(&self, digest: &Digest, limit: usize) -> Result<Vec<ManifestAt>> {
         self.inner.manifests_with(digest, limit).await
+    }
+
+    fn set_undelete_window(&self, seconds: i64) -> Result<()> {
+        match self.fault {
+            MetaFault::NothingKept => self.inner.set_undelete_window(0),
+            MetaFault::KeptForever if seconds == 0 => Ok(()),
+            MetaFault::EndedKept | MetaFault::EndedTold if seconds > 0 => {
+                self.inner.set_undelete_window(seconds + LONGER)
+            }
+            _ => self.inner.set_undelete_window(seconds),
+        }
+    }
+
+    async fn deletions(
+        &self,
+        repository: Option<&RepositoryName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Listing<Deletion>> {
+        let repository = repository.filter(|_| self.fault != MetaFault::DeletionsOfAnyRepository);
+        let page = self.inner.deletions(repository, after, limit).await?;
+        let more = page.more && self.fault != MetaFault::DeletionsEnd;
+        Ok(Listing { items: self.told(page.items).await?, more })
+    }
+
+    async fn deletion_of(&self, repository: &RepositoryName, tag: &Tag) -> Result<Option<Deletion>> {
+        if self.fault == MetaFault::FirstLoss {
+            let all = self.inner.deletions(Some(repository), 0, 100).await?.items;
+            return Ok(all.into_iter().find(|one| one.reference == tag.clone().into()));
+        }
+        let last = self.inner.deletion_of(repository, tag).await?;
+        Ok(self.told(last.into_iter().collect()).await?.pop())
+    }
+
+    async fn deleted_manifest(
+        &self,
+        repository: &RepositoryName,
+        digest: &Digest,
+    ) -> Result<Option<Manifest>> {
+        if self.fault == MetaFault::StillDeleted {
+            return self.inner.manifest(repository, &digest.clone().into()).await;
+        }
+        let all = self.inner.deletions(Some(repository), 0, 100).await?.items;
+        let is_told = self.told(all).await?.iter().any(|one| one.digest == *digest);
+        let hides = self.fault == MetaFault::EndedKept && !is_told;
+        if hides { Ok(None) } else { self.inner.deleted_manifest(repository, digest).await }
     }
 
     async fn last_retention(&self) -> Result<Option<i64>> {

@@ -24,17 +24,19 @@
 //!   never push the blob again.
 
 mod entries;
+mod pulled_in;
 
 use self::entries::{Entries, Found, Key, Version};
+pub(in crate::store) use self::pulled_in::PulledIn;
 use crate::breaker::Breaker;
 use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{bytes_damaged, missing_bytes};
-use crate::store::meta::TagRecord;
+use crate::store::meta::{Deletion, TagRecord};
 use crate::store::{
     BlobReader, BlobUpload, ByteRange, CollectOptions, Collected, DeleteTarget, Listing, Page, PullNote,
     PutManifest, QuotaCheck, QuotaRules, QuotaUse, RegistryStore, RetainOptions, Retained, ScrubOptions,
-    Scrubbed, SharedEventLog, SharedStore, StoreCapabilities, TagGuard, UploadId, UploadOptions,
+    Scrubbed, SharedEventLog, SharedStore, StoreCapabilities, TagGuard, Undelete, UploadId, UploadOptions,
 };
 use crate::{Digest, Result};
 use async_trait::async_trait;
@@ -43,7 +45,7 @@ use futures::StreamExt as _;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The limits of a cache.
@@ -85,27 +87,6 @@ pub struct CachedContent {
     file: Option<PathBuf>,
     /// When it was pulled.
     pub(in crate::store) pulled: PulledIn,
-}
-
-/// The last hour in which content was pulled, as a number. A copy was not pulled yet.
-#[derive(Debug, Default)]
-pub(in crate::store) struct PulledIn(AtomicU64);
-
-impl PulledIn {
-    /// Returns whether it is the first time in this hour.
-    pub(in crate::store) fn enter(&self, hour: u64) -> bool {
-        let is_first = self.0.load(Ordering::Relaxed) != hour;
-        if is_first {
-            self.0.store(hour, Ordering::Relaxed);
-        }
-        is_first
-    }
-}
-
-impl Clone for PulledIn {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
 }
 
 impl CachedContent {
@@ -541,6 +522,27 @@ impl RegistryStore for Cached {
 
     async fn list_tag_records(&self, repository: &RepositoryName, page: Page) -> Result<Listing<TagRecord>> {
         self.0.store.list_tag_records(repository, page).await
+    }
+
+    fn set_undelete_window(&self, window: Duration) -> Result<()> {
+        self.0.store.set_undelete_window(window)
+    }
+
+    async fn list_deletions(
+        &self,
+        repository: Option<&RepositoryName>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Listing<Deletion>> {
+        self.0.store.list_deletions(repository, after, limit).await
+    }
+
+    async fn undelete(&self, repository: &RepositoryName, undelete: Undelete) -> Result<Descriptor> {
+        self.0.store.undelete(repository, undelete).await
+    }
+
+    async fn purge_deleted(&self, repository: &RepositoryName, digest: &Digest) -> Result<()> {
+        self.0.store.purge_deleted(repository, digest).await
     }
 
     fn event_log(&self) -> Option<SharedEventLog> {

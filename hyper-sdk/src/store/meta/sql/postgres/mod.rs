@@ -354,8 +354,8 @@ async fn migrate(connection: &mut PgConnection) -> sqlx::Result<i64> {
     for (version, migration) in schema::missing(found) {
         // The migrations are constants.
         sqlx::raw_sql(AssertSqlSafe(schema::for_postgres(migration))).execute(&mut *transaction).await?;
-        if version == schema::ON_POSTGRES.0 {
-            sqlx::raw_sql(schema::ON_POSTGRES.1).execute(&mut *transaction).await?;
+        for (_, besides) in schema::ON_POSTGRES.iter().filter(|(of, _)| *of == version) {
+            sqlx::raw_sql(*besides).execute(&mut *transaction).await?;
         }
         sqlx::query(
             "INSERT INTO schema_version (version, applied_at) \

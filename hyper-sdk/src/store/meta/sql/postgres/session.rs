@@ -231,11 +231,11 @@ async fn transact(
     let version = if changes.iter().any(|asked| is_visible(&asked.change)) {
         random()?.to_string()
     } else {
-        "content_version".to_owned()
+        "kept_version".to_owned()
     };
     let durability = if are_leases(changes) { "SET LOCAL synchronous_commit = off; " } else { "" };
     let begin = format!(
-        "BEGIN; {durability}UPDATE registry_state SET content_version = {version} \
+        "BEGIN; {durability}UPDATE registry_state SET kept_version = {version} \
          RETURNING CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT), id; {IS_COUNTING}"
     );
     // The text has a number that was made here, and nothing else from outside.
@@ -248,7 +248,7 @@ async fn transact(
         return Err(Failure::Lost(presence::replaced()));
     }
     clock.set(time.try_get(0)?);
-    let quotas = Quotas::new(rules.now(), is_counting.try_get(0)?, changes);
+    let quotas = Quotas::new(rules, is_counting.try_get(0)?, changes);
     let mut outcomes = Vec::with_capacity(changes.len());
     let mut db = Connection::Postgres(connection, clock.now(), None);
     for change in changes {
@@ -279,6 +279,8 @@ fn is_visible(change: &Change) -> bool {
             | Change::HoldScrub { .. }
             | Change::HoldRetention { .. }
             | Change::HoldBytes { .. }
+            | Change::PurgeDeleted { .. }
+            | Change::ForgetDeletions
             | Change::Events(_)
     )
 }

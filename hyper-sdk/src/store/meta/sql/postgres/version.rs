@@ -83,5 +83,5 @@ async fn ask(options: &PgConnectOptions, open: &mut Option<PgConnection>) -> sql
 }
 
 async fn query(connection: &mut PgConnection) -> sqlx::Result<i64> {
-    sqlx::query_scalar("SELECT content_version FROM registry_state").fetch_one(connection).await
+    sqlx::query_scalar("SELECT kept_version FROM registry_state").fetch_one(connection).await
 }

@@ -206,7 +206,8 @@ async fn compare(db: &mut Connection<'_>) -> sqlx::Result<All> {
         return Ok(all);
     }
     compare_links(db, &mut all).await?;
-    let manifests: i64 = query("SELECT COUNT(*) FROM manifests").fetch_one(db).await?;
+    let all_manifests = "SELECT (SELECT COUNT(*) FROM manifests) + (SELECT COUNT(*) FROM deleted_manifests)";
+    let manifests: i64 = query(all_manifests).fetch_one(db).await?;
     let parts = unsigned(manifests / MANIFESTS) + 1;
     for part in 0..parts {
         compare_manifests(db, &mut all, (part, parts)).await?;
@@ -352,22 +353,34 @@ async fn compare_manifests(db: &mut Connection<'_>, all: &mut All, part: (u64, u
     Ok(())
 }
 
+/// Finds those that are there, and those that are kept after their deletion.
 async fn find_manifests(
     db: &mut Connection<'_>,
+    of: (i64, &[(usize, String)]),
+    part: (u64, u64),
+    found: &mut HashMap<(usize, String), (i64, i64)>,
+) -> sqlx::Result<()> {
+    for text in [
+        "SELECT digest, size FROM manifests WHERE repository_id = $1 AND digest > $2 ORDER BY digest LIMIT $3",
+        "SELECT digest, size FROM deleted_manifests \
+         WHERE repository_id = $1 AND digest > $2 ORDER BY digest LIMIT $3",
+    ] {
+        find_in(db, text, of, part, found).await?;
+    }
+    Ok(())
+}
+
+async fn find_in(
+    db: &mut Connection<'_>,
+    text: &'static str,
     (repository, namespaces): (i64, &[(usize, String)]),
     part: (u64, u64),
     found: &mut HashMap<(usize, String), (i64, i64)>,
 ) -> sqlx::Result<()> {
     let mut after = String::new();
     loop {
-        let page: Vec<(String, i64)> = query(
-            "SELECT digest, size FROM manifests WHERE repository_id = $1 AND digest > $2 ORDER BY digest LIMIT $3",
-        )
-        .bind(repository)
-        .bind(after.as_str())
-        .bind(PAGE)
-        .fetch_all(db)
-        .await?;
+        let page: Vec<(String, i64)> =
+            query(text).bind(repository).bind(after.as_str()).bind(PAGE).fetch_all(db).await?;
         let Some((last, _)) = page.last() else { return Ok(()) };
         after = last.clone();
         for (digest, size) in page.into_iter().filter(|(digest, _)| is_in(digest, part)) {

@@ -3,7 +3,7 @@
 //! ```text
 //!   quotas            what a namespace uses: bytes, tags, manifests
 //!   quota_blobs       how many of its repositories have a blob; its bytes count once
-//!   quota_manifests   the same for a manifest
+//!   quota_manifests   the same for a manifest, also for one that was deleted and is kept
 //! ```
 //!
 //! # Invariants
@@ -16,6 +16,8 @@
 //!   nothing that is there.
 //! - A transaction has the right to write of the whole database, so counts need no further locks, whatever their order.
 //! - Limits are checked before the first statement of a change that writes.
+//! - A manifest that is kept after its deletion counts as long as its row is there, at the same [`place`] as before: a deletion within
+//!   a window and an undeletion change the number of tags alone. Its blobs count by their links, which stay.
 
 mod check;
 mod pieces;
@@ -34,16 +36,21 @@ use crate::store::{QuotaCounts, QuotaNamespace, QuotaRules};
 use crate::{Digest, Error};
 pub(super) use pieces::{count_namespace, forget_empty, restart_all};
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
-/// The rules of a process, which may be replaced at any time.
+/// The rules of a process, which may be replaced at any time, and for how many seconds its deletions can be undone.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SharedRules(Arc<RwLock<Arc<QuotaRules>>>);
+pub(super) struct SharedRules(Arc<RwLock<Arc<QuotaRules>>>, Arc<AtomicI64>);
 
 impl SharedRules {
     pub(super) fn now(&self) -> Arc<QuotaRules> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_window(&self, seconds: i64) {
+        self.1.store(seconds, Ordering::Relaxed);
     }
 
     pub(super) fn replace(&self, rules: Arc<QuotaRules>) {
@@ -63,6 +70,8 @@ pub(super) struct Quotas {
     is_on: bool,
     /// For how long changes of this transaction have gone on with counts.
     counting: Budget,
+    /// For how many seconds deletions can be undone; 0 when they cannot.
+    window: i64,
 }
 
 /// A namespace that is counted.
@@ -110,9 +119,20 @@ pub(super) struct PutPlan {
 
 impl Quotas {
     /// Those of a transaction that makes these changes.
-    pub(super) fn new(rules: Arc<QuotaRules>, is_counting: bool, changes: &[Asked]) -> Self {
+    pub(super) fn new(shared: &SharedRules, is_counting: bool, changes: &[Asked]) -> Self {
+        let (rules, window) = (shared.now(), shared.1.load(Ordering::Relaxed));
         let begins = changes.iter().any(|asked| matches!(asked.change, Change::CountNamespace { .. }));
-        Self { is_on: is_counting || begins || !rules.is_empty(), rules, counting: Budget::default() }
+        Self { is_on: is_counting || begins || !rules.is_empty(), rules, counting: Budget::default(), window }
+    }
+
+    /// Whether anything is counted.
+    pub(super) fn is_on(&self) -> bool {
+        self.is_on
+    }
+
+    /// For how many seconds deletions can be undone; 0 when they cannot.
+    pub(super) fn window(&self) -> i64 {
+        self.window
     }
 
     /// The namespaces that count a repository now: all that a deletion needs, as what is counted later is counted without what it
@@ -259,12 +279,14 @@ impl Quotas {
         let mut is_new = true;
         let mut tags: BTreeSet<&str> = change.tags.iter().map(|tag| tag.as_str()).collect();
         if let Some(id) = repository {
-            is_new =
-                query("SELECT NOT EXISTS (SELECT 1 FROM manifests WHERE repository_id = $1 AND digest = $2)")
-                    .bind(id)
-                    .bind(digest.as_str())
-                    .fetch_one(db)
-                    .await?;
+            is_new = query(
+                "SELECT NOT EXISTS (SELECT 1 FROM manifests WHERE repository_id = $1 AND digest = $2) \
+                 AND NOT EXISTS (SELECT 1 FROM deleted_manifests WHERE repository_id = $1 AND digest = $2)",
+            )
+            .bind(id)
+            .bind(digest.as_str())
+            .fetch_one(db)
+            .await?;
             for tag in tags.clone() {
                 let is_there: bool =
                     query("SELECT EXISTS (SELECT 1 FROM tags WHERE repository_id = $1 AND name = $2)")
@@ -430,14 +452,13 @@ pub(super) async fn untagged(
     Ok(())
 }
 
-/// Counts that a repository of these namespaces loses a manifest, of which this is the id, and its tags.
-pub(super) async fn unmade(
+/// Counts that a repository of these namespaces loses the tags of a manifest, of which this is the id.
+pub(super) async fn untagged_all(
     db: &mut Connection<'_>,
     covering: &[Counted],
-    (repository, digest): (&RepositoryName, &Digest),
+    repository: &RepositoryName,
     manifest: i64,
 ) -> sqlx::Result<()> {
-    let row = Place::in_repository(repository.as_str(), Kind::Manifests, digest.as_str());
     for counted in covering {
         let Some(id) = counted.id else { continue };
         let all = Some(place::LAST);
@@ -452,30 +473,36 @@ pub(super) async fn unmade(
                     .await?
             }
         };
-        let is_passed = counted.has_passed(&row);
-        let copies: Option<(i64, i64)> = match is_passed {
-            false => None,
-            true => {
-                query(
-                    "UPDATE quota_manifests SET copies = copies - 1 WHERE digest = $1 AND quota_id = $2 \
-                     RETURNING copies, size",
-                )
-                .bind(digest.as_str())
-                .bind(id)
-                .fetch_optional(db)
-                .await?
-            }
-        };
+        add(db, id, (0, -tags, 0)).await?;
+    }
+    Ok(())
+}
+
+/// Counts that a repository of these namespaces loses a manifest, or one that it has kept.
+pub(super) async fn unmade(
+    db: &mut Connection<'_>,
+    covering: &[Counted],
+    (repository, digest): (&str, &str),
+) -> sqlx::Result<()> {
+    for id in having_passed(covering, &Place::in_repository(repository, Kind::Manifests, digest)) {
+        let copies: Option<(i64, i64)> = query(
+            "UPDATE quota_manifests SET copies = copies - 1 WHERE digest = $1 AND quota_id = $2 \
+             RETURNING copies, size",
+        )
+        .bind(digest)
+        .bind(id)
+        .fetch_optional(db)
+        .await?;
         let mut bytes = 0;
         if let Some((_, size)) = copies.filter(|(copies, _)| *copies <= 0) {
             query("DELETE FROM quota_manifests WHERE digest = $1 AND quota_id = $2")
-                .bind(digest.as_str())
+                .bind(digest)
                 .bind(id)
                 .execute(db)
                 .await?;
             bytes = -size;
         }
-        add(db, id, (bytes, -tags, -i64::from(is_passed))).await?;
+        add(db, id, (bytes, 0, -1)).await?;
     }
     Ok(())
 }

@@ -190,6 +190,16 @@ async fn only_by_index(db: &mut Connection<'_>, is_so: bool) -> sqlx::Result<()>
     Ok(())
 }
 
+/// The manifests of the repository `$1` behind the digest `$2` and up to `$3`, those that are kept after their deletion among them.
+macro_rules! manifests_of_piece {
+    () => {
+        "(SELECT digest, MAX(size) AS size, COUNT(*) AS copies FROM (\
+         SELECT digest, size FROM manifests WHERE repository_id = $1 AND digest > $2 AND digest <= $3 UNION ALL \
+         SELECT digest, size FROM deleted_manifests WHERE repository_id = $1 AND digest > $2 AND digest <= $3) \
+         AS both_of GROUP BY digest) AS m"
+    };
+}
+
 /// What a piece has found.
 struct Piece {
     id: i64,
@@ -327,8 +337,12 @@ impl Piece {
     ) -> sqlx::Result<i64> {
         let from = self.place.key.clone();
         let (count, to): (i64, Option<String>) = query(
-            "SELECT COUNT(*), MAX(digest) FROM (SELECT digest FROM manifests \
-             WHERE repository_id = $1 AND digest > $2 ORDER BY digest LIMIT $3) AS piece",
+            "SELECT COUNT(*), MAX(digest) FROM (SELECT digest FROM (\
+             SELECT digest FROM (SELECT digest FROM manifests \
+             WHERE repository_id = $1 AND digest > $2 ORDER BY digest LIMIT $3) AS live UNION ALL \
+             SELECT digest FROM (SELECT digest FROM deleted_manifests \
+             WHERE repository_id = $1 AND digest > $2 ORDER BY digest LIMIT $3) AS kept) AS both_of \
+             ORDER BY digest LIMIT $3) AS piece",
         )
         .bind(repository)
         .bind(from.as_str())
@@ -336,23 +350,25 @@ impl Piece {
         .fetch_row(db)
         .await?;
         let Some(to) = to else { return Ok(0) };
-        let bytes: i64 = query(
-            "SELECT CAST(COALESCE(SUM(m.size), 0) AS BIGINT) FROM manifests m \
-             WHERE m.repository_id = $1 AND m.digest > $2 AND m.digest <= $3 AND \
-             (SELECT q.size FROM quota_manifests q WHERE q.digest = m.digest AND q.quota_id = $4) IS NULL",
-        )
+        let (bytes, copies): (i64, i64) = query(concat!(
+            "SELECT CAST(COALESCE(SUM(CASE WHEN \
+             (SELECT q.size FROM quota_manifests q WHERE q.digest = m.digest AND q.quota_id = $4) IS NULL \
+             THEN m.size ELSE 0 END), 0) AS BIGINT), CAST(COALESCE(SUM(m.copies), 0) AS BIGINT) FROM ",
+            manifests_of_piece!()
+        ))
         .bind(repository)
         .bind(from.as_str())
         .bind(to.as_str())
         .bind(self.id)
-        .fetch_one(db)
+        .fetch_row(db)
         .await?;
-        query(
+        query(concat!(
             "INSERT INTO quota_manifests (digest, quota_id, size, copies) \
-             SELECT m.digest, CAST($4 AS BIGINT), m.size, 1 \
-             FROM manifests m WHERE m.repository_id = $1 AND m.digest > $2 AND m.digest <= $3 \
-             ON CONFLICT (digest, quota_id) DO UPDATE SET copies = quota_manifests.copies + 1",
-        )
+             SELECT m.digest, CAST($4 AS BIGINT), m.size, m.copies FROM ",
+            manifests_of_piece!(),
+            " WHERE m.copies > 0 \
+             ON CONFLICT (digest, quota_id) DO UPDATE SET copies = quota_manifests.copies + excluded.copies"
+        ))
         .bind(repository)
         .bind(from.as_str())
         .bind(to.as_str())
@@ -360,7 +376,7 @@ impl Piece {
         .execute(db)
         .await?;
         self.added.0 += bytes;
-        self.added.2 += count;
+        self.added.2 += copies;
         self.place.key = to;
         Ok(count)
     }

@@ -140,7 +140,7 @@ async fn transact(
     run(connection, "BEGIN IMMEDIATE").await?;
     let now = clock.now();
     let is_counting = query(IS_COUNTING).fetch_one(&mut Connection::Sqlite(connection, now)).await?;
-    let quotas = Quotas::new(rules.now(), is_counting, changes);
+    let quotas = Quotas::new(rules, is_counting, changes);
     let mut outcomes = Vec::with_capacity(changes.len());
     for change in changes {
         match apply(&mut Connection::Sqlite(connection, now), (&quotas, recording), change).await {
