@@ -9,6 +9,7 @@ use crate::route::Endpoint;
 use http::{HeaderValue, Method, StatusCode, Uri};
 use std::net::IpAddr;
 use std::time::Instant;
+use tracing::Span;
 
 /// The fields of a line.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct Record {
     /// Whether a limit of the client has refused the request: those are counted, and have no line of their own.
     pub(crate) is_limited: bool,
     pub(crate) start: Instant,
+    /// The span of the request, which ends with this.
+    pub(crate) span: Span,
 }
 
 impl Record {

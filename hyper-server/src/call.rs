@@ -15,6 +15,7 @@ use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tracing::Instrument as _;
 
 /// A request that was authenticated and authorized. Dereferences to the state of the registry.
 #[derive(Clone, Copy, Debug)]
@@ -232,7 +233,7 @@ impl Call<'_> {
             }
             result
         };
-        tokio::spawn(to_its_end)
+        tokio::spawn(to_its_end.in_current_span())
             .await
             .map_err(|e| Error::internal("a change of the store was interrupted").with_source(e))?
     }

@@ -21,6 +21,7 @@ use crate::log_level;
 use crate::metric_list;
 use crate::migrate_command::{self, MigrateArgs};
 use crate::open_store::{self, Opened};
+use crate::otlp::{self, Exporter};
 use crate::policy_command::{self, PolicyCommand};
 use crate::quota_command::QuotaCommand;
 use crate::reload::{self, ConfigFile, Reload};
@@ -40,7 +41,8 @@ use hyper_sdk::{Error, ErrorDetail, Result};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// An OCI registry server
@@ -317,11 +319,15 @@ fn run_serve(args: ServeArgs) -> Result<()> {
     let path = args.store.file().map(PathBuf::from);
     let config = args.clone().over(args.store.in_file()?)?;
     let log = LineWriter::start(std::io::stderr())?;
-    let level = log_level::start(&config.log, log.clone())?;
+    let (exporter, listener) = {
+        let _inside = runtime.enter();
+        config.otlp.exporter()?.map(Exporter::start).transpose()?.unzip()
+    };
+    let level = log_level::start(&config.log, log.clone(), listener)?;
     let over = move |in_file| args.clone().over(in_file);
     let file = path.map(|path| ConfigFile::new(path, over, level, &config));
     let audit = config.log.audit.as_deref().map(AuditLog::open).transpose()?;
-    let outcome = runtime.block_on(serve_until_signal(config, file, audit.clone(), hang_ups));
+    let outcome = runtime.block_on(serve_until_signal(config, file, audit.clone(), hang_ups, exporter));
     runtime.shutdown_timeout(std::time::Duration::from_secs(5));
     // After the tasks have ended: a change that was cut off has noted so.
     if let Some(audit) = audit {
@@ -336,6 +342,7 @@ async fn serve_until_signal(
     file: Option<ConfigFile>,
     audit: Option<AuditLog>,
     hang_ups: HangUps,
+    exporter: Option<Exporter>,
 ) -> Result<()> {
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;
     let Opened { store, meta, secret, .. } = open_store::open(&config, config.upload_max_age()).await?;
@@ -370,6 +377,9 @@ async fn serve_until_signal(
     options.authorizer = policy.clone().map(|policy| Arc::new(policy) as Arc<dyn Authorizer>);
     let place = store.to_string();
     let registry = Registry::new(store, options)?;
+    if let Some(exporter) = &exporter {
+        registry.show_spans(exporter.counts());
+    }
     let tls = config.tls.open()?;
     if let Some(tls) = &tls {
         registry.show_tls(tls);
@@ -393,6 +403,8 @@ async fn serve_until_signal(
     print(&lines.chain(of_acme).collect::<String>())?;
     tracing::info!(address = addresses.join(" "), store = %place, read_only = config.read_only, "started");
     let reload = Arc::new(Reload { file, registry: registry.clone(), policy, known, token_keys, tls });
+    let asked_at = Arc::new(OnceLock::new());
+    let asked_to_end = Arc::clone(&asked_at);
     let shutdown = async move {
         let ended = async {
             tokio::select! {
@@ -407,11 +419,16 @@ async fn serve_until_signal(
         });
         reload::until(ended, asked, move || reload.run()).await;
         tracing::info!("stopping: requests in flight are answered first");
+        let _ = asked_to_end.set(Instant::now());
     };
     let server = ServerOptions { connections: registry.connections().clone(), ..config.server() };
+    let drain = server.drain_timeout;
     let served = serve(listeners, registry.clone(), server, shutdown).await;
-    registry.stop_webhooks().await;
-    registry.note_last_pulls().await;
+    let last_deeds = async {
+        registry.stop_webhooks().await;
+        registry.note_last_pulls().await;
+    };
+    tokio::join!(last_deeds, otlp::finish(exporter, asked_at.get().copied(), drain));
     served?;
     tracing::info!("stopped");
     Ok(())

@@ -13,6 +13,7 @@ use crate::database::DatabaseConfig;
 use crate::event_config::EventsConfig;
 use crate::issuer_config;
 use crate::listen_on::{ListenOn, one_or_more};
+use crate::otlp_config::OtlpConfig;
 use crate::path_prefix::PathPrefix;
 use crate::policy_command::Known;
 use crate::proxies::TrustedProxy;
@@ -97,6 +98,8 @@ pub(crate) struct Config {
     pub(crate) log: LogConfig,
     /// The metrics.
     pub(crate) metrics: MetricsConfig,
+    /// The collector of traces.
+    pub(crate) otlp: OtlpConfig,
 }
 
 /// Limits.
@@ -253,6 +256,7 @@ impl Default for Config {
             cors: CorsConfig::default(),
             log: LogConfig::default(),
             metrics: MetricsConfig::default(),
+            otlp: OtlpConfig::default(),
         }
     }
 }
@@ -347,6 +351,7 @@ impl Config {
         self.auth.check()?;
         quota_config::rules(&self.quota)?;
         self.events.check()?;
+        self.otlp.check()?;
         webhook_config::check(&self.webhook, self.events.blobs)?;
         if let Some(url) = &self.public_url
             && !is_root(url)
@@ -405,6 +410,8 @@ impl Config {
             Some(AnonymousAccess::Pull) if !self.read_only => warnings.push(nobody("push")),
             _ => {}
         }
+        let has_proxies = self.trusted_proxies.as_ref().is_some_and(|proxies| !proxies.is_empty());
+        warnings.extend(self.otlp.warnings(has_proxies));
         if self.cors.credentials && self.cors.origins.is_empty() {
             warnings.push("`cors.credentials` has no effect without `cors.origins`".to_owned());
         }
@@ -492,6 +499,7 @@ impl Config {
             metrics_for_users: self.metrics.users_only,
             access_log: self.log.access,
             audit: None,
+            traces: self.otlp.traces(),
             clock: Arc::new(SystemClock),
         }
     }

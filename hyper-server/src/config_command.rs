@@ -5,6 +5,7 @@ use crate::auth::{Directory, Issuers, Logins, PolicyFile};
 use crate::config::{Config, REFERENCE};
 use crate::config_schema;
 use crate::issuer_config;
+use crate::otlp;
 use crate::standard_io::print;
 use crate::throttle::{Throttle, Throttling};
 use crate::{log_level, policy_command, webhook, webhook_config};
@@ -73,6 +74,8 @@ fn check(args: &CheckArgs) -> Result<()> {
     if let Some(path) = &config.log.audit {
         AuditLog::check(path)?;
     }
+    let exporter = config.otlp.exporter().map_err(|e| e.with_context("table", "otlp"))?;
+    exporter.iter().try_for_each(otlp::check)?;
     let webhooks = webhook_config::webhooks(&config.webhook)?;
     webhook::check(&webhooks)?;
     let policy = config.auth.policy.as_deref().map(PolicyFile::open).transpose()?;

@@ -2,11 +2,13 @@
 
 use crate::config::{LogConfig, LogFormat};
 use crate::log::LineWriter;
+use crate::otlp::SpanListener;
 use hyper_sdk::{Error, Result};
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::reload;
+use tracing_subscriber::layer::{Layer, Layered, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt as lines, reload};
 
 type Replace = dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync;
 
@@ -31,11 +33,18 @@ pub(crate) fn filter(level: &str) -> Result<EnvFilter> {
         .map_err(|e| Error::invalid(format!("invalid log level `{}`", level.escape_debug())).with_source(e))
 }
 
-/// Starts the log of this process.
+/// Starts the log of this process, and what listens to spans beside it.
 ///
 /// # Errors
 /// Those of [`filter`], and [`hyper_sdk::ErrorKind::Internal`] when the process has a log already.
-pub(crate) fn start(config: &LogConfig, writer: LineWriter) -> Result<LogLevel> {
+pub(crate) fn start(
+    config: &LogConfig,
+    writer: LineWriter,
+    listener: Option<SpanListener>,
+) -> Result<LogLevel> {
+    if let Some(listener) = listener {
+        return start_with(config, writer, listener);
+    }
     let failed = |e| Error::internal("the log cannot be started").with_source(e);
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(&config.level)?)
@@ -55,6 +64,23 @@ pub(crate) fn start(config: &LogConfig, writer: LineWriter) -> Result<LogLevel> 
             Box::new(move |filter| handle.reload(filter))
         }
     };
+    Ok(LogLevel { current: Mutex::new(config.level.clone()), replace })
+}
+
+/// The same with a listener. The level is for the log alone, so each of them has a filter of its own, which costs a little more.
+fn start_with(config: &LogConfig, writer: LineWriter, listener: SpanListener) -> Result<LogLevel> {
+    type Log = Box<dyn Layer<Layered<SpanListener, Registry>> + Send + Sync>;
+    let (filter, handle) = reload::Layer::new(filter(&config.level)?);
+    let layer = lines::layer().with_ansi(false).with_writer(writer);
+    let log: Log = match config.format {
+        LogFormat::Text => layer.with_filter(filter).boxed(),
+        LogFormat::Json => {
+            layer.json().flatten_event(true).with_current_span(false).with_filter(filter).boxed()
+        }
+    };
+    let whole = tracing_subscriber::registry().with(listener).with(log);
+    whole.try_init().map_err(|e| Error::internal("the log cannot be started").with_source(e))?;
+    let replace: Box<Replace> = Box::new(move |filter| handle.reload(filter));
     Ok(LogLevel { current: Mutex::new(config.level.clone()), replace })
 }
 

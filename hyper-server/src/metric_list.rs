@@ -3,8 +3,10 @@
 //! What a metric is and how it is read stand side by side, so neither can be there without the other. The series of a metric
 //! are bounded: each label has the values that it lists here.
 
+mod reference;
 mod sources;
 
+pub(crate) use self::reference::reference;
 pub(crate) use self::sources::Sources;
 
 use crate::auth;
@@ -13,6 +15,7 @@ use crate::quota_gauges;
 use crate::reloads::{self, Files};
 use crate::throttle;
 use crate::tls::Tls;
+use crate::trace;
 use crate::webhook::{self, Counts};
 use hyper_sdk::store::PullNotes;
 use std::fmt::Write as _;
@@ -66,6 +69,7 @@ const BY: Label = Label { name: "by", values: Values::Of(throttle::by_names) };
 const LIMIT: Label = Label { name: "limit", values: Values::Of(throttle::limit_names) };
 const PACED: Label = Label { name: "by", values: Values::Of(throttle::paced_names) };
 const DIRECTION: Label = Label { name: "direction", values: Values::Of(throttle::direction_names) };
+const RESULT: Label = Label { name: "result", values: Values::Of(trace::outcomes) };
 const NAMESPACE: Label = Label {
     name: "namespace",
     values: Values::OneOf(
@@ -125,6 +129,13 @@ static METRICS: &[Metric] = &[
         labels: &[PACED, DIRECTION],
         meaning: "Bytes of bodies that had to wait for a rate of bytes",
         read: Read::Counters(|from, each| from.throttle.slowed(each)),
+    },
+    Metric {
+        name: "trace_spans_total",
+        unit: "spans",
+        labels: &[RESULT],
+        meaning: "Spans of traces that the collector took, that found the queue full, and that the collector did not take",
+        read: Read::Counters(|from, each| from.spans.into_iter().for_each(|spans| spans.each(each))),
     },
     Metric {
         name: "uploads_in_progress",
@@ -525,51 +536,6 @@ pub(crate) fn render(from: &Sources<'_>) -> String {
     let mut out = String::with_capacity(8 << 10);
     METRICS.iter().for_each(|metric| metric.render(from, &mut out));
     out
-}
-
-/// The page docs/reference/metrics.md.
-pub(crate) fn reference() -> String {
-    let mut page = "# hyperregistry: metrics\n\nGenerated from the list in `hyper-server/src/metric_list.rs`, which `/metrics` is \
-                    made of, by `cargo xtask generate`.\n\nThe counts are those of one server and begin anew with its process. \
-                    No series has the name of a repository, a user or a client. [Monitoring](../operate.md#monitoring) says \
-                    what to watch.\n\n| metric | type | unit | labels | meaning |\n|---|---|---|---|---|\n"
-        .to_owned();
-    let mut labels: Vec<&Label> = Vec::new();
-    for metric in METRICS {
-        let names: Vec<String> = metric.labels.iter().map(|label| format!("`{}`", label.name)).collect();
-        let (name, kind) = (metric.name, metric.kind());
-        let _ = writeln!(
-            page,
-            "| `hyperregistry_{name}` | {kind} | {} | {} | {} |",
-            metric.unit,
-            names.join(", "),
-            metric.meaning
-        );
-        for label in metric.labels {
-            if !labels.iter().any(|known| known.name == label.name) {
-                labels.push(label);
-            }
-        }
-    }
-    page.push_str("\n## Labels\n\n| label | values |\n|---|---|\n");
-    for label in labels {
-        let values = match label.values {
-            Values::Of(values) => {
-                values().iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")
-            }
-            Values::OneOf(words) => words.to_owned(),
-        };
-        let _ = writeln!(page, "| `{}` | {values} |", label.name);
-    }
-    let bounds: Vec<_> = metrics::bucket_bounds().collect();
-    let _ = writeln!(
-        page,
-        "\n`route` is `none` for a path that the registry does not have. `method` and `status` are `other` for those that it does \
-         not count apart. A series appears with its first request.\n\nA histogram has the series `_bucket`, `_sum` and `_count`. \
-         The bounds of its buckets (`le`) are {} seconds and `+Inf`.",
-        bounds.join(", ")
-    );
-    page
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::cors::Cors;
 use crate::path_prefix::PathPrefix;
 use crate::proxies::TrustedProxy;
 use crate::throttle::Throttling;
+use crate::trace::TraceOptions;
 use crate::webhook::Webhook;
 use hyper_sdk::Secret;
 use hyper_sdk::clock::{SharedClock, SystemClock};
@@ -233,6 +234,8 @@ pub struct RegistryOptions {
     pub access_log: bool,
     /// Writes a line for each change; `None` writes none.
     pub audit: Option<AuditLog>,
+    /// Which requests get a span for traces; `None` gives none.
+    pub traces: Option<TraceOptions>,
     /// The clock by which tokens are issued and expire.
     pub clock: SharedClock,
 }
@@ -276,6 +279,7 @@ impl Default for RegistryOptions {
             metrics_for_users: false,
             access_log: true,
             audit: None,
+            traces: None,
             clock: Arc::new(SystemClock),
         }
     }

@@ -29,6 +29,7 @@ use crate::route::{self, Endpoint, Rejection};
 use crate::state::State;
 use crate::throttle::Turn;
 use crate::tls::Tls;
+use crate::trace::{self, SpanCounts};
 use crate::webhook::Webhook;
 use axum::body::{Body, HttpBody};
 use axum::response::{IntoResponse, Response};
@@ -44,6 +45,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Instant;
+use tracing::{Instrument as _, Span};
 
 /// A registry: a tower service that answers requests from a store. Clones share everything.
 ///
@@ -110,6 +112,11 @@ impl Registry {
         let _ = self.0.tls.set(tls.clone());
     }
 
+    /// Makes `/metrics` show what became of spans.
+    pub(crate) fn show_spans(&self, counts: &Arc<SpanCounts>) {
+        let _ = self.0.spans.set(counts.clone());
+    }
+
     /// Which files could not be read again.
     pub(crate) fn reloads(&self) -> &Reloads {
         &self.0.reloads
@@ -162,6 +169,9 @@ impl Registry {
         let route = parsed.as_ref().ok().map(Endpoint::index);
         let trusted = state.options.trusted_proxies.as_deref().unwrap_or_default();
         let client = proxies::client(trusted, parts.extensions.get(), &parts.headers);
+        let tracer = state.tracer.as_ref();
+        let span = tracer
+            .map_or_else(Span::none, |tracer| tracer.begin(&parts, route, client, &request_id, trusted));
         let kind = admission::kind(state, parsed.as_ref().ok(), &parts.method);
         let mut in_flight = InFlight::new(state, Turn::new(client, kind));
         let mut principal = Principal::anonymous();
@@ -171,7 +181,9 @@ impl Registry {
                 in_flight.turn.of_address(&state.throttle).map(|()| preflight).map_err(ApiError::from)
             }
             None => {
-                answer(state, parsed, &parts, &mut body, &mut principal, &mut in_flight.turn, &audit).await
+                answer(state, parsed, &parts, &mut body, &mut principal, &mut in_flight.turn, &audit)
+                    .instrument(span.clone())
+                    .await
             }
         };
         if outcome.as_ref().is_err_and(|e| e.cause.as_ref().is_some_and(is_quota_exceeded)) {
@@ -201,12 +213,14 @@ impl Registry {
             code: "",
             is_limited,
             start,
+            span,
         };
         let mut response = outcome.unwrap_or_else(|error| {
             record.error(&error);
             error.into_response()
         });
         record.status = response.status();
+        trace::answered(&record.span, record.status, record.received, is_limited);
         state.metrics.bytes_in.fetch_add(record.received, Ordering::Relaxed);
         state.metrics.answered(route, &record.method, record.status, start.elapsed());
         let headers = response.headers_mut();
@@ -303,6 +317,7 @@ fn deliver(
     }
     let count = move |state: &State, sent, whole| {
         state.metrics.bytes_out.fetch_add(sent, Ordering::Relaxed);
+        trace::sent(&record.span, sent, whole);
         if state.options.access_log && !record.is_limited {
             record.write(sent, whole);
         }

@@ -178,6 +178,29 @@ impl Endpoint {
         "deletion",
     ];
 
+    /// Their paths with names in the place of what differs, in the same order.
+    pub(crate) const TEMPLATES: [&'static str; Self::NAMES.len()] = [
+        "/v2/",
+        "/v2/_catalog",
+        "/v2/_oci/ext/discover",
+        "/v2/{name}/blobs/{digest}",
+        "/v2/{name}/blobs/uploads/",
+        "/v2/{name}/blobs/uploads/{id}",
+        "/v2/{name}/manifests/{reference}",
+        "/v2/{name}/tags/list",
+        "/v2/{name}/referrers/{digest}",
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/v2/token",
+        "/v2/token/keys",
+        "/v2/_hyper/events",
+        "/v2/{name}/_hyper/tags/{tag}/history",
+        "/v2/{name}/_hyper/tags",
+        "/login",
+        "/login/callback",
+    ];
+
     /// The position of the kind of this endpoint in [`Endpoint::NAMES`].
     pub(crate) fn index(&self) -> usize {
         match self {

@@ -14,6 +14,7 @@ use crate::reloads::Reloads;
 use crate::request_id::RequestIds;
 use crate::throttle::Throttle;
 use crate::tls::Tls;
+use crate::trace::{SpanCounts, Tracer};
 use crate::webhook::{Source, Webhook, Webhooks};
 use hyper_sdk::store::wrap::Cached;
 use hyper_sdk::store::{PullNotes, QuotaRules, SharedStore};
@@ -41,6 +42,10 @@ pub(crate) struct State {
     /// The TLS whose state the metrics show.
     pub(crate) tls: OnceLock<Tls>,
     pub(crate) request_ids: RequestIds,
+    /// Begins the spans of requests.
+    pub(crate) tracer: Option<Tracer>,
+    /// What became of them.
+    pub(crate) spans: OnceLock<Arc<SpanCounts>>,
     /// The limits by client.
     pub(crate) throttle: Arc<Throttle>,
     /// The right to look at a blob again that a reader found damaged.
@@ -205,6 +210,8 @@ impl State {
             dependencies,
             reloads: Reloads::default(),
             tls: OnceLock::new(),
+            tracer: options.traces.map(Tracer::new),
+            spans: OnceLock::new(),
             request_ids: RequestIds::new()?,
             throttle,
             suspects: Arc::new(Semaphore::new(1)),

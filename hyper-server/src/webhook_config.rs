@@ -225,16 +225,7 @@ fn is_of_blob(kind: EventKind) -> bool {
 
 /// What is valid, and shows more to others than many mean.
 pub(crate) fn warnings(webhooks: &[Webhook]) -> Vec<String> {
-    let is_open = |webhook: &&Webhook| {
-        let url: Option<http::Uri> = webhook.url.expose().parse().ok();
-        url.is_some_and(|url| {
-            let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-            let is_here = host == "localhost"
-                || host.ends_with(".localhost")
-                || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
-            url.scheme_str() == Some("http") && !is_here
-        })
-    };
+    let is_open = |webhook: &&Webhook| is_open_way(webhook.url.expose());
     let warning = |webhook: &Webhook| {
         let headers = if webhook.headers.is_empty() { "" } else { ", and its `headers`" };
         format!(
@@ -244,6 +235,18 @@ pub(crate) fn warnings(webhooks: &[Webhook]) -> Vec<String> {
         )
     };
     webhooks.iter().filter(is_open).map(warning).collect()
+}
+
+/// Whether requests to an address go over plain HTTP, and not only on this machine.
+pub(crate) fn is_open_way(url: &str) -> bool {
+    let url: Option<http::Uri> = url.parse().ok();
+    url.is_some_and(|url| {
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let is_here = host == "localhost"
+            || host.ends_with(".localhost")
+            || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());
+        url.scheme_str() == Some("http") && !is_here
+    })
 }
 
 /// Checks the tables, without their files.

@@ -62,6 +62,8 @@ mod suite {
     mod tls;
     mod token_keys;
     mod tokens;
+    #[cfg(feature = "otlp")]
+    mod traces;
     mod undelete;
     mod unread;
     mod uploads;

@@ -42,6 +42,7 @@ mod tag_guard;
 mod undelete;
 mod upload;
 mod verified;
+mod work;
 pub mod wrap;
 
 pub use capabilities::StoreCapabilities;
@@ -83,6 +84,7 @@ pub use scrub::{
 pub use tag_guard::{DeleteTarget, TagChange, TagGuard};
 pub use undelete::Undelete;
 pub use upload::{BlobUpload, UploadId, UploadOptions};
+pub use work::WORK_TARGET;
 
 use self::meta::{Deletion, TagRecord};
 use crate::breaker::Breaker;

@@ -72,6 +72,7 @@ async fn dispatch_others(call: &Call<'_>, endpoint: Endpoint, body: &mut Incomin
                 cache: call.cache.statistics(),
                 connections: &call.connections,
                 throttle: &call.throttle,
+                spans: call.spans.get().map(AsRef::as_ref),
                 audit: call.options.audit.as_ref(),
             })))
         }

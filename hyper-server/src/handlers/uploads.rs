@@ -17,6 +17,7 @@ use http::StatusCode;
 use http::header::{self, HeaderName};
 use hyper_sdk::store::{BlobUpload, Page, UploadId, UploadOptions};
 use hyper_sdk::{Digest, Error, ErrorKind, RepositoryName};
+use tracing::Instrument as _;
 
 static UPLOAD_ID: HeaderName = HeaderName::from_static("docker-upload-uuid");
 
@@ -202,7 +203,7 @@ async fn receive(
     let mut pending = ending.digest.as_ref().and_then(|digest| call.begin(|| deed(digest), None));
     let mut taken = body.take();
     let held = call.turn.held();
-    let task = tokio::spawn(call.context().scope(async move {
+    let receiving = call.context().scope(async move {
         let _held = held;
         let receiving = state.metrics.upload();
         let limit = state.options.limits.blob_bytes;
@@ -226,7 +227,8 @@ async fn receive(
             None => {}
         }
         (ended, taken)
-    }));
+    });
+    let task = tokio::spawn(receiving.in_current_span());
     let (ended, taken) =
         task.await.map_err(|e| Error::internal("the upload was interrupted").with_source(e))?;
     *body = taken;

@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::reloads::{Files, Reloads};
 use crate::throttle::Throttle;
 use crate::tls::Tls;
+use crate::trace::SpanCounts;
 use crate::webhook::WebhookCounts;
 use hyper_sdk::store::wrap::CacheStatistics;
 use hyper_sdk::store::{PullNotes, QuotaUse};
@@ -19,6 +20,8 @@ pub(crate) struct Sources<'a> {
     pub(crate) cache: CacheStatistics,
     pub(crate) connections: &'a Connections,
     pub(crate) throttle: &'a Throttle,
+    /// What became of spans, when they are sent.
+    pub(crate) spans: Option<&'a SpanCounts>,
     pub(crate) audit: Option<&'a AuditLog>,
     pub(crate) quotas: &'a [QuotaUse],
     pub(crate) webhooks: &'a [WebhookCounts],

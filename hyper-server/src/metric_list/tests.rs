@@ -5,6 +5,7 @@ use crate::connection::Connections;
 use crate::metrics::Metrics;
 use crate::reloads::Reloads;
 use crate::throttle::Throttle;
+use crate::trace::SpanCounts;
 use http::{Method, StatusCode};
 use hyper_sdk::store::wrap::CacheStatistics;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ fn rendered(metrics: &Metrics) -> String {
         cache,
         connections,
         throttle: &Throttle::new(&crate::throttle::Throttling::default()),
+        spans: Some(&SpanCounts::default()),
         audit: None,
         quotas: &[],
         webhooks: &[],

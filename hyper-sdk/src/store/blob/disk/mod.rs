@@ -25,7 +25,7 @@ use self::staging::{Area, DiskStaging};
 use super::reading::{Part, READ_CHUNK, read_ahead};
 use super::{BlobBackend, BlobKey, BlobStaging, DeletionRight, StoredBytes, leftovers};
 use crate::store::errors::{busy, digest_mismatch, missing_bytes, staging_lost};
-use crate::store::{ByteStream, Listing, UploadId};
+use crate::store::{ByteStream, Listing, UploadId, work};
 use crate::{Digest, Error, ErrorKind, Result, ResultExt as _, private_folder};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -37,6 +37,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 use tokio::task::spawn_blocking;
+
+/// The place of the blobs, as spans name it.
+const PLACE: &str = "folder";
 
 /// Up to this many sizes are read on the calling thread, which costs less than a task on another thread.
 const SIZES_INLINE: usize = 4;
@@ -252,7 +255,7 @@ impl BlobBackend for DiskBlobs {
     async fn put(&self, digest: &Digest, bytes: Bytes) -> Result<()> {
         let (folders, digest) = (Arc::clone(&self.0), digest.clone());
         let temporary = folders.uploads.join(format!("{}.put", UploadId::random()?));
-        blocking(move || {
+        let put = blocking(move || {
             // A damaged file is replaced. The bytes are in memory, so comparing them is cheap.
             let there = folders.blob(&digest);
             let as_long = fs::metadata(&there).is_ok_and(|meta| meta.len() == bytes.len() as u64);
@@ -271,8 +274,8 @@ impl BlobBackend for DiskBlobs {
                 let _ = fs::remove_file(&temporary);
             }
             written
-        })
-        .await
+        });
+        work::within(work::blobs(PLACE, "put"), put).await
     }
 
     async fn adopt(&self, digest: &Digest, path: &Path) -> Result<u64> {
@@ -319,7 +322,7 @@ impl BlobBackend for DiskBlobs {
 
     async fn read(&self, key: &BlobKey, size: u64, offset: u64, length: u64) -> Result<ByteStream> {
         let (folders, digest) = (Arc::clone(&self.0), by_digest(key)?.clone());
-        let (part, first) = blocking(move || {
+        let open = blocking(move || {
             let file = match File::open(folders.blob(&digest)) {
                 Ok(file) => file,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing_bytes(&digest)),
@@ -332,8 +335,8 @@ impl BlobBackend for DiskBlobs {
             let mut part = Part::new(file, digest, offset, offset + length);
             let first = part.next()?;
             Ok((part, first))
-        })
-        .await?;
+        });
+        let (part, first) = work::within(work::blobs(PLACE, "read"), open).await?;
         Ok(read_ahead(part, first))
     }
 

@@ -2,9 +2,10 @@
 
 use super::super::reading::READ_CHUNK;
 use super::super::{BlobStaging, StagedState, Verified};
-use super::{Folders, blocking, is_at};
+use super::{Folders, PLACE, blocking, is_at};
 use crate::digest::{Algorithm, Hasher};
 use crate::store::errors::{digest_mismatch, interrupted, not_verified, staging_lost};
+use crate::store::work;
 use crate::{Digest, Result, ResultExt as _};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -212,13 +213,15 @@ impl BlobStaging for DiskStaging {
 
     async fn verify(&mut self, digest: &Digest) -> Result<Verified> {
         let wanted = digest.clone();
-        let size = self.with_area(move |area| area.verify(&wanted)).await?;
+        let verify = self.with_area(move |area| area.verify(&wanted));
+        let size = work::within(work::blobs(PLACE, "verify"), verify).await?;
         Ok(Verified::by_digest(digest, size))
     }
 
     async fn commit(&mut self, digest: &Digest) -> Result<()> {
         let digest = digest.clone();
-        self.with_area(move |area| area.commit(&digest)).await
+        let commit = self.with_area(move |area| area.commit(&digest));
+        work::within(work::blobs(PLACE, "commit"), commit).await
     }
 
     async fn discard(&mut self) -> Result<()> {

@@ -4,6 +4,7 @@ use super::place::Place;
 use super::throttled::Throttled;
 use crate::breaker::{Attempt, Breaker, BreakerOptions, Refused, is_refusal};
 use crate::s3::{Object, S3BlobPlace, asks_to_slow_down, code, is_no_answer, is_unclear, of_request};
+use crate::store::work;
 use crate::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -77,10 +78,11 @@ impl Bucket {
     /// Sends a request, unless the bucket does not answer.
     async fn ask<T>(
         &self,
+        name: &'static str,
         request: impl Future<Output = object_store::Result<T>>,
     ) -> object_store::Result<T> {
         let attempt = self.breaker.enter().map_err(refused)?;
-        let outcome = request.await;
+        let outcome = work::within(work::blobs("bucket", name), request).await;
         self.judge(&attempt, outcome.as_ref().err());
         outcome
     }
@@ -158,7 +160,7 @@ impl Bucket {
 
     /// Who has the place, if anybody does. A longer name is an empty one.
     pub(super) async fn owner(&self, most: u64) -> Result<Option<Bytes>> {
-        match self.ask(self.store.get(&self.place.owner())).await {
+        match self.ask("get", self.store.get(&self.place.owner())).await {
             Ok(found) if found.meta.size <= most => found.bytes().await.map(Some).map_err(|e| self.cause(&e)),
             Ok(_) => Ok(Some(Bytes::new())),
             Err(e) if self.is_missing(&e) => Ok(None),
@@ -173,7 +175,7 @@ impl Bucket {
         }
         let text = Bytes::copy_from_slice(owner.as_bytes());
         let first = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.ask(self.store.put_opts(&self.place.owner(), text.into(), first)).await {
+        match self.ask("put", self.store.put_opts(&self.place.owner(), text.into(), first)).await {
             Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
             Err(e) => match self.cause(&e) {
                 // Another one was first.
@@ -185,22 +187,22 @@ impl Bucket {
     }
 
     pub(super) async fn head(&self, key: &Key) -> Result<Option<ObjectMeta>> {
-        self.optional(self.ask(self.store.head(key)).await)
+        self.optional(self.ask("head", self.store.head(key)).await)
     }
 
     pub(super) async fn put(&self, key: &Key, payload: PutPayload) -> Result<()> {
-        self.ask(self.store.put(key, payload)).await.map(drop).map_err(|e| self.error(&e))
+        self.ask("put", self.store.put(key, payload)).await.map(drop).map_err(|e| self.error(&e))
     }
 
     /// Removes an object. A missing one is no error.
     pub(super) async fn delete(&self, key: &Key) -> Result<()> {
-        self.optional(self.ask(self.store.delete(key)).await).map(drop)
+        self.optional(self.ask("delete", self.store.delete(key)).await).map(drop)
     }
 
     /// A part of an object that is not empty, with the size of the whole.
     pub(super) async fn get(&self, key: &Key, range: Range<u64>) -> Result<Option<(u64, Body)>> {
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        match self.ask(self.store.get_opts(key, options)).await {
+        match self.ask("get", self.store.get_opts(key, options)).await {
             Ok(found) => Ok(Some((found.meta.size, found.into_stream()))),
             Err(e) if self.is_missing(&e) => Ok(None),
             // An object that ends before the range is refused, too.
@@ -217,7 +219,7 @@ impl Bucket {
         if size == 0 {
             return Ok(self.head(key).await?.filter(|meta| meta.size == 0).map(|_| Vec::new()));
         }
-        let Some(found) = self.optional(self.ask(self.store.get(key)).await)? else { return Ok(None) };
+        let Some(found) = self.optional(self.ask("get", self.store.get(key)).await)? else { return Ok(None) };
         if found.meta.size != size {
             return Ok(None);
         }
@@ -264,7 +266,10 @@ impl Bucket {
     }
 
     pub(super) async fn begin(&self, key: &Key) -> Result<String> {
-        let name = self.ask(self.store.create_multipart(key)).await.map_err(|e| self.error(&e))?;
+        let name = self
+            .ask("create_multipart", self.store.create_multipart(key))
+            .await
+            .map_err(|e| self.error(&e))?;
         match name.len() <= MAX_NAME && name.bytes().all(|c| c.is_ascii_graphic()) {
             true => Ok(name),
             false => Err(Error::new(
@@ -281,7 +286,7 @@ impl Bucket {
         number: usize,
         payload: PutPayload,
     ) -> object_store::Result<String> {
-        let part = self.ask(self.store.put_part(key, &name.to_owned(), number, payload)).await?;
+        let part = self.ask("put_part", self.store.put_part(key, &name.to_owned(), number, payload)).await?;
         Ok(part.content_id)
     }
 
@@ -294,11 +299,14 @@ impl Bucket {
     ) -> object_store::Result<()> {
         (self.announce)(size);
         let parts = parts.into_iter().map(|content_id| PartId { content_id }).collect();
-        self.ask(self.store.complete_multipart(key, &name.to_owned(), parts)).await.map(drop)
+        self.ask("complete_multipart", self.store.complete_multipart(key, &name.to_owned(), parts))
+            .await
+            .map(drop)
     }
 
     /// Removes the parts of an upload. One that has ended is no error.
     pub(super) async fn abort(&self, key: &Key, name: &str) -> Result<()> {
-        self.optional(self.ask(self.store.abort_multipart(key, &name.to_owned())).await).map(drop)
+        self.optional(self.ask("abort_multipart", self.store.abort_multipart(key, &name.to_owned())).await)
+            .map(drop)
     }
 }

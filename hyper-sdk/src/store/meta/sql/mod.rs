@@ -32,6 +32,7 @@ mod rows;
 mod schema;
 mod scrub;
 mod sessions;
+mod spans;
 mod sqlite;
 mod tags;
 mod tokens;
@@ -289,7 +290,7 @@ impl MetaBackend for SqlMeta {
     async fn fetch_version(&self) -> Option<u64> {
         match &*self.0 {
             Database::Sqlite(_) => None,
-            Database::Postgres(database) => database.version().await,
+            Database::Postgres(database) => self.versioned(database.version()).await,
         }
     }
 
@@ -351,7 +352,7 @@ impl MetaBackend for SqlMeta {
     }
 
     async fn write(&self, change: Change) -> Result<u64> {
-        on!(self, database => database.write(change).await)
+        self.written(async { on!(self, database => database.write(change).await) }).await
     }
 
     async fn blob(&self, repository: &RepositoryName, digest: &Digest) -> Result<Option<BlobRecord>> {

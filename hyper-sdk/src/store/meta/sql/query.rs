@@ -8,6 +8,7 @@ use super::postgres::judge;
 #[cfg(feature = "store-postgres")]
 use crate::breaker::Attempt;
 use crate::clock::{Clock as _, SystemClock};
+use crate::store::work;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{Sqlite, SqliteRow};
 use sqlx::{FromRow, SqliteConnection};
@@ -27,6 +28,15 @@ pub(super) enum Connection<'c> {
 }
 
 impl Connection<'_> {
+    /// The database, as spans name it.
+    fn system(&self) -> &'static str {
+        match self {
+            Self::Sqlite(..) => super::spans::SQLITE,
+            #[cfg(feature = "store-postgres")]
+            Self::Postgres(..) => super::spans::POSTGRESQL,
+        }
+    }
+
     /// The time that is recorded with a change.
     pub(super) fn now(&self) -> i64 {
         match self {
@@ -180,15 +190,18 @@ impl<'q> Query<'q> {
 
     /// Runs the statement, and returns how many rows it changed.
     pub(super) async fn execute(self, db: &mut Connection<'_>) -> sqlx::Result<u64> {
-        on!(db, self, [query], execute, |done| done.rows_affected())
+        let span = work::statement(db.system(), self.text);
+        work::within(span, async { on!(db, self, [query], execute, |done| done.rows_affected()) }).await
     }
 
     pub(super) async fn fetch_all<T: Row>(self, db: &mut Connection<'_>) -> sqlx::Result<Vec<T>> {
-        on!(db, self, [query_as, T], fetch_all, |rows| rows)
+        let span = work::statement(db.system(), self.text);
+        work::within(span, async { on!(db, self, [query_as, T], fetch_all, |rows| rows) }).await
     }
 
     pub(super) async fn fetch_optional<T: Row>(self, db: &mut Connection<'_>) -> sqlx::Result<Option<T>> {
-        on!(db, self, [query_as, T], fetch_optional, |row| row)
+        let span = work::statement(db.system(), self.text);
+        work::within(span, async { on!(db, self, [query_as, T], fetch_optional, |row| row) }).await
     }
 
     /// The row, which there is.
