@@ -316,7 +316,8 @@ mod tests {
     /// Fields that the specification does not know stay as they are, numbers too.
     #[test]
     fn what_is_written_of_a_manifest_is_read_as_the_same() {
-        let numbers = ["2".repeat(78), "0.1234567890123456789e-300".to_owned(), "9007199254740993".to_owned()];
+        let numbers =
+            ["2".repeat(78), "0.1234567890123456789e-300".to_owned(), "9007199254740993".to_owned()];
         for number in numbers {
             let text = format!(r#"{{"schemaVersion":2,"manifests":[],"more":{number}}}"#);
             let read = Manifest::parse(text.into_bytes(), media_type::OCI_INDEX).unwrap();
