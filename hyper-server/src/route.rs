@@ -199,6 +199,8 @@ impl Endpoint {
         "/v2/{name}/_hyper/tags",
         "/login",
         "/login/callback",
+        "/v2/{name}/_hyper/deleted",
+        "/v2/{name}/_hyper/deleted/{reference}",
     ];
 
     /// The position of the kind of this endpoint in [`Endpoint::NAMES`].

@@ -183,9 +183,12 @@ pub(super) async fn expire(db: &mut Connection<'_>, id: &UploadId, before: i64) 
     Ok(u64::from(find(db, id).await?.is_some()))
 }
 
+/// The repository, the algorithm, the saved offset, the state of the hash, and that of the place of the blobs.
+type SessionRow = (String, String, i64, Vec<u8>, Vec<u8>);
+
 impl SqlMeta {
     pub(super) async fn find_upload(&self, id: &UploadId) -> Result<Option<UploadRecord>> {
-        let row: Option<(String, String, i64, Vec<u8>, Vec<u8>)> = query(
+        let row: Option<SessionRow> = query(
             "SELECT repository, algorithm, saved_offset, hash, backend FROM upload_sessions WHERE id = $1",
         )
         .bind(id.as_str())
