@@ -99,6 +99,11 @@ impl Cors {
         }
     }
 
+    /// Whether pages may talk to the registry in the name that the browser has there.
+    pub(crate) fn allows_credentials(&self) -> bool {
+        self.credentials
+    }
+
     /// Whether a page of another origin sends a request, and is not one that may talk to the registry. Browsers send a form of any
     /// page, and only keep the answer from it.
     pub(crate) fn is_stranger(cors: Option<&Self>, request: &HeaderMap) -> bool {

@@ -61,10 +61,19 @@ pub(crate) fn within<T, E>(
     span: Span,
     work: impl Future<Output = std::result::Result<T, E>>,
 ) -> impl Future<Output = std::result::Result<T, E>> {
+    within_where(span, |_| true, work)
+}
+
+/// The same, where some errors are outcomes that were to be expected, and others faults.
+pub(crate) fn within_where<T, E>(
+    span: Span,
+    is_fault: fn(&E) -> bool,
+    work: impl Future<Output = std::result::Result<T, E>>,
+) -> impl Future<Output = std::result::Result<T, E>> {
     // No async block: it would keep a second place for the work.
     let entered = span.clone();
     work.instrument(entered).inspect(move |outcome| {
-        if outcome.is_err() {
+        if outcome.as_ref().is_err_and(is_fault) {
             span.record("otel.status_code", "ERROR");
         }
     })

@@ -195,14 +195,31 @@ impl Acme {
         &self,
         act: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let (acme, lock) =
-            (self.clone(), self.0.lock.lock().unwrap_or_else(PoisonError::into_inner).upgrade());
+        let lock = self.0.lock.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        self.blocking(lock, act).await
+    }
+
+    /// Does something in a thread where it may block, and has the lock of a try until it is done.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        lock: Option<Arc<File>>,
+        act: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let acme = self.clone();
         let done = tokio::task::spawn_blocking(move || {
             let _lock = lock;
             act(&acme)
         });
         let done = done.await;
         done.unwrap_or_else(|e| Err(Error::internal("a task was interrupted").with_source(e)))
+    }
+
+    /// As [`Acme::at_disk`], for one who takes no part in the try: strangers could otherwise hand the lock on from one to the next.
+    async fn for_stranger<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Self) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.blocking(None, act).await
     }
 
     /// A certificate with its key, as text of PEM: that for the domains of now, else the newest one of others, which is better than
@@ -271,7 +288,7 @@ impl Acme {
             let message = "the folder of ACME does not answer: try again later";
             return Err(Error::new(hyper_sdk::ErrorKind::Unavailable, message));
         };
-        self.at_disk(move |acme| {
+        self.for_stranger(move |acme| {
             // Until the disk has answered, also when the client has gone.
             let _turn = turn;
             acme.folder().read(&file)
@@ -304,6 +321,7 @@ fn is_due(last: &Mutex<Option<Instant>>) -> bool {
 #[cfg(feature = "acme")]
 mod tests {
     use super::*;
+    use futures::future::BoxFuture;
     use std::sync::mpsc;
 
     fn acme(dir: &tempfile::TempDir) -> Acme {
@@ -323,6 +341,32 @@ mod tests {
         let others = async { go_on.send(()).unwrap() };
         let (done, ()) = tokio::join!(hanging, others);
         done.unwrap();
+    }
+
+    #[tokio::test]
+    async fn strangers_do_not_keep_the_lock_of_a_try() {
+        let dir = tempfile::tempdir().unwrap();
+        let acme = acme(&dir);
+        for (is_of_the_try, is_kept) in [(true, true), (false, false)] {
+            let lock = Arc::new(File::create(dir.path().join("lock")).unwrap());
+            acme.begin_try(&lock);
+            let weak = Arc::downgrade(&lock);
+            let (go_on, stopped) = mpsc::channel::<()>();
+            let wait = move |_: &Acme| stopped.recv().map_err(|_| Error::invalid("nobody goes on"));
+            let hanging: BoxFuture<'_, Result<()>> = match is_of_the_try {
+                true => Box::pin(acme.at_disk(wait)),
+                false => Box::pin(acme.for_stranger(wait)),
+            };
+            let others = async move {
+                drop(lock);
+                let was_kept = weak.upgrade().is_some();
+                go_on.send(()).unwrap();
+                was_kept
+            };
+            let (done, was_kept) = tokio::join!(hanging, others);
+            done.unwrap();
+            assert_eq!(was_kept, is_kept);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -49,14 +49,24 @@ pub(super) async fn list(
     Ok(response)
 }
 
+/// Whether the request has a token, which no browser sends by itself.
+fn has_token(call: &Call<'_>) -> bool {
+    let value = call.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let scheme = value.and_then(|value| value.split_whitespace().next());
+    scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer"))
+}
+
 pub(super) async fn undelete(
     call: &Call<'_>,
     repository: RepositoryName,
     reference: ManifestReference,
     replaces: bool,
 ) -> Outcome {
-    // Browsers send this for any page, without asking, in the name of whoever reads it.
-    if Cors::is_stranger(call.options.cors.as_ref(), call.headers()) {
+    // Browsers send this for any page, without asking, in the name of whoever reads it. A page that may talk to the registry, but not
+    // in that name, has a token of its own.
+    let is_own_name = call.principal.is_anonymous() || has_token(call);
+    let cors = call.options.cors.as_ref().filter(|cors| is_own_name || cors.allows_credentials());
+    if Cors::is_stranger(cors, call.headers()) {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
             "DENIED",

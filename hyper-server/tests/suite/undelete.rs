@@ -257,6 +257,32 @@ async fn pages_of_other_origins_undelete_nothing() {
     assert_eq!(api.get("/v2/team/app/manifests/v1").await.expect(200).body, two);
 }
 
+/// A browser adds the password that it remembers to a form of any page, also of one that may not use it.
+#[tokio::test]
+async fn pages_that_may_not_use_a_password_undelete_nothing_with_it() {
+    let all = Api::with(with_window());
+    let users = users();
+    let page = "https://ui.example.com";
+    for (credentials, origins, status) in [(false, "*", 403), (false, page, 403), (true, page, 201)] {
+        let (_, digest) = all.image("team/app", "v1", b"1").await;
+        all.delete(&format!("/v2/team/app/manifests/{digest}")).await.expect(202);
+        let options = RegistryOptions {
+            htpasswd: Some(users.path().to_owned()),
+            cors: Some(Cors::new([origins], credentials, Duration::ZERO).unwrap()),
+            ..with_window()
+        };
+        let store = all.registry.store().clone();
+        let api = Api { registry: hyper_server::Registry::new(store, options).unwrap() };
+        let alice = basic("alice", "pass:word");
+        let form = [("authorization", alice.as_str()), ("origin", page), ("sec-fetch-site", "cross-site")];
+        api.request("POST", "/v2/team/app/_hyper/deleted/v1", &form, "").await.expect(status);
+        // A program.
+        let path = "/v2/team/app/_hyper/deleted/v1?replace=true";
+        let again = if status == 201 { 404 } else { 201 };
+        api.request("POST", path, &form[..1], "").await.expect(again);
+    }
+}
+
 #[tokio::test]
 async fn a_read_only_registry_lists_what_was_deleted() {
     let all = Api::with(with_window());

@@ -63,6 +63,12 @@ fn judged<T: Send + 'static>(
     })
 }
 
+/// Whether an error is none of the answers that a bucket gives to questions, such as that an object is not there.
+fn is_fault(error: &object_store::Error) -> bool {
+    use object_store::Error::{AlreadyExists, NotFound, NotModified, Precondition};
+    !matches!(error, AlreadyExists { .. } | NotFound { .. } | NotModified { .. } | Precondition { .. })
+}
+
 /// The refusal of the breaker, as the error of a request.
 fn refused(refused: Refused) -> object_store::Error {
     object_store::Error::Generic { store: "S3", source: Box::new(refused) }
@@ -82,7 +88,7 @@ impl Bucket {
         request: impl Future<Output = object_store::Result<T>>,
     ) -> object_store::Result<T> {
         let attempt = self.breaker.enter().map_err(refused)?;
-        let outcome = work::within(work::blobs("bucket", name), request).await;
+        let outcome = work::within_where(work::blobs("bucket", name), is_fault, request).await;
         self.judge(&attempt, outcome.as_ref().err());
         outcome
     }

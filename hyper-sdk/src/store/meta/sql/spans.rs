@@ -1,13 +1,19 @@
 //! The spans of what the database does in statements that no caller sees.
 
 use super::{Database, SqlMeta};
-use crate::Result;
 use crate::store::work;
+use crate::{Error, ErrorKind, Result};
 
 /// The databases, as spans name them.
 pub(super) const SQLITE: &str = "sqlite";
 #[cfg(feature = "store-postgres")]
 pub(super) const POSTGRESQL: &str = "postgresql";
+
+/// Whether a change failed by a fault.
+fn is_fault(error: &Error) -> bool {
+    use ErrorKind::{Corrupt, Internal, Io, StorageFull, Timeout, Unavailable};
+    matches!(error.kind(), Corrupt | Internal | Io | StorageFull | Timeout | Unavailable)
+}
 
 impl SqlMeta {
     /// Waits for a change in a span.
@@ -17,7 +23,8 @@ impl SqlMeta {
             #[cfg(feature = "store-postgres")]
             Database::Postgres(_) => POSTGRESQL,
         };
-        work::within(work::operation(system, "write"), write).await
+        // A change that is refused is no fault of the database.
+        work::within_where(work::operation(system, "write"), is_fault, write).await
     }
 
     /// Waits for the version of a database elsewhere in a span.
