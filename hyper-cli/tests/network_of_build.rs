@@ -368,6 +368,11 @@ fn tool_of(all: &[u32]) -> u32 {
     found.unwrap_or_else(|| panic!("{:?}", all.iter().map(|pid| name(*pid)).collect::<Vec<_>>()))
 }
 
+fn parent(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+}
+
 /// What a process has open that another one could have, too.
 fn shared_files(pid: u32) -> BTreeSet<PathBuf> {
     let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -510,11 +515,16 @@ fn a_socket_that_names_an_interface_does_not_reach_the_loopback_of_this_machine(
 fn a_step_after_the_end_of_the_program_is_told_so() {
     needs_network!();
     let place = Place::new();
-    for (tool, hidden) in TOOLS {
+    // The process that keeps the network may hear late of the end of the program.
+    for ((tool, hidden), late) in TOOLS.iter().flat_map(|tool| [(tool, false), (tool, true)]) {
         let step = "n=0; while test $(grep -c : /proc/net/dev) != 1 -a $n -lt 300; do sleep 0.1; n=$((n+1)); done; \
                     echo alone $n\nRUN echo ran";
         let (mut child, lines) = begun(&place, &without(hidden), step);
-        succeed(Command::new("kill").args(["-KILL", &tool_of(&below(child.id())).to_string()]));
+        let program = tool_of(&below(child.id()));
+        if late {
+            succeed(Command::new("kill").args(["-STOP", &parent(program).to_string()]));
+        }
+        succeed(Command::new("kill").args(["-KILL", &program.to_string()]));
         let text: Vec<String> = lines.collect();
         assert!(!child.wait().unwrap().success(), "{text:?}");
         let text = text.join("\n");

@@ -20,7 +20,10 @@ use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, memfd_create};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::net::netdevice::{index_to_name, name_to_index};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::fs::File;
@@ -213,7 +216,7 @@ pub(super) fn usable(context: Context) -> Result<&'static str> {
 /// What pid 1 of the network says to the operation.
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
-    Ready { nameserver: String },
+    Ready { nameserver: String, interface: u32 },
     Failed(Failure),
 }
 
@@ -290,14 +293,14 @@ fn news(control: &UnixStream, answer: &UnixStream, patience: Duration) -> Result
 
 /// The place of the network that pid 1 of it has made.
 fn place(keeper: i32, answer: &mut UnixStream, tool: &str, text: &Text) -> Result<NetworkPlace> {
-    let nameserver = match read_answer(answer)? {
-        Some(Answer::Ready { nameserver }) => nameserver,
+    let (nameserver, interface) = match read_answer(answer)? {
+        Some(Answer::Ready { nameserver, interface }) => (nameserver, interface),
         Some(Answer::Failed(why)) => return Err(why.into()),
         None => return Err(failure(tool, "was ended from outside", text)),
     };
     let path = PathBuf::from(format!("/proc/{keeper}/ns/net"));
     let inode = std::fs::metadata(&path).map_err(|e| Error::io("cannot find the network", &path, e))?.ino();
-    Ok(NetworkPlace { path, inode, nameserver })
+    Ok(NetworkPlace { path, inode, interface, nameserver })
 }
 
 /// Is pid 1 of the network: makes it, says so, and keeps it until its program has ended or the operation kills this process.
@@ -311,8 +314,8 @@ fn keep(mut to_answer: UnixStream, operation: i32, text: &Text) -> ! {
     // The program gets what it is given and no other file.
     sys::close_on_exec_above(2);
     match connect(text) {
-        Ok(nameserver) => {
-            say(&mut to_answer, &Answer::Ready { nameserver });
+        Ok((nameserver, interface)) => {
+            say(&mut to_answer, &Answer::Ready { nameserver, interface });
             // An error means that there is no child any more. A step that comes later is told that the network is gone.
             while sys::wait(-1, true).is_ok() {}
         }
@@ -322,8 +325,8 @@ fn keep(mut to_answer: UnixStream, operation: i32, text: &Text) -> ! {
 }
 
 /// Moves this process into a new network namespace. A child stays in the one from before, and has a program connect the two.
-/// Returns the address of the resolver.
-fn connect(text: &Text) -> Result<String> {
+/// Returns the address of the resolver, and the number of the interface.
+fn connect(text: &Text) -> Result<(String, u32)> {
     let tool = tool(FOLDERS)?;
     let mounted = |e: rustix::io::Errno| Error::io("cannot give the network a name", NAME, e.into());
     sys::unshare(libc::CLONE_NEWNS).context("detail", "mount namespace")?;
@@ -336,11 +339,8 @@ fn connect(text: &Text) -> Result<String> {
         drop(make);
         // The other end closes without a word when there is no network.
         if made.read_exact(&mut [0]).is_ok() {
-            let answer = match tool.start(text) {
-                Ok(()) => Answer::Ready { nameserver: tool.nameserver().to_owned() },
-                Err(error) => Answer::Failed(error.into()),
-            };
-            say(&mut made, &answer);
+            let said = tool.start(text).map_err(Failure::from);
+            let _ = write_frame(&mut made, &serde_json::to_vec(&said).expect("plain data"));
         }
         sys::exit_now(0)
     }
@@ -348,19 +348,25 @@ fn connect(text: &Text) -> Result<String> {
     sys::unshare(libc::CLONE_NEWNET).context("detail", "network namespace")?;
     sys::loopback_up().context("detail", "loopback interface")?;
     mount_bind("/proc/self/ns/net", NAME).map_err(mounted)?;
+    // Some kernels have others than that of loopback in every network.
+    let before = own_loopback::interfaces()?;
     make.write_all(&[0])?;
-    match read_answer(&mut make)? {
-        Some(Answer::Ready { nameserver }) => {
-            // The program has made its interface.
-            own_loopback::keep_inside()?;
-            Ok(nameserver)
-        }
-        Some(Answer::Failed(why)) => Err(why.into()),
-        None => Err(failure(tool.name(), "was ended from outside", text)),
-    }
+    let ended = || failure(tool.name(), "was ended from outside", text);
+    read_answer::<Result<(), Failure>>(&mut make)?.ok_or_else(ended)??;
+    let made =
+        own_loopback::interfaces()?.into_iter().find(|name| !before.contains(name)).ok_or_else(ended)?;
+    let interface = name_to_index(network_socket()?, &made).map_err(|_| ended())?;
+    own_loopback::keep_inside()?;
+    Ok((tool.nameserver().to_owned(), interface))
 }
 
-fn read_answer(from: &mut UnixStream) -> Result<Option<Answer>> {
+/// A socket that asks about the interfaces of this network namespace.
+fn network_socket() -> Result<OwnedFd> {
+    let made = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    Ok(made.map_err(std::io::Error::from)?)
+}
+
+fn read_answer<T: DeserializeOwned>(from: &mut UnixStream) -> Result<Option<T>> {
     Ok(read_frame(from)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
 }
 
@@ -384,7 +390,12 @@ pub(super) fn join(place: Option<&NetworkPlace>) -> Result<()> {
         return Err(gone());
     }
     move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-        .map_err(|e| Error::from(std::io::Error::from(e)).with_context("detail", "network namespace"))
+        .map_err(|e| Error::from(std::io::Error::from(e)).with_context("detail", "network namespace"))?;
+    // Pid 1 of the network hears of the end of the program later than the kernel.
+    match index_to_name(network_socket()?, place.interface) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(gone().with_source(std::io::Error::from(e))),
+    }
 }
 
 /// `/etc/resolv.conf` of a step in such a network, of that of this machine.

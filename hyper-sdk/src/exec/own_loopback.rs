@@ -21,6 +21,16 @@ const ADDRESSES: [(IpAddr, u8); 3] = [
 /// The interfaces of the network namespace of who reads it.
 const INTERFACES: &str = "/proc/thread-self/net/dev";
 
+/// The names of the interfaces of this network namespace.
+///
+/// # Errors
+/// [`crate::ErrorKind::Io`] when they cannot be read.
+pub(super) fn interfaces() -> Result<Vec<String>> {
+    let list = std::fs::read_to_string(INTERFACES)
+        .map_err(|e| Error::io("cannot read the interfaces", INTERFACES, e))?;
+    Ok(list.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim().to_owned()).collect())
+}
+
 /// Keeps the loopback addresses of this network namespace in it, for all interfaces that are there now.
 ///
 /// # Errors
@@ -29,15 +39,12 @@ pub(super) fn keep_inside() -> Result<()> {
     let failed = |e: Errno| {
         Error::from(std::io::Error::from(e)).with_context("detail", "routes to the loopback addresses")
     };
-    let list = std::fs::read_to_string(INTERFACES)
-        .map_err(|e| Error::io("cannot read the interfaces", INTERFACES, e))?;
-    let names = list.lines().filter_map(|line| line.split_once(':')).map(|(name, _)| name.trim());
     let any =
         socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None).map_err(failed)?;
     // Without a protocol it is that of routes.
     let routes =
         socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).map_err(failed)?;
-    for name in names.filter(|name| *name != "lo") {
+    for name in interfaces()?.iter().filter(|name| *name != "lo") {
         let interface = name_to_index(&any, name).map_err(failed)?;
         for (address, prefix) in ADDRESSES {
             match add(&routes, interface, address, prefix) {

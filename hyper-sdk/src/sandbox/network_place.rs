@@ -10,6 +10,8 @@ pub struct NetworkPlace {
     pub path: PathBuf,
     /// The number of that file: a path in `/proc` may lead to another process by now.
     pub inode: u64,
+    /// The number of the interface that its program has made in it: it goes with the program, before all else.
+    pub interface: u32,
     /// The address of a resolver.
     pub nameserver: String,
 }
