@@ -1,13 +1,24 @@
 //! The log of the program itself.
 
 use crate::json_events;
-use crate::terminal::message;
+use crate::terminal::{message, warn};
+use hyper_server::log_filter;
 use std::io::{self, Write};
 use tracing_subscriber::EnvFilter;
 
-/// Sends the log of the program itself to standard error, at the level of `HYPER_LOG`; warnings without it.
+/// What the log shows when `HYPER_LOG` does not say so.
+const LEVEL: &str = "warn";
+
+/// Sends the log of the program itself to standard error, at the level of `HYPER_LOG`; warnings without it. A level that is
+/// none is a warning.
 pub(crate) fn init(color: bool) {
-    let filter = EnvFilter::try_from_env("HYPER_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    let text = std::env::var_os("HYPER_LOG").filter(|text| !text.is_empty());
+    let asked = text.map(|text| log_filter(&text.to_string_lossy(), LEVEL)).transpose();
+    let (filter, refused) = match asked {
+        Ok(filter) => (filter, None),
+        Err(error) => (None, Some(error)),
+    };
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(LEVEL));
     // A second call, as in tests, keeps the first subscriber.
     let writer = || -> Box<dyn Write> {
         if json_events::is_on() { Box::new(LogWriter) } else { Box::new(io::stderr()) }
@@ -20,6 +31,9 @@ pub(crate) fn init(color: bool) {
         // Such an error is printed with a macro that panics when it cannot print.
         .log_internal_errors(false)
         .try_init();
+    if let Some(error) = refused {
+        warn(color, &format!("the variable HYPER_LOG is not used: {error}"));
+    }
 }
 
 /// Writes lines of the log as events.

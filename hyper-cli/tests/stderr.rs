@@ -71,6 +71,19 @@ fn the_event_stream_has_only_json() {
 }
 
 #[test]
+fn a_level_of_the_log_that_is_none_is_said() {
+    let place = place();
+    for (level, is_said) in
+        [("loud", true), ("hyper_sdk", true), ("hyper_sdk=debug", false), ("", false), ("error", false)]
+    {
+        let (output, lines) = lines(&place, FILES, &["--progress=json"], &[("HYPER_LOG", level)]);
+        assert!(output.status.success(), "{}", told(&output));
+        let said = lines.iter().any(|line| line.to_string().contains("HYPER_LOG is not used"));
+        assert_eq!(said, is_said, "{level}: {}", told(&output));
+    }
+}
+
+#[test]
 fn a_failed_step_is_an_event_with_its_hint() {
     if busybox().is_none() {
         skip!("there is no static busybox");

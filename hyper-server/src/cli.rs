@@ -324,6 +324,11 @@ fn run_serve(args: ServeArgs) -> Result<()> {
         config.otlp.exporter()?.map(Exporter::start).transpose()?.unzip()
     };
     let level = log_level::start(&config.log, log.clone(), listener)?;
+    if hang_ups.are_ignored() {
+        tracing::warn!(
+            "SIGHUP is ignored, as a program that nohup starts is told to: what a reload reads again takes a restart"
+        );
+    }
     let over = move |in_file| args.clone().over(in_file);
     let file = path.map(|path| ConfigFile::new(path, over, level, &config));
     let audit = config.log.audit.as_deref().map(AuditLog::open).transpose()?;

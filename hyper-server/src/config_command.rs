@@ -85,6 +85,7 @@ fn check(args: &CheckArgs) -> Result<()> {
         .warnings()
         .into_iter()
         .chain(of_policy)
+        .chain(config.auth.token.file_warnings())
         .chain(of_tls)
         .chain(webhook_config::warnings(&webhooks))
     {

@@ -19,6 +19,12 @@ impl HangUps {
         Ok(Self(if is_ignored(SIGHUP) { None } else { Some(signal(SignalKind::hangup())?) }))
     }
 
+    /// Whether the process was started with the signal ignored, so that none ever comes.
+    #[must_use]
+    pub fn are_ignored(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Waits for the next one. Dropping the future loses none.
     pub async fn recv(&mut self) {
         match &mut self.0 {

@@ -2,6 +2,7 @@
 
 use crate::config::{LogConfig, LogFormat};
 use crate::log::LineWriter;
+use crate::log_filter::log_filter;
 use crate::otlp::SpanListener;
 use hyper_sdk::{Error, Result};
 use std::fmt;
@@ -24,13 +25,12 @@ impl fmt::Debug for LogLevel {
     }
 }
 
-/// The filter that a text stands for.
+/// The filter that a level, or a filter, of the configuration stands for.
 ///
 /// # Errors
-/// [`hyper_sdk::ErrorKind::Invalid`] when it is none.
+/// Those of [`log_filter`].
 pub(crate) fn filter(level: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(level)
-        .map_err(|e| Error::invalid(format!("invalid log level `{}`", level.escape_debug())).with_source(e))
+    log_filter(level, "info")
 }
 
 /// Starts the log of this process, and what listens to spans beside it.

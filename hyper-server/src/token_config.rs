@@ -1,7 +1,7 @@
 //! The table `[auth.token]` of the configuration: how tokens are signed, and how long logins last.
 
 use crate::RegistryOptions;
-use crate::auth::TokenKeys;
+use crate::auth::{TokenKeys, mode_warning};
 use crate::units::TimeSpan;
 use hyper_sdk::Result;
 use schemars::JsonSchema;
@@ -34,6 +34,11 @@ impl TokenConfig {
     pub(crate) fn keys(&self) -> Result<Option<TokenKeys>> {
         let keys = (!self.keys.is_empty()).then(|| TokenKeys::open(&self.keys));
         keys.transpose().map_err(|e| e.with_context("key", "auth.token.keys"))
+    }
+
+    /// What is to be said of the files of the keys, which [`TokenConfig::keys`] writes to the log.
+    pub(crate) fn file_warnings(&self) -> impl Iterator<Item = String> {
+        self.keys.iter().filter_map(|path| mode_warning(path))
     }
 
     /// How long a refresh token is valid without use; `None` gives none.

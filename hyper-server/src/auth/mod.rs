@@ -62,6 +62,7 @@ pub use principal::Principal;
 pub use request::{AuthRequest, Resource};
 pub use scope::Scope;
 pub(crate) use token::MAX_SCOPES;
+pub(crate) use token_keys::mode_warning;
 pub use token_keys::{TokenAlgorithm, TokenKeys, new_token_key};
 pub use token_owner::directory_token;
 pub(crate) use token_owner::{TokenOwner, is_owner_entry};

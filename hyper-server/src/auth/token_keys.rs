@@ -219,18 +219,26 @@ fn read(files: &[PathBuf]) -> Result<Arc<[Key]>> {
                 Error::invalid("two files have the same key of tokens").with_context("path", path.display())
             );
         }
-        warn_about_mode(path);
+        if let Some(warning) = mode_warning(path) {
+            tracing::warn!("{warning}");
+        }
         keys.push(key);
     }
     Ok(keys.into())
 }
 
-/// A mounted secret may belong to another user, so that the mode is no reason to refuse a key.
-fn warn_about_mode(path: &Path) {
+/// What is to be said of the rights on the file of a key. A mounted secret may belong to another user, so that the mode is
+/// no reason to refuse it.
+pub(crate) fn mode_warning(path: &Path) -> Option<String> {
     use std::os::unix::fs::MetadataExt as _;
-    if std::fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o007 != 0) {
-        tracing::warn!(path = %path.display(), "every user of this machine can read the key of tokens: take that right away (chmod o=)");
-    }
+    let is_open = std::fs::metadata(path).is_ok_and(|meta| meta.mode() & 0o007 != 0);
+    let file = path.display().to_string();
+    is_open.then(|| {
+        format!(
+            "every user of this machine can read the key of tokens `{}`: take that right away (chmod o=)",
+            file.escape_debug()
+        )
+    })
 }
 
 fn parse(text: &str) -> Result<Key> {

@@ -177,7 +177,9 @@ async fn an_ignored_sighup_stays_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", "trap \"\" HUP; exec \"$@\"", "sh", PROGRAM]);
-    let mut process = Process::start_by(shell, dir.path(), &[]);
+    let log = dir.path().join("log");
+    shell.stderr(std::fs::File::create(&log).unwrap());
+    let mut process = Process::start_by(shell, &dir.path().join("data"), &[]);
     for _ in 0..3 {
         process.signal("-HUP");
         let answer = reqwest::get(format!("{}/v2/", process.url)).await.unwrap();
@@ -185,4 +187,6 @@ async fn an_ignored_sighup_stays_ignored() {
     }
     process.signal("-TERM");
     assert!(process.child.wait().unwrap().success());
+    let said = std::fs::read_to_string(&log).unwrap();
+    assert!(said.contains("SIGHUP is ignored"), "{said}");
 }

@@ -45,6 +45,29 @@ fn a_variable_is_checked_with_the_file_that_it_changes() {
 }
 
 #[test]
+fn a_word_that_is_no_level_is_refused_wherever_it_comes_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.toml");
+    let (path, data) = (file.to_str().unwrap(), dir.path().join("data"));
+    // Without the error it would end as well, as nothing listens there.
+    let database = "postgres://a@127.0.0.1:1/b";
+    let serve = ["serve", "--listen=127.0.0.1:0", "--database", database, "--data", data.to_str().unwrap()];
+    let check = ["config", "check", "--config", path];
+    for level in ["warning", "eror", "loud", "hyper_server", "info,,debug"] {
+        std::fs::write(&file, "").unwrap();
+        let variable = [("HYPERREGISTRY_LOG_LEVEL", level)];
+        let flag = [&serve[..], &["--log-level", level]].concat();
+        let mut refused = vec![with(&variable, &check), with(&variable, &serve), run(&flag, "")];
+        std::fs::write(&file, format!("[log]\nlevel = \"{level}\"\n")).unwrap();
+        refused.push(run(&check, ""));
+        for output in refused {
+            assert_eq!(output.status.code(), Some(1), "{level}: {}", stderr(&output));
+            assert!(stderr(&output).contains("invalid log level"), "{level}: {}", stderr(&output));
+        }
+    }
+}
+
+#[test]
 fn a_file_that_a_flag_completes_is_valid_for_every_command() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.toml");

@@ -101,6 +101,8 @@ async fn a_file_that_cannot_be_used_leaves_the_server_as_it_was() {
     let server = Server::start("[log]\nlevel = \"warn\"\n", &[]);
     for (config, part) in [
         ("[log]\nlevel = \"a=b=c\"\n", "invalid log level"),
+        ("[log]\nlevel = \"warning\"\n", "`warning` is no level"),
+        ("[log]\nlevel = \"\"\n", "invalid log level"),
         ("[log]\nlvl = 1\n", "unknown field `lvl`"),
         ("nonsense", "configuration line 1"),
         ("[limits]\npage = 0\n[log]\nlevel = \"debug\"\n", "limits.page"),

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper_server::RegistryOptions;
 use hyper_server::auth::{AnonymousAccess, TokenAlgorithm, TokenKeys, new_token_key};
 use serde_json::Value;
+use std::fs::Permissions;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -153,6 +154,13 @@ async fn the_program_makes_keys_and_reads_them_again_at_a_signal() {
         }
         assert_eq!(keys().await.iter().collect::<Vec<_>>(), expected);
     }
+    std::fs::set_permissions(path("new.pem"), Permissions::from_mode(0o644)).unwrap();
+    let check = run(&["config", "check", "--config", config], "");
+    assert!(
+        check.status.success() && stderr(&check).contains("every user of this machine can read"),
+        "{}",
+        stderr(&check)
+    );
     // A file that is no key leaves the keys, and the check names it.
     std::fs::write(path("new.pem"), "nonsense").unwrap();
     server.signal("-HUP");
