@@ -368,9 +368,14 @@ fn tool_of(all: &[u32]) -> u32 {
     found.unwrap_or_else(|| panic!("{:?}", all.iter().map(|pid| name(*pid)).collect::<Vec<_>>()))
 }
 
+/// What the kernel says of a process under a name; nothing when there is none any more.
+fn status(pid: u32, name: &str) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().to_owned()
+}
+
 fn parent(pid: u32) -> u32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap()
+    status(pid, "PPid:").trim().parse().unwrap()
 }
 
 /// What a process has open that another one could have, too.
@@ -382,9 +387,9 @@ fn shared_files(pid: u32) -> BTreeSet<PathBuf> {
         .collect()
 }
 
-/// A build whose only step has begun.
+/// A build whose first step has begun: it says `begun`.
 fn begun(place: &Place, script: &str, step: &str) -> (Child, impl Iterator<Item = String> + use<>) {
-    let build = place.build(&format!("FROM base\nRUN echo begun; {step}\n"), &[PRIVATE, "--no-cache"]);
+    let build = place.build(&format!("FROM base\nRUN {step}\n"), &[PRIVATE, "--no-cache"]);
     let mut child = after(script, &build).process_group(0).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("begun\\n")));
@@ -404,7 +409,7 @@ fn nothing_of_a_private_network_outlives_its_build() {
     let place = Place::new();
     for (tool, hidden) in TOOLS {
         for end in ["end", "interrupt", "kill", "kill the client"] {
-            let step = if end == "end" { "sleep 1" } else { "sleep 60" };
+            let step = if end == "end" { "echo begun; sleep 1" } else { "echo begun; sleep 60" };
             let (mut child, lines) = begun(&place, &without(hidden), step);
             let all = below(child.id());
             let program = tool_of(&all);
@@ -486,7 +491,7 @@ fn a_socket_that_names_an_interface_does_not_reach_the_loopback_of_this_machine(
         let tcp = ["127.0.0.1:0", "[::1]:0"].map(|address| TcpListener::bind(address).unwrap());
         let ports = [udp[0].local_addr(), udp[1].local_addr(), tcp[0].local_addr(), tcp[1].local_addr()]
             .map(|address| address.unwrap().port().to_string());
-        let (mut child, lines) = begun(&place, &without(hidden), "sleep 60");
+        let (mut child, lines) = begun(&place, &without(hidden), "echo begun; sleep 60");
         let of_step = |pid: &u32| {
             std::fs::read_link(format!("/proc/{pid}/ns/net"))
                 .is_ok_and(|name| name.as_os_str() != own_network().as_str())
@@ -517,10 +522,15 @@ fn a_step_after_the_end_of_the_program_is_told_so() {
     let place = Place::new();
     // The process that keeps the network may hear late of the end of the program.
     for ((tool, hidden), late) in TOOLS.iter().flat_map(|tool| [(tool, false), (tool, true)]) {
-        let step = "n=0; while test $(grep -c : /proc/net/dev) != 1 -a $n -lt 300; do sleep 0.1; n=$((n+1)); done; \
-                    echo alone $n\nRUN echo ran";
+        let step = "count() { grep -c : /proc/net/dev; }; b=$(count); echo begun; n=0; \
+                    while test $(count) = $b -a $n -lt 300; do sleep 0.1; n=$((n+1)); done; \
+                    test $(count) = $b || echo alone\nRUN echo ran";
         let (mut child, lines) = begun(&place, &without(hidden), step);
         let program = tool_of(&below(child.id()));
+        // The one that started the program may still be there for a moment.
+        while !status(parent(program), "NSpid:").ends_with("\t1") {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         if late {
             succeed(Command::new("kill").args(["-STOP", &parent(program).to_string()]));
         }
@@ -528,7 +538,7 @@ fn a_step_after_the_end_of_the_program_is_told_so() {
         let text: Vec<String> = lines.collect();
         assert!(!child.wait().unwrap().success(), "{text:?}");
         let text = text.join("\n");
-        assert!(text.contains("alone"), "the interface goes with {tool}: {text}");
+        assert!(text.contains("alone\\n"), "the interface goes with {tool}: {text}");
         assert!(text.contains("the network `private` of the build is gone"), "{tool}: {text}");
     }
 }

@@ -19,6 +19,7 @@ use crate::sandbox::{Context, Failure, Isolation, NetworkPlace, read_frame, sys,
 use crate::{Error, ErrorKind, Result, ResultExt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags, memfd_create};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::net::netdevice::{index_to_name, name_to_index};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -363,7 +364,7 @@ fn connect(text: &Text) -> Result<(String, u32)> {
 /// A socket that asks about the interfaces of this network namespace.
 fn network_socket() -> Result<OwnedFd> {
     let made = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
-    Ok(made.map_err(std::io::Error::from)?)
+    made.map_err(|e| Error::from(std::io::Error::from(e)).with_context("detail", "socket of the network"))
 }
 
 fn read_answer<T: DeserializeOwned>(from: &mut UnixStream) -> Result<Option<T>> {
@@ -394,7 +395,10 @@ pub(super) fn join(place: Option<&NetworkPlace>) -> Result<()> {
     // Pid 1 of the network hears of the end of the program later than the kernel.
     match index_to_name(network_socket()?, place.interface) {
         Ok(_) => Ok(()),
-        Err(e) => Err(gone().with_source(std::io::Error::from(e))),
+        Err(e @ Errno::NODEV) => Err(gone().with_source(std::io::Error::from(e))),
+        Err(e) => {
+            Err(Error::from(std::io::Error::from(e)).with_context("detail", "interface of the network"))
+        }
     }
 }
 

@@ -53,7 +53,7 @@ fn a_word_that_is_no_level_is_refused_wherever_it_comes_from() {
     let database = "postgres://a@127.0.0.1:1/b";
     let serve = ["serve", "--listen=127.0.0.1:0", "--database", database, "--data", data.to_str().unwrap()];
     let check = ["config", "check", "--config", path];
-    for level in ["warning", "eror", "loud", "hyper_server", "info,,debug"] {
+    for level in ["warning", "eror", "loud", "hyper_server", "info,,debugg"] {
         std::fs::write(&file, "").unwrap();
         let variable = [("HYPERREGISTRY_LOG_LEVEL", level)];
         let flag = [&serve[..], &["--log-level", level]].concat();
