@@ -11,6 +11,7 @@ use crate::media_type;
 use crate::oci::{Descriptor, ImageManifest, Manifest};
 use crate::reference::{RepositoryName, Tag};
 use crate::store::blob::BlobBackend as _;
+use crate::store::errors::is_other_content;
 use crate::store::meta::{MetaBackend as _, SqlMeta};
 use crate::store::{CollectOptions, PutManifest, UploadId};
 use crate::testing::{Act, Front, PostgresServer, Random, given};
@@ -144,6 +145,8 @@ impl Client {
         let id = upload.id().clone();
         drop(upload);
         let mut acknowledged = 0;
+        // What the session may be sealed with: the answers to these were troubles.
+        let mut tried: Vec<Digest> = Vec::new();
         for attempt in 0..40 {
             let store = self.store();
             let mut upload = match store.resume_upload(&self.name, &id).await {
@@ -179,12 +182,13 @@ impl Client {
                 }
             }
             let is_last = end == bytes.len();
+            let digest = Digest::sha256(&bytes);
             let outcome = async {
                 for piece in bytes.slice(offset..end).chunks(512 << 10) {
                     upload.append(Bytes::copy_from_slice(piece)).await?;
                 }
                 if is_last {
-                    return upload.finish(&Digest::sha256(&bytes)).await.map(|_| true);
+                    return upload.finish(&digest).await.map(|_| true);
                 }
                 upload.save().await.map(|()| false)
             };
@@ -199,6 +203,7 @@ impl Client {
                 Err(e) if is_trouble(&e) => {
                     if is_last {
                         self.know(&bytes, Known::Perhaps);
+                        tried.push(digest);
                     }
                     tokio::time::sleep(e.retry_after().unwrap_or_default().min(Duration::from_millis(700)))
                         .await;
@@ -208,6 +213,10 @@ impl Client {
                 Err(e) if e.kind() == ErrorKind::UploadUnknown && self.is_there(&bytes).await => {
                     self.know(&bytes, Known::There);
                     return;
+                }
+                // A race has changed the bytes since a request began to finish the upload with those from before.
+                Err(e) if is_last && is_other_content(&e) && tried.iter().any(|other| *other != digest) => {
+                    return self.give_up(&id).await;
                 }
                 Err(e) => panic!("chunk {offset}..{end} of blob {n}: {e:?}\n{}", self.told()),
             }
