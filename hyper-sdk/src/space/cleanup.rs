@@ -111,7 +111,7 @@ pub(super) async fn collect_names(
     let gone = Arc::new(Mutex::new(Manifests::new()));
     let to = Arc::clone(&gone);
     let observer: RemovalObserver = Arc::new(move |removal: &Removal| {
-        if let Removal::Manifest { repository, digest } = removal {
+        if let Removal::Manifest { repository, digest, .. } = removal {
             to.lock().unwrap_or_else(PoisonError::into_inner).insert((repository.clone(), digest.clone()));
         }
     });

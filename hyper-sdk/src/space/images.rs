@@ -71,8 +71,9 @@ pub(crate) async fn family_of(
 pub(super) async fn without_shared(store: &dyn RegistryStore, doomed: &mut Manifests) -> Result<()> {
     let repositories: HashSet<RepositoryName> =
         doomed.iter().map(|(repository, _)| repository.clone()).collect();
-    for (repository, digest) in untagged_of(store, &Arc::new(repositories)).await? {
-        if !doomed.contains(&(repository.clone(), digest.clone())) {
+    for (manifest, _) in untagged_of(store, repositories).await? {
+        if !doomed.contains(&manifest) {
+            let (repository, digest) = manifest;
             for member in family_of(store, &repository, &digest).await? {
                 doomed.remove(&(repository.clone(), member));
             }
@@ -83,7 +84,7 @@ pub(super) async fn without_shared(store: &dyn RegistryStore, doomed: &mut Manif
 
 /// Everything is without a root that is in one of these repositories.
 #[derive(Debug)]
-struct Within(Arc<HashSet<RepositoryName>>);
+struct Within(HashSet<RepositoryName>);
 
 impl Roots for Within {
     fn keeps_manifest(&self, repository: &RepositoryName, _: &Digest) -> bool {
@@ -95,22 +96,22 @@ impl Roots for Within {
     }
 }
 
-/// The manifests of repositories that no tag keeps.
-async fn untagged_of(
+/// The manifests of repositories that no tag keeps, with the time at which each was last stored.
+pub(super) async fn untagged_of(
     store: &dyn RegistryStore,
-    repositories: &Arc<HashSet<RepositoryName>>,
-) -> Result<Vec<(RepositoryName, Digest)>> {
+    repositories: HashSet<RepositoryName>,
+) -> Result<Vec<((RepositoryName, Digest), i64)>> {
     if repositories.is_empty() {
         return Ok(Vec::new());
     }
-    unkept(store, Arc::new(Within(Arc::clone(repositories)))).await
+    unkept(store, Arc::new(Within(repositories))).await
 }
 
-/// The manifests that neither a tag nor these roots keep.
+/// The manifests that neither a tag nor these roots keep, with the time at which each was last stored.
 pub(super) async fn unkept(
     store: &dyn RegistryStore,
     roots: Arc<dyn Roots>,
-) -> Result<Vec<(RepositoryName, Digest)>> {
+) -> Result<Vec<((RepositoryName, Digest), i64)>> {
     let listed = Arc::new(Mutex::new(Vec::new()));
     let to = Arc::clone(&listed);
     let options = CollectOptions {
@@ -119,9 +120,9 @@ pub(super) async fn unkept(
         bytes: false,
         roots,
         observer: Some(Arc::new(move |removal: &Removal| {
-            if let Removal::Manifest { repository, digest } = removal {
+            if let Removal::Manifest { repository, digest, stored_at } = removal {
                 let mut listed = to.lock().unwrap_or_else(PoisonError::into_inner);
-                listed.push((repository.clone(), digest.clone()));
+                listed.push(((repository.clone(), digest.clone()), *stored_at));
             }
         })),
         ..CollectOptions::default()

@@ -4,14 +4,14 @@
 //! was stored again after that time is not what was removed.
 
 use super::cleanup::{collect_bytes, collect_names};
-use super::images::Manifests;
+use super::images::{Manifests, untagged_of};
 use crate::clock::{Clock as _, SystemClock};
 use crate::reference::RepositoryName;
 use crate::solve::blocking;
-use crate::store::SharedStore;
+use crate::store::{RegistryStore, SharedStore};
 use crate::uses::Closed;
 use crate::{Digest, Result, ResultExt as _};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -53,17 +53,31 @@ pub(super) async fn release_noted(root: &Path, store: &SharedStore) -> Result<()
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         text => text.at("cannot read what was removed", &path)?,
     };
-    for (time, manifests) in noted(&text) {
-        collect_names(&**store, &closed, manifests, None, time).await?;
+    let noted = noted(&text);
+    // What may go was last stored no later than the last removal, which the store checks again.
+    if let Some(until) = noted.values().max().copied() {
+        let doomed = not_stored_again(&**store, &noted).await?;
+        collect_names(&**store, &closed, doomed, None, until).await?;
     }
     std::fs::remove_file(&path).at("cannot remove the note of what was removed", &path)?;
     drop(closed);
     collect_bytes(&**store, false).await.map(drop)
 }
 
-/// The manifests of a note by the time of their last removal, the oldest first. A line that a full disk cut short names
-/// nothing.
-fn noted(text: &str) -> BTreeMap<i64, Manifests> {
+/// The manifests of a note that were last stored no later than they were removed.
+async fn not_stored_again(
+    store: &dyn RegistryStore,
+    noted: &HashMap<(RepositoryName, Digest), i64>,
+) -> Result<Manifests> {
+    let repositories = noted.keys().map(|(repository, _)| repository.clone()).collect();
+    let untagged = untagged_of(store, repositories).await?.into_iter();
+    let doomed =
+        untagged.filter(|(manifest, stored_at)| noted.get(manifest).is_some_and(|at| stored_at <= at));
+    Ok(doomed.map(|(manifest, _)| manifest).collect())
+}
+
+/// The manifests of a note, each with the time of its last removal. A line that a full disk cut short names nothing.
+fn noted(text: &str) -> HashMap<(RepositoryName, Digest), i64> {
     let parse = |line: &str| {
         let mut words = line.split(' ');
         let manifest = (RepositoryName::parse(words.next()?).ok()?, Digest::parse(words.next()?).ok()?);
@@ -74,9 +88,5 @@ fn noted(text: &str) -> BTreeMap<i64, Manifests> {
         let known = last.entry(manifest).or_insert(time);
         *known = time.max(*known);
     }
-    let mut by_time: BTreeMap<i64, Manifests> = BTreeMap::new();
-    for (manifest, time) in last {
-        by_time.entry(time).or_default().insert(manifest);
-    }
-    by_time
+    last
 }

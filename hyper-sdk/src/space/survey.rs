@@ -269,7 +269,7 @@ impl Space {
         let mut found = Vec::new();
         let mut within: HashSet<(RepositoryName, Digest)> = HashSet::new();
         let mut all = Vec::new();
-        for (repository, digest) in listed {
+        for ((repository, digest), _) in listed {
             let parts = parts_of(&*self.store, &repository, &digest).await?;
             let below = parts.manifests.iter().filter(|below| **below != digest);
             within.extend(below.map(|below| (repository.clone(), below.clone())));

@@ -7,8 +7,8 @@ use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::reference::{RepositoryName, Tag};
 use crate::solve::LAYERS_REPOSITORY;
 use crate::store::blob::BlobBackend as _;
-use crate::store::wrap::InUse;
-use crate::store::{MemoryStore, PutManifest, RegistryStore as _, RegistryStoreExt as _};
+use crate::store::wrap::{FaultPlan, FaultyMeta, InUse};
+use crate::store::{Composed, MemoryStore, PutManifest, RegistryStore as _, RegistryStoreExt as _};
 use crate::testing::{FrozenClock, PlainSnapshotter};
 use crate::uses::{Use, UseKind};
 use crate::{Digest, media_type};
@@ -481,6 +481,59 @@ async fn what_came_back_after_its_name_was_removed_stays() {
         let found = state.blobs.get_manifest(&name(at), &digest.clone().into()).await;
         assert_eq!((found.is_ok(), note.exists()), (stays, false), "{time}");
     }
+}
+
+/// The entry was not stored again with its index, and another image was removed later.
+#[tokio::test]
+async fn an_index_that_came_back_after_its_name_was_removed_stays_whole() {
+    let state = State::new();
+    let at = name("docker.io/library/app");
+    let put = async |manifest: Manifest| {
+        state.blobs.put_manifest(&at, PutManifest::new(manifest, [])).await.unwrap().digest
+    };
+    for text in ["one", "two"] {
+        state.upload(text).await;
+    }
+    let entry = state.image(at.as_str(), "one", &[]).await;
+    let other = state.image(at.as_str(), "two", &[]).await;
+    let manifest = state.blobs.get_manifest(&at, &entry.clone().into()).await.unwrap();
+    let index = put(Manifest::sniff(ImageIndex::new(vec![manifest.descriptor()]).to_bytes()).unwrap()).await;
+    let (now, note) = (SystemClock.now(), state.space.root.join("uses/released"));
+    let lines = [(&entry, now + 60), (&index, now - 60), (&other, now + 90)];
+    let lines = lines.map(|(digest, time)| format!("{at} {digest} {time}\n"));
+    std::fs::create_dir_all(note.parent().unwrap()).unwrap();
+    std::fs::write(&note, lines.concat()).unwrap();
+    state.space.keep_to(CacheLimit::Off).await.unwrap();
+    let has = async |digest: &Digest| state.blobs.get_manifest(&at, &digest.clone().into()).await.is_ok();
+    assert!(has(&index).await && has(&entry).await && !has(&other).await);
+}
+
+/// The work depends on how many images were removed, and not on when each was.
+#[tokio::test]
+async fn a_name_that_was_removed_in_another_second_costs_no_collection_of_its_own() {
+    let mut operations = Vec::new();
+    for seconds in [1, 40] {
+        let mut state = State::new();
+        let at = name("docker.io/library/app");
+        let (now, mut lines) = (SystemClock.now(), String::new());
+        for number in 0..40 {
+            let text = format!("layer {number}");
+            state.upload(&text).await;
+            let digest = state.image(at.as_str(), &text, &[]).await;
+            lines.push_str(&format!("{at} {digest} {}\n", now + 60 + number % seconds));
+        }
+        let note = state.space.root.join("uses/released");
+        std::fs::create_dir_all(note.parent().unwrap()).unwrap();
+        std::fs::write(&note, lines).unwrap();
+        let plan = FaultPlan::none();
+        let meta = FaultyMeta::new(state.blobs.meta().clone(), plan.clone());
+        state.space.store = Arc::new(Composed::new(state.blobs.blobs().clone(), meta));
+        state.space.keep_to(CacheLimit::Off).await.unwrap();
+        let left = images::untagged_of(&state.blobs, [at].into()).await.unwrap();
+        assert!(left.is_empty() && !note.exists(), "{left:?}");
+        operations.push(plan.operations());
+    }
+    assert_eq!(operations[0], operations[1]);
 }
 
 #[tokio::test]

@@ -68,6 +68,8 @@ pub enum Removal {
         repository: RepositoryName,
         /// Its digest.
         digest: Digest,
+        /// When it was last stored ([`UnkeptManifest::stored_at`](super::meta::UnkeptManifest)).
+        stored_at: i64,
     },
     /// The link of a blob that no manifest of the repository references and whose lease has ended.
     Link {
@@ -88,7 +90,7 @@ pub enum Removal {
 impl fmt::Display for Removal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Manifest { repository, digest } => {
+            Self::Manifest { repository, digest, .. } => {
                 write!(f, "manifest {repository}@{digest}: no tag, index or subject keeps it")
             }
             Self::Link { repository, digest } => {

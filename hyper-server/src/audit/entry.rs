@@ -120,7 +120,7 @@ impl Deed {
     /// What garbage collection removes. The bytes of a blob belong to no repository.
     pub(crate) fn collect(removal: &Removal) -> Self {
         match removal {
-            Removal::Manifest { repository, digest } => {
+            Removal::Manifest { repository, digest, .. } => {
                 Self::new("collect-manifest", repository, Some(digest))
             }
             Removal::Link { repository, digest } => Self::new("collect-blob", repository, Some(digest)),

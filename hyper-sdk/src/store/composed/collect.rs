@@ -11,7 +11,7 @@
 use super::Composed;
 use crate::store::blob::{BlobBackend, BlobKey, StoredBytes};
 use crate::store::collect::{CollectOptions, Collected, Removal};
-use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend};
+use crate::store::meta::{BlobLink, BlobRecord, Change, ManifestAt, MetaBackend, UnkeptManifest};
 use crate::{Digest, Result};
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, join_all, try_join_all};
@@ -77,19 +77,21 @@ impl<B: BlobBackend, M: MetaBackend> Composed<B, M> {
         let (mut after, mut found) = (None, 0);
         loop {
             let page = self.0.meta.unkept_manifests(before, after.as_ref(), PAGE).await?;
-            let goes = page.iter().filter(|at| !options.roots.keeps_manifest(&at.repository, &at.digest));
-            let goes: Vec<ManifestAt> = goes.cloned().collect();
-            let removals = goes.into_iter().map(|ManifestAt { repository, digest }| {
+            let goes =
+                page.iter().filter(|of| !options.roots.keeps_manifest(&of.at.repository, &of.at.digest));
+            let goes: Vec<UnkeptManifest> = goes.cloned().collect();
+            let removals = goes.into_iter().map(|UnkeptManifest { at, stored_at }| {
+                let ManifestAt { repository, digest } = at;
                 let change = Change::CollectManifest {
                     repository: repository.clone(),
                     digest: digest.clone(),
                     before,
                 };
-                (Removal::Manifest { repository, digest }, change)
+                (Removal::Manifest { repository, digest, stored_at }, change)
             });
             found += self.remove_rows(options, removals.collect()).await?;
             let is_last = page.len() < PAGE;
-            after = page.into_iter().last();
+            after = page.into_iter().last().map(|last| last.at);
             if is_last {
                 collected.manifests += found;
                 return Ok(found > 0);

@@ -26,7 +26,7 @@ use self::tags::Tagged;
 use super::event_drafts::{drafts, wanted};
 use super::{
     BlobLink, BlobRecord, Change, Deletion, Edge, EdgeKind, ManifestAt, ManifestChange, MetaBackend,
-    ScrubPlace, TagRecord, UploadRecord, referrer,
+    ScrubPlace, TagRecord, UnkeptManifest, UploadRecord, referrer,
 };
 use crate::clock::{SharedClock, SystemClock};
 use crate::oci::{Descriptor, Manifest};
@@ -431,7 +431,7 @@ impl MetaBackend for MemoryMeta {
         before: i64,
         after: Option<&ManifestAt>,
         limit: usize,
-    ) -> Result<Vec<ManifestAt>> {
+    ) -> Result<Vec<UnkeptManifest>> {
         let (state, now) = (self.state(), self.0.clock.now());
         let after = after.map(|at| (at.repository.as_str(), &at.digest));
         let from = after.map_or(Bound::Unbounded, |(name, _)| Bound::Included(name));
@@ -443,10 +443,11 @@ impl MetaBackend for MemoryMeta {
             };
             let digests = repository.manifests.range::<Digest, _>((from, Bound::Unbounded)).map(|(d, _)| d);
             let digests = digests.filter(move |d| !State::is_kept(repository, d, (before, now)));
-            digests.map(move |digest| (name, digest))
+            digests.map(move |digest| (name, digest, repository.stored.get(digest).copied().unwrap_or(0)))
         });
-        let at = |(name, digest): (&String, &Digest)| {
-            RepositoryName::parse(name).map(|repository| ManifestAt { repository, digest: digest.clone() })
+        let at = |(name, digest, stored_at): (&String, &Digest, i64)| {
+            let at = ManifestAt { repository: RepositoryName::parse(name)?, digest: digest.clone() };
+            Ok(UnkeptManifest { at, stored_at })
         };
         found.take(limit).map(at).collect()
     }

@@ -18,7 +18,9 @@ pub use change::{Change, ManifestChange};
 pub use memory::MemoryMeta;
 #[cfg(feature = "store-sql")]
 pub(super) use records::NOTE_AGAIN;
-pub use records::{BlobLink, BlobRecord, Deletion, ManifestAt, ScrubPlace, TagRecord, UploadRecord};
+pub use records::{
+    BlobLink, BlobRecord, Deletion, ManifestAt, ScrubPlace, TagRecord, UnkeptManifest, UploadRecord,
+};
 pub(super) use records::{MOST_KEPT_TAGS, NOTES_GAP, is_noted_again};
 #[cfg(feature = "store-sql")]
 pub use row::{
@@ -211,7 +213,7 @@ pub trait MetaBackend: Display + Debug + Send + Sync + 'static {
         before: i64,
         after: Option<&ManifestAt>,
         limit: usize,
-    ) -> Result<Vec<ManifestAt>>;
+    ) -> Result<Vec<UnkeptManifest>>;
 
     /// At most `limit` blobs that no repository has, after the digest `after`, in byte order.
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>>;

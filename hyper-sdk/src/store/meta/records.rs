@@ -39,6 +39,16 @@ pub struct ManifestAt {
     pub digest: Digest,
 }
 
+/// A manifest that nothing keeps ([`MetaBackend::unkept_manifests`](super::MetaBackend::unkept_manifests)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnkeptManifest {
+    /// Where it is.
+    pub at: ManifestAt,
+    /// When it was last stored, in seconds since 1970 by the clock of the backend: up to a minute earlier if it had a tag
+    /// then.
+    pub stored_at: i64,
+}
+
 /// A tag of a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TagRecord {

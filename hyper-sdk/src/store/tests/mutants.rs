@@ -106,6 +106,7 @@ async fn the_metadata_suite_catches_every_fault() {
         LinksRepeat by unreferenced_links_are_paged;
         ManifestsRepeat by unkept_manifests_are_paged;
         YoungUnkept by a_young_manifest_is_kept;
+        UndatedUnkept by a_manifest_that_is_stored_again_is_young;
         KeptCollected by a_tag_keeps_a_manifest, an_index_keeps_its_entries, a_subject_keeps_its_referrers,
             what_a_tag_has_lost_is_kept;
         NothingKept by what_is_deleted_is_kept_for_the_window, a_deleted_manifest_keeps_its_blobs,

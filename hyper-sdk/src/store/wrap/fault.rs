@@ -14,7 +14,8 @@ use crate::store::blob::{
     BlobBackend, BlobKey, BlobStaging, DeletionRight, StagedState, StoredBytes, Verified,
 };
 use crate::store::meta::{
-    BlobLink, BlobRecord, Change, Deletion, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
+    BlobLink, BlobRecord, Change, Deletion, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UnkeptManifest,
+    UploadRecord,
 };
 use crate::store::{ByteStream, Listing, QuotaCheck, QuotaRules, QuotaUse, SharedEventLog, UploadId};
 use crate::{Digest, Error, ErrorKind, Result};
@@ -68,6 +69,11 @@ impl FaultPlan {
     /// Refuses the next change of this sort with an error of this kind, as a database on a full disk does.
     pub fn refuse(&self, kind: ErrorKind, is_refused: fn(&Change) -> bool) {
         *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, is_refused));
+    }
+
+    /// How many operations there were since the last [`Self::fail_at`], or since the beginning.
+    pub fn operations(&self) -> u64 {
+        self.0.count.load(Ordering::SeqCst)
     }
 
     fn refusal(&self, change: &Change) -> Option<Error> {
@@ -367,7 +373,7 @@ impl<M: MetaBackend> MetaBackend for FaultyMeta<M> {
         before: i64,
         after: Option<&ManifestAt>,
         limit: usize,
-    ) -> Result<Vec<ManifestAt>> {
+    ) -> Result<Vec<UnkeptManifest>> {
         self.1.run(self.0.unkept_manifests(before, after, limit)).await
     }
 

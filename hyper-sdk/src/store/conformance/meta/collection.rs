@@ -8,7 +8,7 @@ use crate::oci::{Descriptor, ImageIndex, ImageManifest, Manifest};
 use crate::reference::RepositoryName;
 use crate::store::blob::BlobKey;
 use crate::store::errors::is_being_removed;
-use crate::store::meta::{BlobLink, Change, EdgeKind, ManifestAt, MetaBackend};
+use crate::store::meta::{BlobLink, Change, EdgeKind, ManifestAt, MetaBackend, UnkeptManifest};
 
 /// The links that can be collected, by repository and text.
 async fn unreferenced(meta: &dyn MetaBackend, now: i64) -> Vec<BlobLink> {
@@ -303,7 +303,8 @@ pub async fn unreferenced_links_are_paged(opener: MetaOpener) {
 const END: i64 = i64::MAX;
 
 async fn unkept(meta: &dyn MetaBackend, before: i64) -> Vec<ManifestAt> {
-    let mut found = meta.unkept_manifests(before, None, 100).await.unwrap();
+    let found = meta.unkept_manifests(before, None, 100).await.unwrap();
+    let mut found: Vec<ManifestAt> = found.into_iter().map(|unkept| unkept.at).collect();
     found.sort_by(|a, b| (&a.repository, &a.digest).cmp(&(&b.repository, &b.digest)));
     found
 }
@@ -434,6 +435,13 @@ pub async fn a_young_manifest_is_kept(opener: MetaOpener) {
     assert_eq!(unkept(&**meta, END).await.len(), 2);
 }
 
+/// When the only manifest that nothing keeps was stored.
+async fn stored_at(meta: &dyn MetaBackend) -> i64 {
+    let unkept = meta.unkept_manifests(END, None, 2).await.unwrap();
+    let [UnkeptManifest { stored_at, .. }] = unkept[..] else { panic!("{unkept:?}") };
+    stored_at
+}
+
 /// A name was removed, and the manifest is stored again without one before the space of what was removed is given back.
 pub async fn a_manifest_that_is_stored_again_is_young(opener: MetaOpener) {
     let meta = opener.open().await;
@@ -444,8 +452,15 @@ pub async fn a_manifest_that_is_stored_again_is_young(opener: MetaOpener) {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
     assert_eq!(unkept(&**meta, removed).await.len(), 1);
+    let first = stored_at(&**meta).await;
+    assert!(
+        first <= removed && removed - first < 3600,
+        "it was stored at {first}, not long before {removed}"
+    );
     put(&**meta, &a, &index("1"), &[]).await.unwrap();
     assert!(unkept(&**meta, removed).await.is_empty(), "it was stored after the removal");
+    let again = stored_at(&**meta).await;
+    assert!(again > removed && again - removed < 3600, "it was stored at {again}, not long after {removed}");
 }
 
 pub async fn unkept_manifests_are_paged(opener: MetaOpener) {
@@ -460,11 +475,11 @@ pub async fn unkept_manifests_are_paged(opener: MetaOpener) {
     loop {
         let page = meta.unkept_manifests(END, after.as_ref(), 2).await.unwrap();
         let Some(last) = page.last().cloned() else { break };
-        assert!(page.len() <= 2 && page.iter().all(|at| !found.contains(at)), "{page:?} after {found:?}");
-        let ManifestAt { repository, digest } = last.clone();
+        assert!(page.len() <= 2 && page.iter().all(|of| !found.contains(of)), "{page:?} after {found:?}");
+        let ManifestAt { repository, digest } = last.at.clone();
         meta.write(Change::CollectManifest { repository, digest, before: END }).await.unwrap();
         found.extend(page);
-        after = Some(last);
+        after = Some(last.at);
     }
     assert_eq!(found.len(), 6);
 }

@@ -50,7 +50,7 @@ async fn names(meta: &dyn MetaBackend) -> Vec<String> {
 /// The manifests that a collector would remove.
 async fn unkept(meta: &dyn MetaBackend) -> Vec<Digest> {
     let unkept = meta.unkept_manifests(i64::MAX - 1, None, 1000).await.unwrap();
-    unkept.into_iter().map(|at| at.digest).collect()
+    unkept.into_iter().map(|unkept| unkept.at.digest).collect()
 }
 
 fn undeletes(name: &RepositoryName, manifest: &Manifest, tags: &[&str]) -> Change {

@@ -7,7 +7,7 @@
 use super::SqlMeta;
 use super::query::{Connection, query};
 use crate::reference::RepositoryName;
-use crate::store::meta::ManifestAt;
+use crate::store::meta::{ManifestAt, UnkeptManifest};
 use crate::{Digest, Result};
 use std::collections::HashSet;
 
@@ -61,7 +61,7 @@ impl SqlMeta {
         before: i64,
         after: Option<&ManifestAt>,
         limit: usize,
-    ) -> Result<Vec<ManifestAt>> {
+    ) -> Result<Vec<UnkeptManifest>> {
         let now = crate::store::meta::MetaBackend::fetch_time(self).await?;
         let mut found = Vec::new();
         let mut last: (i64, String) = match after {
@@ -79,8 +79,8 @@ impl SqlMeta {
             let page = limit as i64;
             let mut reader = self.reader().await?;
             let mut reader = reader.connection();
-            let rows: Vec<(i64, i64, String, String)> = query(
-                "SELECT m.id, m.repository_id, r.name, m.digest FROM manifests m \
+            let rows: Vec<(i64, i64, String, String, i64)> = query(
+                "SELECT m.id, m.repository_id, r.name, m.digest, m.created_at FROM manifests m \
                  JOIN repositories r ON r.id = m.repository_id \
                  WHERE m.created_at <= $1 AND (m.repository_id, m.digest) > ($2, $3) \
                  AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
@@ -94,14 +94,14 @@ impl SqlMeta {
             .await
             .map_err(|e| self.failed(e))?;
             let is_last = rows.len() < limit;
-            for (id, repository, name, digest) in rows {
+            for (id, repository, name, digest, stored_at) in rows {
                 if found.len() == limit {
                     return Ok(found);
                 }
                 if !is_kept(&mut reader, id, (before, now)).await.map_err(|e| self.failed(e))? {
                     let read = || {
                         let (repository, digest) = (RepositoryName::parse(&name)?, Digest::parse(&digest)?);
-                        Ok(ManifestAt { repository, digest })
+                        Ok(UnkeptManifest { at: ManifestAt { repository, digest }, stored_at })
                     };
                     found.push(read().map_err(|e| self.damaged(e))?);
                 }

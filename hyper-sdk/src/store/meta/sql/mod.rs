@@ -42,7 +42,8 @@ pub use self::postgres::PostgresOptions;
 
 use self::query::{Reader, query};
 use super::{
-    BlobLink, BlobRecord, Change, Deletion, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
+    BlobLink, BlobRecord, Change, Deletion, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UnkeptManifest,
+    UploadRecord,
 };
 use crate::clock::{SharedClock, SystemClock};
 use crate::oci::{Descriptor, Manifest};
@@ -417,7 +418,7 @@ impl MetaBackend for SqlMeta {
         before: i64,
         after: Option<&ManifestAt>,
         limit: usize,
-    ) -> Result<Vec<ManifestAt>> {
+    ) -> Result<Vec<UnkeptManifest>> {
         self.find_unkept(before, after, limit).await
     }
 

@@ -5,7 +5,8 @@ use crate::oci::{Descriptor, Manifest};
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::blob::BlobKey;
 use crate::store::meta::{
-    BlobLink, BlobRecord, Change, Deletion, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UploadRecord,
+    BlobLink, BlobRecord, Change, Deletion, ManifestAt, MetaBackend, ScrubPlace, TagRecord, UnkeptManifest,
+    UploadRecord,
 };
 use crate::store::{
     ChangeContext, DeleteTarget, Listing, QuotaCheck, QuotaRules, QuotaUse, SharedEventLog, UploadId,
@@ -37,6 +38,7 @@ pub(super) enum MetaFault {
     LinksRepeat,
     ManifestsRepeat,
     YoungUnkept,
+    UndatedUnkept,
     KeptCollected,
     CondemnsLinked,
     CondemnedLinked,
@@ -413,10 +415,14 @@ impl<M: MetaBackend> MetaBackend for MetaMutant<M> {
         before: i64,
         after: Option<&ManifestAt>,
         limit: usize,
-    ) -> Result<Vec<ManifestAt>> {
+    ) -> Result<Vec<UnkeptManifest>> {
         let before = if self.fault == MetaFault::YoungUnkept { i64::MAX } else { before };
         let after = after.filter(|_| self.fault != MetaFault::ManifestsRepeat);
-        self.inner.unkept_manifests(before, after, limit).await
+        let mut unkept = self.inner.unkept_manifests(before, after, limit).await?;
+        if self.fault == MetaFault::UndatedUnkept {
+            unkept.iter_mut().for_each(|of| of.stored_at = 0);
+        }
+        Ok(unkept)
     }
 
     async fn unlinked_blobs(&self, after: Option<&Digest>, limit: usize) -> Result<Vec<BlobRecord>> {
