@@ -463,6 +463,41 @@ pub async fn a_manifest_that_is_stored_again_is_young(opener: MetaOpener) {
     assert!(again > removed && again - removed < 3600, "it was stored at {again}, not long after {removed}");
 }
 
+/// An entry that so many indexes have, and a blob that so many images have, is looked for in another way.
+const VERY_MANY: usize = 66;
+
+pub async fn an_entry_of_very_many_indexes_is_kept_by_those_of_its_repository(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b, c] = ["a", "b", "c"].map(repository);
+    let image = put_image(&**meta, &a, ("c", "l"), &[]).await;
+    for name in [&b, &c] {
+        put_image(&**meta, name, ("c", "l"), &[]).await;
+    }
+    for number in 0..VERY_MANY {
+        let tag = number.to_string();
+        put_index(&**meta, &a, &[&image, &index(&tag)], None, &[&tag]).await;
+    }
+    put_index(&**meta, &b, &[&image], None, &["latest"]).await;
+    assert_eq!(unkept(&**meta, END).await, [manifest_at(&c, &image)]);
+    assert_eq!(meta.write(collect_manifest(&a, &image, END)).await.unwrap(), 0);
+    assert_eq!(meta.write(collect_manifest(&b, &image, END)).await.unwrap(), 0);
+    assert_eq!(meta.write(collect_manifest(&c, &image, END)).await.unwrap(), 1);
+}
+
+pub async fn a_blob_of_very_many_manifests_is_referenced_in_their_repositories_alone(opener: MetaOpener) {
+    let meta = opener.open().await;
+    let [a, b, c] = ["a", "b", "c"].map(repository);
+    for number in 0..VERY_MANY {
+        put_image(&**meta, &a, (&format!("config {number}"), "base"), &[]).await;
+    }
+    put_image(&**meta, &b, ("config of b", "base"), &[]).await;
+    meta.write(link(&c, "base", 0)).await.unwrap();
+    assert_eq!(unreferenced(&**meta, LATER).await, [at(&c, "base")]);
+    for (name, goes) in [(&a, 0), (&b, 0), (&c, 1)] {
+        assert_eq!(meta.write(collect(name, "base", LATER)).await.unwrap(), goes, "{name}");
+    }
+}
+
 pub async fn unkept_manifests_are_paged(opener: MetaOpener) {
     let meta = opener.open().await;
     let names = ["a", "b"].map(repository);

@@ -112,6 +112,8 @@ macro_rules! meta_conformance {
             only_the_latest_mark_removes_a_blob, keys_in_use_are_found, unreferenced_links_are_paged,
             a_tag_keeps_a_manifest, an_index_keeps_its_entries, a_subject_keeps_its_referrers,
             manifests_that_keep_each_other_alone_are_unkept, a_young_manifest_is_kept, a_manifest_that_is_stored_again_is_young, unkept_manifests_are_paged,
+            an_entry_of_very_many_indexes_is_kept_by_those_of_its_repository,
+            a_blob_of_very_many_manifests_is_referenced_in_their_repositories_alone,
             bytes_without_a_row_are_condemned,
 
             what_is_deleted_is_kept_for_the_window, without_a_window_nothing_is_kept, deletions_are_paged,

@@ -13,21 +13,62 @@ use crate::{Digest, Result};
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
+/// The condition that a manifest of the repository of the link `l` references the blob `b`, and what is further said of it. Very many
+/// manifests may reference a blob, those of all repositories with the same base image: then those of the repository are
+/// looked through if they are few. `CROSS JOIN` keeps SQLite to the order of the tables, in which each step is a search in
+/// an index.
+macro_rules! referenced {
+    ($refs:literal, $manifests:literal, $further:literal, $now:literal) => {
+        concat!(
+            "CASE WHEN (SELECT COUNT(*) FROM (SELECT 1 FROM ",
+            $refs,
+            " f WHERE f.digest = b.digest LIMIT 64) AS many) = 64 \
+             AND (SELECT COUNT(*) FROM (SELECT 1 FROM ",
+            $manifests,
+            " m WHERE m.repository_id = l.repository_id LIMIT 1024) AS few) < 1024 \
+             THEN EXISTS (SELECT 1 FROM ",
+            $manifests,
+            " m CROSS JOIN ",
+            $refs,
+            " f WHERE m.repository_id = l.repository_id AND f.manifest_id = m.id AND f.kind IN (0, 1) \
+             AND f.digest = b.digest",
+            $further,
+            $now,
+            ") ELSE EXISTS (SELECT 1 FROM ",
+            $refs,
+            " f CROSS JOIN ",
+            $manifests,
+            " m WHERE f.digest = b.digest AND m.id = f.manifest_id AND m.repository_id = l.repository_id",
+            $further,
+            $now,
+            ") END"
+        )
+    };
+}
+
 /// The condition that a garbage collector may remove the link `l` of the blob `b`: its lease has ended at the time `$1`, and no
 /// manifest references it, nor one that was deleted within a window which has not ended at the time of the second parameter.
 macro_rules! unreferenced {
     ($now:literal) => {
         concat!(
-            "l.leased_until <= $1 AND NOT EXISTS (\
-             SELECT 1 FROM manifest_refs f JOIN manifests m ON m.id = f.manifest_id \
-             WHERE f.digest = b.digest AND m.repository_id = l.repository_id) AND NOT EXISTS (\
-             SELECT 1 FROM deleted_refs f JOIN deleted_manifests m ON m.id = f.manifest_id \
-             WHERE f.digest = b.digest AND m.repository_id = l.repository_id AND m.kept_until > ",
-            $now,
-            ")"
+            "l.leased_until <= $1 AND NOT ",
+            referenced!("manifest_refs", "manifests", "", ""),
+            " AND NOT ",
+            referenced!("deleted_refs", "deleted_manifests", " AND m.kept_until > ", $now)
         )
     };
 }
+
+/// The links that a garbage collector may remove, `$2` of them at most, behind the blob `$4` of the repository `$3`.
+const UNREFERENCED: &str = concat!(
+    "SELECT r.name, b.digest FROM blob_links l JOIN blobs b ON b.id = l.blob_id \
+     JOIN repositories r ON r.id = l.repository_id WHERE ",
+    unreferenced!("$5"),
+    " AND (l.repository_id, l.blob_id) > (\
+     COALESCE((SELECT id FROM repositories WHERE name = $3), 0), \
+     COALESCE((SELECT id FROM blobs WHERE digest = $4), 0)) \
+     ORDER BY l.repository_id, l.blob_id LIMIT $2"
+);
 
 /// A key as the database stores it: NULL when it is the digest.
 pub(super) fn own_key(key: &BlobKey) -> Option<&str> {
@@ -320,23 +361,15 @@ impl SqlMeta {
         limit: usize,
     ) -> Result<Vec<BlobLink>> {
         let time = crate::store::meta::MetaBackend::fetch_time(self).await?;
-        let rows: Vec<(String, String)> = query(concat!(
-            "SELECT r.name, b.digest FROM blob_links l JOIN blobs b ON b.id = l.blob_id \
-             JOIN repositories r ON r.id = l.repository_id WHERE ",
-            unreferenced!("$5"),
-            " AND (l.repository_id, l.blob_id) > (\
-             COALESCE((SELECT id FROM repositories WHERE name = $3), 0), \
-             COALESCE((SELECT id FROM blobs WHERE digest = $4), 0)) \
-             ORDER BY l.repository_id, l.blob_id LIMIT $2"
-        ))
-        .bind(now)
-        .bind(limit as i64)
-        .bind(after.map(|link| link.repository.as_str()))
-        .bind(after.map(|link| link.digest.as_str()))
-        .bind(time)
-        .fetch_all(&mut self.reader().await?.connection())
-        .await
-        .map_err(|e| self.failed(e))?;
+        let rows: Vec<(String, String)> = query(UNREFERENCED)
+            .bind(now)
+            .bind(limit as i64)
+            .bind(after.map(|link| link.repository.as_str()))
+            .bind(after.map(|link| link.digest.as_str()))
+            .bind(time)
+            .fetch_all(&mut self.reader().await?.connection())
+            .await
+            .map_err(|e| self.failed(e))?;
         let link = |(name, digest): &(String, String)| {
             Ok(BlobLink { repository: RepositoryName::parse(name)?, digest: Digest::parse(digest)? })
         };
@@ -403,3 +436,88 @@ fn those_in(column: &str, condition: &str) -> String {
 
 static WITH_DIGESTS: LazyLock<String> = LazyLock::new(|| those_in("digest", "own_key IS NULL"));
 static WITH_KEYS: LazyLock<String> = LazyLock::new(|| those_in("own_key", "own_key IS NOT NULL"));
+
+#[cfg(test)]
+mod tests {
+    use super::super::query::{new_database, plan_of};
+    use super::*;
+
+    /// The blob `x` is linked in three repositories; very many manifests of the first reference it, one of the second, and
+    /// none of the third.
+    const ROWS: &str = "
+        INSERT INTO repositories (id, name, created_at) VALUES (1, 'a', 0), (2, 'b', 0), (3, 'c', 0);
+        INSERT INTO blobs (id, digest, size, created_at) VALUES (1, 'sha256:DIGEST', 1, 0);
+        INSERT INTO blob_links (repository_id, blob_id, leased_until) VALUES (1, 1, 0), (2, 1, 0), (3, 1, 0);
+        WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 70)
+        INSERT INTO manifests (id, repository_id, digest, media_type, annotations, size, created_at, body)
+        SELECT i, CASE WHEN i < 70 THEN 1 ELSE 2 END, 'm' || i, 'x', '{}', 1, 0, x'00' FROM n;
+        INSERT INTO manifest_refs (manifest_id, kind, digest) SELECT id, 0, 'sha256:DIGEST' FROM manifests;
+    ";
+    /// The second and the third have very many manifests.
+    const LARGER: &str = "
+        WITH RECURSIVE n (i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 4000)
+        INSERT INTO manifests (id, repository_id, digest, media_type, annotations, size, created_at, body)
+        SELECT i, 2 + i % 2, 'm' || i, 'x', '{}', 1, 0, x'00' FROM n;
+    ";
+    /// All manifests are deleted, and kept until 10.
+    const DELETED: &str = "
+        INSERT INTO deleted_manifests (id, repository_id, digest, media_type, size, kept_until, body)
+        SELECT id, repository_id, digest, media_type, size, 10, body FROM manifests;
+        INSERT INTO deleted_refs (manifest_id, kind, digest) SELECT manifest_id, kind, digest FROM manifest_refs;
+        DELETE FROM manifest_refs;
+        DELETE FROM manifests;
+    ";
+
+    #[tokio::test]
+    async fn a_link_is_unreferenced_however_many_manifests_there_are() {
+        let digest = "d".repeat(64);
+        for (steps, time, expected) in [
+            (&[ROWS][..], 5, &["c"][..]),
+            (&[ROWS, LARGER], 5, &["c"]),
+            (&[ROWS, DELETED], 5, &["c"]),
+            (&[ROWS, LARGER, DELETED], 5, &["c"]),
+            (&[ROWS, DELETED], 10, &["a", "b", "c"]),
+            (&[ROWS, LARGER, DELETED], 10, &["a", "b", "c"]),
+        ] {
+            let (mut connection, _folder) = new_database().await;
+            for step in steps {
+                let text = sqlx::AssertSqlSafe(step.replace("DIGEST", &digest));
+                sqlx::raw_sql(text).execute(&mut connection).await.unwrap();
+            }
+            let mut db = Connection::Sqlite(&mut connection, time);
+            let rows: Vec<(String, String)> = query(UNREFERENCED)
+                .bind(5)
+                .bind(10)
+                .bind(None::<&str>)
+                .bind(None::<&str>)
+                .bind(time)
+                .fetch_all(&mut db)
+                .await
+                .unwrap();
+            let names: Vec<&str> = rows.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(names, expected, "{} steps at {time}", steps.len());
+        }
+    }
+
+    /// A link is looked at with searches alone: those of its blob, or those of its repository.
+    #[tokio::test]
+    async fn references_to_a_blob_are_searched_for_in_the_order_of_the_text() {
+        let plan = plan_of(UNREFERENCED).await;
+        for search in [
+            "f USING INDEX manifest_refs_of_digest (digest=?",
+            "f USING COVERING INDEX sqlite_autoindex_manifest_refs_1 (manifest_id=? AND kind=? AND digest=?",
+            "f USING INDEX deleted_refs_of_digest (digest=?",
+            "f USING COVERING INDEX sqlite_autoindex_deleted_refs_1 (manifest_id=? AND kind=? AND digest=?",
+        ] {
+            assert!(plan.iter().any(|line| line.contains(search)), "{search}: {plan:#?}");
+        }
+        let by_id = plan.iter().filter(|line| line.contains("SEARCH m USING INTEGER PRIMARY KEY (rowid=?"));
+        assert_eq!(by_id.count(), 2, "{plan:#?}");
+        assert!(
+            !plan
+                .iter()
+                .any(|line| line.starts_with("SCAN") && !line.ends_with("few") && !line.ends_with("many")),
+            "{plan:#?}"
+        );
+    }
+}

@@ -418,17 +418,12 @@ impl SqlMeta {
 
 #[cfg(test)]
 mod tests {
+    use super::super::query::plan_of;
     use super::*;
-    use sqlx::sqlite::SqliteConnectOptions;
-    use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 
     /// No statement reads all that a repository has deleted: each searches by all columns that it knows.
     #[tokio::test]
     async fn statements_search_in_the_indexes_that_were_made_for_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("hyper.db");
-        let _meta = SqlMeta::open(path.clone()).await.unwrap();
-        let mut connection = SqliteConnectOptions::new().filename(path).connect().await.unwrap();
         for (text, searches) in [
             (FORGET_NAMES, &["deletions USING", "d USING"][..]),
             (FORGET_LOSS, &["deletions USING"]),
@@ -437,9 +432,7 @@ mod tests {
             (LISTED_OF, &["deletions_of_repository (repository_id=? AND"]),
             (LISTED, &["SEARCH d USING INTEGER PRIMARY KEY (rowid>?"]),
         ] {
-            let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
-            let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
-            let plan: Vec<String> = rows.iter().map(|row| row.get("detail")).collect();
+            let plan = plan_of(text).await;
             for search in searches {
                 assert!(plan.iter().any(|line| line.contains(search)), "{text}: {plan:#?}");
             }

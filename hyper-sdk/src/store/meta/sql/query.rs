@@ -225,3 +225,24 @@ impl<'q> Query<'q> {
         self.fetch_scalar(db).await?.ok_or(sqlx::Error::RowNotFound)
     }
 }
+
+/// A connection to a new database, which is removed with the folder.
+#[cfg(test)]
+pub(super) async fn new_database() -> (SqliteConnection, tempfile::TempDir) {
+    use sqlx::ConnectOptions as _;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hyper.db");
+    super::SqlMeta::open(path.clone()).await.unwrap();
+    let connection = sqlx::sqlite::SqliteConnectOptions::new().filename(path).connect().await.unwrap();
+    (connection, folder)
+}
+
+/// How SQLite runs a statement on a new database.
+#[cfg(test)]
+pub(super) async fn plan_of(text: &str) -> Vec<String> {
+    use sqlx::{AssertSqlSafe, Row as _};
+    let (mut connection, _folder) = new_database().await;
+    let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {text}"));
+    let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
+    rows.iter().map(|row| row.get("detail")).collect()
+}
