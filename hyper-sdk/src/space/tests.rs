@@ -483,7 +483,7 @@ async fn what_came_back_after_its_name_was_removed_stays() {
     }
 }
 
-/// The entry was not stored again with its index, and another image was removed later.
+/// The index was stored again after its removal, and its entry was not; another image was removed later.
 #[tokio::test]
 async fn an_index_that_came_back_after_its_name_was_removed_stays_whole() {
     let state = State::new();

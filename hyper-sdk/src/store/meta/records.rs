@@ -44,8 +44,8 @@ pub struct ManifestAt {
 pub struct UnkeptManifest {
     /// Where it is.
     pub at: ManifestAt,
-    /// When it was last stored, in seconds since 1970 by the clock of the backend: up to a minute earlier if it had a tag
-    /// then.
+    /// When it was last stored, or retention last removed a tag of it, in seconds since 1970 by the clock of the backend. A push of a
+    /// manifest that has a tag may leave it as it is for a minute.
     pub stored_at: i64,
 }
 

@@ -71,7 +71,7 @@ impl FaultPlan {
         *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((kind, is_refused));
     }
 
-    /// How many operations there were since the last [`Self::fail_at`], or since the beginning.
+    /// How many operations there were since the beginning, or since the last [`Self::fail_at`], which sets it to zero.
     pub fn operations(&self) -> u64 {
         self.0.count.load(Ordering::SeqCst)
     }

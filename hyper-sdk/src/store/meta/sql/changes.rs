@@ -348,7 +348,7 @@ async fn collect_manifest(
     let Some(repository) = find_repository(db, name).await? else { return Ok(0) };
     let Some(id) = find_manifest(db, repository, digest).await? else { return Ok(0) };
     let now = db.now();
-    if keepers::is_kept(db, id, (before, now)).await? {
+    if keepers::is_kept(db, id, (before, now), &mut keepers::Known::default()).await? {
         return Ok(0);
     }
     remove_manifest(db, quotas, (name, digest), (repository, id), false).await?;

@@ -1,87 +1,152 @@
 //! What keeps a manifest: a tag; an index that has it as an entry; its subject. Keepers are kept by theirs. What was deleted within
 //! a window keeps as if it was there.
 //!
-//! The way from a manifest to its keepers is short, and is walked for one manifest at a time: nothing that is as large as
-//! a repository is in memory. Two manifests can keep each other, so each is visited once.
+//! The way from a manifest to its keepers is short as a rule, and is walked for one manifest at a time: nothing that is as large
+//! as a repository is in memory. Two manifests can keep each other, so each is visited once.
 
 use super::SqlMeta;
 use super::query::{Connection, query};
+use super::references::{first, referenced};
 use crate::reference::RepositoryName;
 use crate::store::meta::{ManifestAt, UnkeptManifest};
 use crate::{Digest, Result};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-/// An entry that so many indexes have may be one of very many repositories: those of one are looked for in it.
-const MANY: usize = 64;
-/// A repository with so many manifests is not looked through.
-const LARGE: i64 = 1024;
-
-// `CROSS JOIN` keeps SQLite to the order of the tables, in which each step is a search in an index.
-
-/// `$2` manifests at most, of any repository, that have the entry `$1`.
-const FEW_WITH_ENTRY: &str = "SELECT p.id, p.repository_id FROM \
-     (SELECT manifest_id FROM manifest_refs WHERE digest = $1 AND kind = 1 LIMIT $2) AS f \
+/// `$2` manifests at most, of any repository, that have the entry `$1`. PostgreSQL would expect the references of a digest
+/// with very many of them to be everywhere, and read the whole table: it must not know the digest.
+const FIRST_WITH_ENTRY: &str = "SELECT p.id, p.repository_id FROM \
+     (SELECT manifest_id FROM manifest_refs WHERE digest = (SELECT CAST($1 AS TEXT)) AND kind = 1 LIMIT $2) AS f \
      CROSS JOIN manifests p WHERE p.id = f.manifest_id";
-const SIZE_OF_REPOSITORY: &str =
-    "SELECT COUNT(*) FROM (SELECT 1 FROM manifests WHERE repository_id = $1 LIMIT $2) AS few";
-/// The manifests of the repository `$2` with the entry `$1`, where the repository has few.
-const FOUND_BY_REPOSITORY: &str = "SELECT p.id FROM manifests p CROSS JOIN manifest_refs f \
-     WHERE p.repository_id = $2 AND f.manifest_id = p.id AND f.kind = 1 AND f.digest = $1";
-/// The same, where it has many.
+const FIRST: usize = 64;
+/// How many references there are to the entry `$1`, `$2` at most.
+const COUNT_OF_ENTRY: &str = "SELECT COUNT(*) FROM \
+     (SELECT 1 FROM manifest_refs WHERE digest = (SELECT CAST($1 AS TEXT)) AND kind = 1 LIMIT $2) AS first_of";
+/// How many manifests the repository `$1` has, `$2` at most.
+const COUNT_OF_REPOSITORY: &str =
+    "SELECT COUNT(*) FROM (SELECT 1 FROM manifests WHERE repository_id = $1 LIMIT $2) AS first_of";
+/// The manifests of the repository `$2` with the entry `$1`: looks at all manifests of the repository.
+const FOUND_BY_REPOSITORY: &str = "SELECT p.id FROM manifests p WHERE p.repository_id = $2 AND \
+     (SELECT COUNT(*) FROM manifest_refs f WHERE f.manifest_id = p.id AND f.kind = 1 AND f.digest = $1) > 0";
+/// The same: looks at all references to the entry. `CROSS JOIN` keeps SQLite to this order of the tables.
 const FOUND_BY_ENTRY: &str = "SELECT p.id FROM manifest_refs f CROSS JOIN manifests p \
      WHERE f.digest = $1 AND f.kind = 1 AND p.id = f.manifest_id AND p.repository_id = $2";
+
+/// What is known of manifests at one time: a walk ends where another was before.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    kept: HashSet<i64>,
+    unkept: HashSet<i64>,
+}
+
+impl Known {
+    /// So many are remembered at most.
+    const MOST: usize = 100_000;
+
+    fn forget_too_many(&mut self) {
+        if self.kept.len() + self.unkept.len() > Self::MOST {
+            *self = Self::default();
+        }
+    }
+}
 
 /// Whether a tag, a manifest that was stored after `before`, or the window of a deletion keeps a manifest at the time `now`.
 pub(super) async fn is_kept(
     db: &mut Connection<'_>,
     manifest: i64,
     (before, now): (i64, i64),
+    known: &mut Known,
 ) -> sqlx::Result<bool> {
-    let (mut seen, mut open) = (HashSet::from([manifest]), vec![manifest]);
+    known.forget_too_many();
+    // Each with the manifest that it keeps.
+    let (mut seen, mut open) = (HashMap::from([(manifest, None)]), vec![manifest]);
     while let Some(id) = open.pop() {
-        let row: Option<(i64, String, Option<String>, bool)> = query(
-            "SELECT m.repository_id, m.digest, m.subject, \
-             m.created_at > $2 OR EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
-             OR EXISTS (SELECT 1 FROM deletions d WHERE d.repository_id = m.repository_id AND d.digest = m.digest \
-             AND d.kept_until > $3) \
-             OR EXISTS (SELECT 1 FROM deleted_refs f JOIN deleted_manifests p ON p.id = f.manifest_id \
-             WHERE f.digest = m.digest AND f.kind = 1 AND p.repository_id = m.repository_id AND p.kept_until > $3) \
-             OR EXISTS (SELECT 1 FROM deleted_manifests s WHERE s.repository_id = m.repository_id \
-             AND s.digest = m.subject AND s.kept_until > $3) \
-             FROM manifests m WHERE m.id = $1",
-        )
-        .bind(id)
-        .bind(before)
-        .bind(now)
-        .fetch_optional(db)
-        .await?;
-        let Some((repository, digest, subject, is_root)) = row else { continue };
+        if known.unkept.contains(&id) {
+            continue;
+        }
+        let mut keepers = Vec::new();
+        let mut is_root = known.kept.contains(&id);
+        if !is_root {
+            let row: Option<(i64, String, Option<String>, bool)> =
+                query(MANIFEST).bind(id).bind(before).bind(now).fetch_optional(db).await?;
+            let Some((repository, digest, subject, is_kept)) = row else { continue };
+            is_root = is_kept;
+            if !is_root {
+                keepers = indexes_with(db, repository, &digest).await?;
+                keepers.extend(find_subject(db, repository, subject.as_deref()).await?);
+            }
+        }
         if is_root {
+            let mut way = Some(id);
+            while let Some(kept) = way {
+                known.kept.insert(kept);
+                way = seen[&kept];
+            }
             return Ok(true);
         }
-        let mut keepers = indexes_with(db, repository, &digest).await?;
-        if let Some(subject) = subject {
-            let subject: Option<i64> =
-                query("SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2")
-                    .bind(repository)
-                    .bind(subject.as_str())
-                    .fetch_scalar(db)
-                    .await?;
-            keepers.extend(subject);
+        for keeper in keepers {
+            seen.entry(keeper).or_insert_with(|| {
+                open.push(keeper);
+                Some(id)
+            });
         }
-        open.extend(keepers.into_iter().filter(|keeper| seen.insert(*keeper)));
     }
+    known.unkept.extend(seen.into_keys());
     Ok(false)
 }
 
-/// The manifests of a repository that have this one as an entry.
+/// The repository, digest and subject of the manifest `$1`, and whether it is kept by itself: it was stored after `$2`, or has a
+/// tag, or the window of a deletion ends after `$3`.
+const MANIFEST: &str = concat!(
+    "SELECT m.repository_id, m.digest, m.subject, \
+     m.created_at > $2 OR EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
+     OR EXISTS (SELECT 1 FROM deletions d WHERE d.repository_id = m.repository_id AND d.digest = m.digest \
+     AND d.kept_until > $3) OR ",
+    referenced!(
+        "deleted_refs",
+        "deleted_manifests",
+        "(1)",
+        "m.digest",
+        "m.repository_id",
+        " AND o.kept_until > $3"
+    ),
+    " OR EXISTS (SELECT 1 FROM deleted_manifests s WHERE s.repository_id = m.repository_id \
+     AND s.digest = m.subject AND s.kept_until > $3) \
+     FROM manifests m WHERE m.id = $1"
+);
+
+async fn find_subject(
+    db: &mut Connection<'_>,
+    repository: i64,
+    subject: Option<&str>,
+) -> sqlx::Result<Option<i64>> {
+    let Some(subject) = subject else { return Ok(None) };
+    query("SELECT id FROM manifests WHERE repository_id = $1 AND digest = $2")
+        .bind(repository)
+        .bind(subject)
+        .fetch_scalar(db)
+        .await
+}
+
+/// The manifests of a repository that have this one as an entry. The cost is that of the smaller of two: the repository, and all
+/// references to the entry.
 async fn indexes_with(db: &mut Connection<'_>, repository: i64, digest: &str) -> sqlx::Result<Vec<i64>> {
-    let few: Vec<(i64, i64)> = query(FEW_WITH_ENTRY).bind(digest).bind(MANY as i64).fetch_all(db).await?;
-    if few.len() < MANY {
-        return Ok(few.into_iter().filter(|(_, at)| *at == repository).map(|(id, _)| id).collect());
+    let first: Vec<(i64, i64)> =
+        query(FIRST_WITH_ENTRY).bind(digest).bind(FIRST as i64).fetch_all(db).await?;
+    if first.len() < FIRST {
+        return Ok(first.into_iter().filter(|(_, at)| *at == repository).map(|(id, _)| id).collect());
     }
-    let size: i64 = query(SIZE_OF_REPOSITORY).bind(repository).bind(LARGE).fetch_one(db).await?;
-    let text = if size < LARGE { FOUND_BY_REPOSITORY } else { FOUND_BY_ENTRY };
+    let mut limit = 16 * FIRST as i64;
+    let text = loop {
+        let size: i64 = query(COUNT_OF_REPOSITORY).bind(repository).bind(limit).fetch_one(db).await?;
+        if size < limit {
+            break FOUND_BY_REPOSITORY;
+        }
+        let count: i64 = query(COUNT_OF_ENTRY).bind(digest).bind(limit).fetch_one(db).await?;
+        if count < limit {
+            break FOUND_BY_ENTRY;
+        }
+        limit *= 16;
+    };
     let all: Vec<(i64,)> = query(text).bind(digest).bind(repository).fetch_all(db).await?;
     Ok(all.into_iter().map(|(id,)| id).collect())
 }
@@ -95,7 +160,7 @@ impl SqlMeta {
         limit: usize,
     ) -> Result<Vec<UnkeptManifest>> {
         let now = crate::store::meta::MetaBackend::fetch_time(self).await?;
-        let mut found = Vec::new();
+        let (mut found, mut known) = (Vec::new(), Known::default());
         let mut last: (i64, String) = match after {
             None => (0, String::new()),
             Some(at) => {
@@ -130,7 +195,7 @@ impl SqlMeta {
                 if found.len() == limit {
                     return Ok(found);
                 }
-                if !is_kept(&mut reader, id, (before, now)).await.map_err(|e| self.failed(e))? {
+                if !is_kept(&mut reader, id, (before, now), &mut known).await.map_err(|e| self.failed(e))? {
                     let read = || {
                         let (repository, digest) = (RepositoryName::parse(&name)?, Digest::parse(&digest)?);
                         Ok(UnkeptManifest { at: ManifestAt { repository, digest }, stored_at })
@@ -149,8 +214,9 @@ impl SqlMeta {
 
 #[cfg(test)]
 mod tests {
-    use super::super::query::{new_database, plan_of};
+    use super::super::query::{count_steps, new_database, plan_of};
     use super::*;
+    use std::sync::atomic::Ordering;
 
     /// A repository in which very many manifests have an entry, and one in which one manifest has it.
     const ROWS: &str = "
@@ -186,22 +252,68 @@ mod tests {
         assert_eq!(indexes_with(&mut db, 1, "other").await.unwrap(), [4]);
     }
 
-    /// No statement reads a whole repository, or all that has an entry, without being asked for it.
+    /// More indexes of another repository that have an entry.
+    const MORE: &str = "
+        WITH RECURSIVE n (i) AS (SELECT 2000 UNION ALL SELECT i + 1 FROM n WHERE i < 6000)
+        INSERT INTO manifests (id, repository_id, digest, media_type, annotations, size, created_at, body)
+        SELECT i, 1, 'm' || i, 'x', '{}', 1, 0, x'00' FROM n;
+        INSERT INTO manifest_refs (manifest_id, kind, digest) SELECT id, 1, 'entry' FROM manifests WHERE id >= 2000;
+    ";
+
     #[tokio::test]
-    async fn keepers_are_searched_for_in_the_order_of_the_text() {
+    async fn a_small_repository_costs_no_more_when_others_have_the_entry_more_often() {
+        let (mut connection, _folder) = new_database().await;
+        let mut costs = Vec::new();
+        for rows in [ROWS, MORE] {
+            sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+            let steps = count_steps(&mut connection).await;
+            let mut db = Connection::Sqlite(&mut connection, 0);
+            assert_eq!(indexes_with(&mut db, 2, "entry").await.unwrap(), [1100]);
+            costs.push(steps.load(Ordering::Relaxed));
+        }
+        assert!(costs[1] <= costs[0], "{costs:?}");
+    }
+
+    /// Manifests that are about one another: the way from each to its keepers is as long as the row.
+    #[tokio::test]
+    async fn a_row_of_referrers_is_walked_once() {
+        let mut costs = Vec::new();
+        for length in [100, 200] {
+            let (mut connection, _folder) = new_database().await;
+            let text = format!(
+                "INSERT INTO repositories (id, name, created_at) VALUES (1, 'a', 0);
+                 WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {length})
+                 INSERT INTO manifests
+                 (id, repository_id, digest, media_type, subject, annotations, size, created_at, body)
+                 SELECT i, 1, 'm' || i, 'x', 'm' || (i - 1), '{{}}', 1, 0, x'00' FROM n"
+            );
+            sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(&mut connection).await.unwrap();
+            for tag in [None, Some("INSERT INTO tags VALUES (1, 'latest', 1, 0)")] {
+                if let Some(tag) = tag {
+                    sqlx::raw_sql(tag).execute(&mut connection).await.unwrap();
+                }
+                let steps = count_steps(&mut connection).await;
+                let mut db = Connection::Sqlite(&mut connection, 0);
+                let mut known = Known::default();
+                for id in (1..=length).rev() {
+                    let kept = is_kept(&mut db, id, (0, 0), &mut known).await.unwrap();
+                    assert_eq!(kept, tag.is_some(), "{id} of {length}");
+                }
+                costs.push(steps.load(Ordering::Relaxed));
+            }
+        }
+        assert!(costs[2] < 3 * costs[0] && costs[3] < 3 * costs[1], "{costs:?}");
+    }
+
+    /// Each statement searches in indexes, in the order of its text.
+    #[tokio::test]
+    async fn keepers_are_searched_for() {
+        let by_id = "SEARCH p USING INTEGER PRIMARY KEY (rowid=?";
         for (text, searches) in [
-            (
-                FEW_WITH_ENTRY,
-                ["manifest_refs_of_digest (digest=?", "SEARCH p USING INTEGER PRIMARY KEY (rowid=?"],
-            ),
-            (
-                FOUND_BY_ENTRY,
-                ["manifest_refs_of_digest (digest=?", "SEARCH p USING INTEGER PRIMARY KEY (rowid=?"],
-            ),
-            (
-                FOUND_BY_REPOSITORY,
-                ["SEARCH p USING COVERING INDEX", "(manifest_id=? AND kind=? AND digest=?"],
-            ),
+            (FIRST_WITH_ENTRY, ["manifest_refs_of_digest (digest=?", by_id]),
+            (FOUND_BY_ENTRY, ["manifest_refs_of_digest (digest=?", by_id]),
+            (FOUND_BY_REPOSITORY, ["SEARCH p USING", "(manifest_id=? AND kind=? AND digest=?"]),
+            (MANIFEST, ["deleted_refs_of_digest (digest=?", "SEARCH o USING INTEGER PRIMARY KEY (rowid=?"]),
         ] {
             let plan = plan_of(text).await;
             for search in searches {

@@ -27,6 +27,7 @@ mod pulls;
 mod query;
 mod queue;
 mod quotas;
+mod references;
 mod restore;
 mod rows;
 mod schema;

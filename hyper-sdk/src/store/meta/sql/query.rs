@@ -246,3 +246,17 @@ pub(super) async fn plan_of(text: &str) -> Vec<String> {
     let rows = sqlx::raw_sql(explain).fetch_all(&mut connection).await.unwrap();
     rows.iter().map(|row| row.get("detail")).collect()
 }
+
+/// Counts the instructions of SQLite's virtual machine from now on.
+#[cfg(test)]
+pub(super) async fn count_steps(
+    connection: &mut SqliteConnection,
+) -> std::sync::Arc<std::sync::atomic::AtomicU64> {
+    let steps = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = std::sync::Arc::clone(&steps);
+    connection.lock_handle().await.unwrap().set_progress_handler(1, move || {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        true
+    });
+    steps
+}
