@@ -215,7 +215,7 @@ mod mutants;
 #[cfg(feature = "store-sql")]
 mod own_keys;
 #[cfg(feature = "store-postgres")]
-mod postgres;
+pub(super) mod postgres;
 #[cfg(feature = "store-sql")]
 mod pulls;
 #[cfg(feature = "store-sql")]

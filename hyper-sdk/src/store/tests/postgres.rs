@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// The server that the tests share; says that the test is skipped where there is none.
-pub(super) fn server(test: &str) -> Option<&'static PostgresServer> {
+pub(in crate::store) fn server(test: &str) -> Option<&'static PostgresServer> {
     given(test, PostgresServer::shared())
 }
 
@@ -26,7 +26,7 @@ pub(super) async fn meta(folder: &Path) -> Option<SqlMeta> {
     Some(connect(&PostgresServer::shared()?.url(&name)).await)
 }
 
-pub(super) async fn connect(url: &str) -> SqlMeta {
+pub(in crate::store) async fn connect(url: &str) -> SqlMeta {
     SqlMeta::connect(PostgresOptions::parse(url).unwrap().connections(4)).await.unwrap()
 }
 

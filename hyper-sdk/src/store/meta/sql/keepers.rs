@@ -6,30 +6,24 @@
 
 use super::SqlMeta;
 use super::query::{Connection, query};
-use super::references::{first, referenced};
+use super::references::{ALL, DELETED_ENTRIES, ENTRIES, REFERENCED, Side, UNKNOWN, among_first, are_few};
 use crate::reference::RepositoryName;
 use crate::store::meta::{ManifestAt, UnkeptManifest};
 use crate::{Digest, Result};
 use std::collections::{HashMap, HashSet};
 
-/// `$2` manifests at most, of any repository, that have the entry `$1`. PostgreSQL would expect the references of a digest
-/// with very many of them to be everywhere, and read the whole table: it must not know the digest.
-const FIRST_WITH_ENTRY: &str = "SELECT p.id, p.repository_id FROM \
-     (SELECT manifest_id FROM manifest_refs WHERE digest = (SELECT CAST($1 AS TEXT)) AND kind = 1 LIMIT $2) AS f \
-     CROSS JOIN manifests p WHERE p.id = f.manifest_id";
+/// `$2` references at most to the entry `$1`: each with its manifest and the repository of that.
+pub(super) const FIRST_WITH_ENTRY: &str = "SELECT f.manifest_id, \
+     (SELECT p.repository_id FROM manifests p WHERE p.id = f.manifest_id) FROM \
+     (SELECT manifest_id FROM manifest_refs WHERE digest = $1 AND kind = 1 LIMIT $2) AS f";
 const FIRST: usize = 64;
-/// How many references there are to the entry `$1`, `$2` at most.
-const COUNT_OF_ENTRY: &str = "SELECT COUNT(*) FROM \
-     (SELECT 1 FROM manifest_refs WHERE digest = (SELECT CAST($1 AS TEXT)) AND kind = 1 LIMIT $2) AS first_of";
-/// How many manifests the repository `$1` has, `$2` at most.
-const COUNT_OF_REPOSITORY: &str =
-    "SELECT COUNT(*) FROM (SELECT 1 FROM manifests WHERE repository_id = $1 LIMIT $2) AS first_of";
 /// The manifests of the repository `$2` with the entry `$1`: looks at all manifests of the repository.
-const FOUND_BY_REPOSITORY: &str = "SELECT p.id FROM manifests p WHERE p.repository_id = $2 AND \
-     (SELECT COUNT(*) FROM manifest_refs f WHERE f.manifest_id = p.id AND f.kind = 1 AND f.digest = $1) > 0";
-/// The same: looks at all references to the entry. `CROSS JOIN` keeps SQLite to this order of the tables.
-const FOUND_BY_ENTRY: &str = "SELECT p.id FROM manifest_refs f CROSS JOIN manifests p \
-     WHERE f.digest = $1 AND f.kind = 1 AND p.id = f.manifest_id AND p.repository_id = $2";
+pub(super) const FOUND_BY_REPOSITORY: &str = "SELECT p.id FROM manifests p WHERE p.repository_id = $2 AND \
+     (SELECT COUNT(*) FROM manifest_refs f WHERE f.manifest_id = p.id AND f.kind = 1 AND f.digest || '' = $1) > 0";
+/// The same: looks at `$3` references to the entry at most.
+pub(super) const FOUND_BY_ENTRY: &str = "SELECT f.manifest_id FROM (SELECT manifest_id FROM manifest_refs \
+     WHERE digest >= $1 AND digest <= $1 AND kind = 1 ORDER BY digest LIMIT $3) AS f \
+     WHERE (SELECT p.repository_id FROM manifests p WHERE p.id = f.manifest_id) = $2";
 
 /// What is known of manifests at one time: a walk ends where another was before.
 #[derive(Debug, Default)]
@@ -66,10 +60,13 @@ pub(super) async fn is_kept(
         let mut keepers = Vec::new();
         let mut is_root = known.kept.contains(&id);
         if !is_root {
-            let row: Option<(i64, String, Option<String>, bool)> =
+            let row: Option<(i64, String, Option<String>, i64)> =
                 query(MANIFEST).bind(id).bind(before).bind(now).fetch_optional(db).await?;
-            let Some((repository, digest, subject, is_kept)) = row else { continue };
-            is_root = is_kept;
+            let Some((repository, digest, subject, kept)) = row else { continue };
+            is_root = match kept {
+                UNKNOWN => DELETED_ENTRIES.reach(db, repository, &digest, now).await?,
+                known => known == REFERENCED,
+            };
             if !is_root {
                 keepers = indexes_with(db, repository, &digest).await?;
                 keepers.extend(find_subject(db, repository, subject.as_deref()).await?);
@@ -94,25 +91,34 @@ pub(super) async fn is_kept(
     Ok(false)
 }
 
-/// The repository, digest and subject of the manifest `$1`, and whether it is kept by itself: it was stored after `$2`, or has a
-/// tag, or the window of a deletion ends after `$3`.
-const MANIFEST: &str = concat!(
-    "SELECT m.repository_id, m.digest, m.subject, \
+/// The repository, digest and subject of the manifest `$1`, and whether it is kept by itself, as [`references`](super::references)
+/// tells it: it was stored after `$2`, or has a tag, or the window of a deletion ends after `$3`.
+pub(super) const MANIFEST: &str = concat!(
+    "SELECT m.repository_id, m.digest, m.subject, CAST(CASE WHEN \
      m.created_at > $2 OR EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
      OR EXISTS (SELECT 1 FROM deletions d WHERE d.repository_id = m.repository_id AND d.digest = m.digest \
-     AND d.kept_until > $3) OR ",
-    referenced!(
+     AND d.kept_until > $3) \
+     OR EXISTS (SELECT 1 FROM deleted_manifests s WHERE s.repository_id = m.repository_id \
+     AND s.digest = m.subject AND s.kept_until > $3) THEN 1 WHEN ",
+    among_first!(
         "deleted_refs",
         "deleted_manifests",
         "(1)",
         "m.digest",
-        "m.repository_id",
-        " AND o.kept_until > $3"
+        "CASE WHEN o.kept_until > $3 THEN o.repository_id END",
+        "m.repository_id"
     ),
-    " OR EXISTS (SELECT 1 FROM deleted_manifests s WHERE s.repository_id = m.repository_id \
-     AND s.digest = m.subject AND s.kept_until > $3) \
-     FROM manifests m WHERE m.id = $1"
+    " THEN 1 WHEN ",
+    are_few!("deleted_refs", "(1)", "m.digest"),
+    " THEN 0 ELSE 2 END AS BIGINT) FROM manifests m WHERE m.id = $1"
 );
+
+/// `$4` manifests at most without a tag, which were stored at `$1` or before, behind the digest `$3` of the repository `$2`.
+pub(super) const UNTAGGED: &str = "SELECT m.id, m.repository_id, r.name, m.digest, m.created_at \
+     FROM manifests m JOIN repositories r ON r.id = m.repository_id \
+     WHERE m.created_at <= $1 AND (m.repository_id, m.digest) > ($2, $3) \
+     AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
+     ORDER BY m.repository_id, m.digest LIMIT $4";
 
 async fn find_subject(
     db: &mut Connection<'_>,
@@ -127,27 +133,18 @@ async fn find_subject(
         .await
 }
 
-/// The manifests of a repository that have this one as an entry. The cost is that of the smaller of two: the repository, and all
-/// references to the entry.
+/// The manifests of a repository that have this one as an entry.
 async fn indexes_with(db: &mut Connection<'_>, repository: i64, digest: &str) -> sqlx::Result<Vec<i64>> {
-    let first: Vec<(i64, i64)> =
+    let first: Vec<(i64, Option<i64>)> =
         query(FIRST_WITH_ENTRY).bind(digest).bind(FIRST as i64).fetch_all(db).await?;
     if first.len() < FIRST {
-        return Ok(first.into_iter().filter(|(_, at)| *at == repository).map(|(id, _)| id).collect());
+        return Ok(first.into_iter().filter(|(_, at)| *at == Some(repository)).map(|(id, _)| id).collect());
     }
-    let mut limit = 16 * FIRST as i64;
-    let text = loop {
-        let size: i64 = query(COUNT_OF_REPOSITORY).bind(repository).bind(limit).fetch_one(db).await?;
-        if size < limit {
-            break FOUND_BY_REPOSITORY;
-        }
-        let count: i64 = query(COUNT_OF_ENTRY).bind(digest).bind(limit).fetch_one(db).await?;
-        if count < limit {
-            break FOUND_BY_ENTRY;
-        }
-        limit *= 16;
+    let found = match ENTRIES.smaller_side(db, repository, digest).await? {
+        Side::Digest => query(FOUND_BY_ENTRY).bind(digest).bind(repository).bind(ALL),
+        Side::Repository => query(FOUND_BY_REPOSITORY).bind(digest).bind(repository),
     };
-    let all: Vec<(i64,)> = query(text).bind(digest).bind(repository).fetch_all(db).await?;
+    let all: Vec<(i64,)> = found.fetch_all(db).await?;
     Ok(all.into_iter().map(|(id,)| id).collect())
 }
 
@@ -176,20 +173,14 @@ impl SqlMeta {
             let page = limit as i64;
             let mut reader = self.reader().await?;
             let mut reader = reader.connection();
-            let rows: Vec<(i64, i64, String, String, i64)> = query(
-                "SELECT m.id, m.repository_id, r.name, m.digest, m.created_at FROM manifests m \
-                 JOIN repositories r ON r.id = m.repository_id \
-                 WHERE m.created_at <= $1 AND (m.repository_id, m.digest) > ($2, $3) \
-                 AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
-                 ORDER BY m.repository_id, m.digest LIMIT $4",
-            )
-            .bind(before)
-            .bind(last.0)
-            .bind(last.1.as_str())
-            .bind(page)
-            .fetch_all(&mut reader)
-            .await
-            .map_err(|e| self.failed(e))?;
+            let rows: Vec<(i64, i64, String, String, i64)> = query(UNTAGGED)
+                .bind(before)
+                .bind(last.0)
+                .bind(last.1.as_str())
+                .bind(page)
+                .fetch_all(&mut reader)
+                .await
+                .map_err(|e| self.failed(e))?;
             let is_last = rows.len() < limit;
             for (id, repository, name, digest, stored_at) in rows {
                 if found.len() == limit {
@@ -236,9 +227,10 @@ mod tests {
         let mut db = Connection::Sqlite(&mut connection, 0);
         for (repository, expected) in [(1, 366), (2, 1), (3, 0)] {
             let mut found = Vec::new();
-            for text in [FOUND_BY_ENTRY, FOUND_BY_REPOSITORY] {
-                let mut rows: Vec<(i64,)> =
-                    query(text).bind("entry").bind(repository).fetch_all(&mut db).await.unwrap();
+            for found_by in [query(FOUND_BY_ENTRY), query(FOUND_BY_REPOSITORY)] {
+                let query = found_by.bind("entry").bind(repository);
+                let query = if found.is_empty() { query.bind(ALL) } else { query };
+                let mut rows: Vec<(i64,)> = query.fetch_all(&mut db).await.unwrap();
                 rows.sort_unstable();
                 found.push(rows.into_iter().map(|(id,)| id).collect::<Vec<_>>());
             }
@@ -250,6 +242,32 @@ mod tests {
             );
         }
         assert_eq!(indexes_with(&mut db, 1, "other").await.unwrap(), [4]);
+    }
+
+    /// What is deleted keeps its entries until its window ends, however many indexes of other repositories are deleted.
+    #[tokio::test]
+    async fn an_entry_of_deleted_indexes_is_kept_in_their_repositories_alone() {
+        const DELETED: &str = "
+            INSERT INTO deleted_manifests (id, repository_id, digest, media_type, size, kept_until, body)
+            SELECT id, repository_id, digest, media_type, size, 10, body FROM manifests;
+            INSERT INTO deleted_refs (manifest_id, kind, digest) SELECT manifest_id, kind, digest FROM manifest_refs;
+            DELETE FROM manifest_refs;
+            DELETE FROM manifests;
+            INSERT INTO manifests (id, repository_id, digest, media_type, annotations, size, created_at, body)
+            SELECT id, id, 'entry', 'x', '{}', 1, 0, x'00' FROM repositories;
+        ";
+        let (mut connection, _folder) = new_database().await;
+        for text in [ROWS, DELETED] {
+            sqlx::raw_sql(text).execute(&mut connection).await.unwrap();
+        }
+        let mut db = Connection::Sqlite(&mut connection, 0);
+        for now in [9, 10] {
+            let mut kept = Vec::new();
+            for id in 1..=3 {
+                kept.push(is_kept(&mut db, id, (0, now), &mut Known::default()).await.unwrap());
+            }
+            assert_eq!(kept, [now < 10, now < 10, false], "{now}");
+        }
     }
 
     /// More indexes of another repository that have an entry.
@@ -311,8 +329,8 @@ mod tests {
         let by_id = "SEARCH p USING INTEGER PRIMARY KEY (rowid=?";
         for (text, searches) in [
             (FIRST_WITH_ENTRY, ["manifest_refs_of_digest (digest=?", by_id]),
-            (FOUND_BY_ENTRY, ["manifest_refs_of_digest (digest=?", by_id]),
-            (FOUND_BY_REPOSITORY, ["SEARCH p USING", "(manifest_id=? AND kind=? AND digest=?"]),
+            (FOUND_BY_ENTRY, ["manifest_refs_of_digest (digest>? AND digest<?", by_id]),
+            (FOUND_BY_REPOSITORY, ["SEARCH p USING", "manifest_refs_1 (manifest_id=? AND kind=?"]),
             (MANIFEST, ["deleted_refs_of_digest (digest=?", "SEARCH o USING INTEGER PRIMARY KEY (rowid=?"]),
         ] {
             let plan = plan_of(text).await;

@@ -11,6 +11,8 @@
 mod clock;
 mod error;
 mod options;
+#[cfg(test)]
+mod plans;
 mod presence;
 mod session;
 mod version;

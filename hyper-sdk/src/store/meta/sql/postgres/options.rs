@@ -22,13 +22,21 @@ const PARAMETERS: &[&str] = &[
 
 /// What every connection sets, unless the URL has other `options`: a lock or a statement that takes longer is an error
 /// instead of a request that hangs, and a process that stands still in a transaction loses the right to write.
-const SETTINGS: &[(&str, &str)] = &[
+///
+/// And every statement searches in indexes, row by row, as it does in SQLite. PostgreSQL plans by averages, so it would sometimes
+/// read a whole table instead, for a row that is rarer than others or a page that is shorter than it expects.
+pub(super) const SETTINGS: &[(&str, &str)] = &[
     ("lock_timeout", "10s"),
     ("statement_timeout", "60s"),
     ("idle_in_transaction_session_timeout", "30s"),
     ("tcp_keepalives_idle", "15"),
     ("tcp_keepalives_interval", "5"),
     ("tcp_keepalives_count", "3"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("jit", "off"),
 ];
 
 /// Where a PostgreSQL database is, and how many connections to it are opened. Neither `Debug` nor `Display` shows the user
