@@ -71,8 +71,14 @@ pub(super) const LINKS: &str = concat!(
      CROSS JOIN blobs b CROSS JOIN repositories r WHERE b.id = l.blob_id AND r.id = l.repository_id \
      ORDER BY l.repository_id, l.blob_id"
 );
-/// How many links are looked at by one statement.
-const LOOKED_AT: usize = 1000;
+/// `$2` blobs at most, behind the digest `$1`: each with whether a repository has a link to it.
+pub(super) const LINKED: &str = "SELECT b.digest, b.size, b.own_key, b.condemned, b.quarantined, \
+     (SELECT 1 FROM blob_links l WHERE l.blob_id = b.id LIMIT 1) IS NOT NULL \
+     FROM (SELECT id, digest, size, own_key, condemned, quarantined FROM blobs WHERE digest > $1 ORDER BY digest LIMIT $2) AS b \
+     ORDER BY b.digest";
+type LinkedBlobRow = (String, i64, Option<String>, Option<i64>, Option<i64>, bool);
+/// How many rows are looked at by one statement of a collector.
+pub(super) const LOOKED_AT: usize = 1000;
 
 /// A key as the database stores it: NULL when it is the digest.
 pub(super) fn own_key(key: &BlobKey) -> Option<&str> {
@@ -382,20 +388,21 @@ impl SqlMeta {
             .map_err(|e| self.failed(e))?;
             place = ids.unwrap_or(place);
         }
-        let mut found = Vec::new();
+        let (mut found, mut page) = (Vec::new(), limit.clamp(1, LOOKED_AT));
         loop {
             let mut reader = self.reader().await?;
             let mut reader = reader.connection();
             let rows: Vec<(i64, i64, String, String, i64)> = query(LINKS)
                 .bind(now)
-                .bind(LOOKED_AT as i64)
+                .bind(page as i64)
                 .bind(time)
                 .bind(place.0)
                 .bind(place.1)
                 .fetch_all(&mut reader)
                 .await
                 .map_err(|e| self.failed(e))?;
-            let is_last = rows.len() < LOOKED_AT;
+            let is_last = rows.len() < page;
+            page = (2 * page).min(LOOKED_AT);
             for (repository, blob, name, digest, kept) in rows {
                 if found.len() == limit {
                     return Ok(found);
@@ -424,20 +431,33 @@ impl SqlMeta {
         after: Option<&Digest>,
         limit: usize,
     ) -> Result<Vec<BlobRecord>> {
-        let rows: Vec<KeyedBlobRow<String>> = query(
-            "SELECT digest, size, own_key, condemned, quarantined FROM blobs b \
-             WHERE digest > $1 AND NOT EXISTS (SELECT 1 FROM blob_links l WHERE l.blob_id = b.id) \
-             ORDER BY digest LIMIT $2",
-        )
-        .bind(after.map_or("", Digest::as_str))
-        .bind(limit as i64)
-        .fetch_all(&mut self.reader().await?.connection())
-        .await
-        .map_err(|e| self.failed(e))?;
-        let read = |(digest, size, own_key, condemned, quarantined): (String, _, _, _, _)| {
-            Ok(record(Digest::parse(&digest)?, (size, own_key, condemned, quarantined)))
-        };
-        rows.into_iter().map(read).collect::<Result<_>>().map_err(|e| self.damaged(e))
+        let mut last = after.map_or(String::new(), Digest::to_string);
+        let (mut found, mut page) = (Vec::new(), limit.clamp(1, LOOKED_AT));
+        while found.len() < limit {
+            let rows: Vec<LinkedBlobRow> = query(LINKED)
+                .bind(last.as_str())
+                .bind(page as i64)
+                .fetch_all(&mut self.reader().await?.connection())
+                .await
+                .map_err(|e| self.failed(e))?;
+            let is_last = rows.len() < page;
+            page = (2 * page).min(LOOKED_AT);
+            for (digest, size, own_key, condemned, quarantined, is_linked) in rows {
+                if found.len() == limit {
+                    break;
+                }
+                if !is_linked {
+                    let read =
+                        || Ok(record(Digest::parse(&digest)?, (size, own_key, condemned, quarantined)));
+                    found.push(read().map_err(|e| self.damaged(e))?);
+                }
+                last = digest;
+            }
+            if is_last {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     pub(super) async fn find_keys(&self, keys: &[BlobKey]) -> Result<Vec<bool>> {

@@ -1,12 +1,11 @@
 //! The SQL statements of each change. Every check comes before the first statement that writes.
 
+use super::keepers::{Known, is_kept};
 use super::query::{Connection, query};
 use super::queue::Asked;
 use super::quotas::Quotas;
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{
-    blobs, deletions, events, guards, holds, keepers, pulls, quotas as counts, scrub, sessions, tags,
-};
+use super::{blobs, deletions, events, guards, holds, pulls, quotas as counts, scrub, sessions, tags};
 use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{
@@ -17,20 +16,29 @@ use crate::store::meta::{Change, Edge, EdgeKind, ManifestChange, ScrubPlace};
 use crate::store::{DeleteTarget, EventRules, TagGuard};
 use std::collections::HashMap;
 
-/// Applies a change, and records its events when that is wanted.
+/// Applies a change, and records its events when that is wanted. What is known is of the changes before, in the same transaction.
 pub(super) async fn apply(
     db: &mut Connection<'_>,
     (quotas, recording): (&Quotas, Option<EventRules>),
+    known: &mut Known,
     Asked { change, by }: &Asked,
 ) -> Outcome<u64> {
-    let Some(rules) = recording else { return apply_alone(db, quotas, change).await };
+    if !matches!(change, Change::CollectManifest { .. }) {
+        *known = Known::default();
+    }
+    let Some(rules) = recording else { return apply_alone(db, quotas, known, change).await };
     let facts = events::find_facts(db, wanted(change)).await?;
-    let result = apply_alone(db, quotas, change).await?;
+    let result = apply_alone(db, quotas, known, change).await?;
     events::write(db, &drafts(change, (facts, result), rules, by.as_ref())).await?;
     Ok(result)
 }
 
-async fn apply_alone(db: &mut Connection<'_>, quotas: &Quotas, change: &Change) -> Outcome<u64> {
+async fn apply_alone(
+    db: &mut Connection<'_>,
+    quotas: &Quotas,
+    known: &mut Known,
+    change: &Change,
+) -> Outcome<u64> {
     match change {
         Change::LinkBlob { repository, digest, size, key, upload, leased_until } => {
             if let Some(id) = upload {
@@ -68,7 +76,7 @@ async fn apply_alone(db: &mut Connection<'_>, quotas: &Quotas, change: &Change) 
             holds::hold_bytes(db, *holder, *seconds, *renews).await
         }
         Change::CollectManifest { repository, digest, before } => {
-            collect_manifest(db, quotas, (repository, digest), *before).await
+            collect_manifest(db, quotas, known, (repository, digest), *before).await
         }
         Change::PutManifest(change) => put_manifest(db, quotas, change).await,
         Change::DeleteManifest { repository, digest } => {
@@ -342,13 +350,14 @@ async fn delete_manifest(
 async fn collect_manifest(
     db: &mut Connection<'_>,
     quotas: &Quotas,
+    known: &mut Known,
     (name, digest): (&RepositoryName, &Digest),
     before: i64,
 ) -> Outcome<u64> {
     let Some(repository) = find_repository(db, name).await? else { return Ok(0) };
     let Some(id) = find_manifest(db, repository, digest).await? else { return Ok(0) };
     let now = db.now();
-    if keepers::is_kept(db, id, (before, now), &mut keepers::Known::default()).await? {
+    if is_kept(db, id, (before, now), known).await? {
         return Ok(0);
     }
     remove_manifest(db, quotas, (name, digest), (repository, id), false).await?;

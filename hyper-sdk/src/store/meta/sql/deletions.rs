@@ -57,6 +57,12 @@ const LAST_LOSS: &str = listed!("d.repository_id = $1 AND d.name = $3", "d.id DE
 /// The newest loss of a tag of a repository that is too many.
 const FIRST_LOSS: &str =
     "SELECT id FROM deletions WHERE repository_id = $1 AND name <> digest ORDER BY id DESC LIMIT 1 OFFSET $2";
+/// Forgets the losses of tags of the repository `$1` up to the number `$2`.
+const FORGET_FIRST: &str = "DELETE FROM deletions WHERE repository_id = $1 AND name <> digest AND id <= $2";
+/// The same for PostgreSQL, which would search by the number alone.
+#[cfg(feature = "store-postgres")]
+const FORGET_FIRST_OF_POSTGRES: &str = "DELETE FROM deletions \
+     WHERE (repository_id, id) <= ($1, $2) AND repository_id = $1 AND name <> digest";
 /// Forgets an earlier loss of what a tag has now.
 const FORGET_LOSS: &str = "DELETE FROM deletions \
      WHERE repository_id = (SELECT id FROM repositories WHERE name = $1) AND name = $2 \
@@ -146,12 +152,12 @@ async fn bound(db: &mut Connection<'_>, made: Vec<(i64, i64)>) -> sqlx::Result<(
     let first: Option<i64> =
         query(FIRST_LOSS).bind(repository).bind(MOST_KEPT_TAGS as i64).fetch_scalar(db).await?;
     let Some(id) = first else { return Ok(()) };
-    query("DELETE FROM deletions WHERE repository_id = $1 AND name <> digest AND id <= $2")
-        .bind(repository)
-        .bind(id)
-        .execute(db)
-        .await
-        .map(drop)
+    let text = match db {
+        #[cfg(feature = "store-postgres")]
+        Connection::Postgres(..) => FORGET_FIRST_OF_POSTGRES,
+        Connection::Sqlite(..) => FORGET_FIRST,
+    };
+    query(text).bind(repository).bind(id).execute(db).await.map(drop)
 }
 
 /// Keeps a manifest that is about to be deleted, and records that its tags go. Without a window it forgets what tags have lost it,
@@ -429,6 +435,7 @@ mod tests {
             (FORGET_LOSS, &["deletions USING"]),
             (LAST_LOSS, &["deletions_of_name (repository_id=? AND name=?"]),
             (FIRST_LOSS, &["deletions_of_tags (repository_id=?"]),
+            (FORGET_FIRST, &["deletions_of_tags (repository_id=? AND"]),
             (LISTED_OF, &["deletions_of_repository (repository_id=? AND"]),
             (LISTED, &["SEARCH d USING INTEGER PRIMARY KEY (rowid>?"]),
         ] {

@@ -45,9 +45,22 @@ async fn ask_about(
     }
 }
 
+/// The tags of the manifest `$2` of the repository `$1`, and of the manifests and indexes there that need the manifest or blob `$2`.
+///
+/// `CROSS JOIN` keeps SQLite to the order of the tables. The repository of a manifest is a query of its own for each reference:
+/// PostgreSQL would read all manifests of the repository for each of those that need it.
+pub(super) const NEEDING: &str = "WITH RECURSIVE needing (id, digest) AS ( \
+     SELECT m.id, m.digest FROM manifests m WHERE m.repository_id = $1 AND m.digest = $2 \
+     UNION SELECT f.manifest_id, (SELECT m.digest FROM manifests m WHERE m.id = f.manifest_id) FROM manifest_refs f \
+     WHERE f.digest = $2 AND (SELECT m.repository_id FROM manifests m WHERE m.id = f.manifest_id) = $1 \
+     UNION SELECT f.manifest_id, (SELECT p.digest FROM manifests p WHERE p.id = f.manifest_id) \
+     FROM needing n CROSS JOIN manifest_refs f \
+     WHERE f.digest = n.digest AND (SELECT p.repository_id FROM manifests p WHERE p.id = f.manifest_id) = $1) \
+     SELECT COALESCE(string_agg(t.name, ' ' ORDER BY t.name), '') \
+     FROM needing n CROSS JOIN tags t WHERE t.manifest_id = n.id";
+
 /// Asks about each tag of a manifest, and of the manifests and indexes that need a manifest or a blob.
 ///
-/// `CROSS JOIN` keeps SQLite to the order of the tables, in which each step is a search in an index.
 async fn ask_about_needing(
     db: &mut Connection<'_>,
     repository: &RepositoryName,
@@ -56,20 +69,7 @@ async fn ask_about_needing(
 ) -> Outcome<()> {
     let Some(repository) = find_repository(db, repository).await? else { return Ok(()) };
     // The names in one row: thousands of rows would take longer than the search. No tag has a space.
-    let tags: Option<String> = query(
-        "WITH RECURSIVE needing (id, digest) AS ( \
-         SELECT m.id, m.digest FROM manifests m WHERE m.repository_id = $1 AND m.digest = $2 \
-         UNION SELECT m.id, m.digest FROM manifest_refs f CROSS JOIN manifests m \
-         WHERE f.digest = $2 AND m.id = f.manifest_id AND m.repository_id = $1 \
-         UNION SELECT p.id, p.digest FROM needing n CROSS JOIN manifest_refs f CROSS JOIN manifests p \
-         WHERE f.digest = n.digest AND p.id = f.manifest_id AND p.repository_id = $1) \
-         SELECT COALESCE(string_agg(t.name, ' ' ORDER BY t.name), '') \
-         FROM needing n CROSS JOIN tags t WHERE t.manifest_id = n.id",
-    )
-    .bind(repository)
-    .bind(digest.as_str())
-    .fetch_scalar(db)
-    .await?;
+    let tags: Option<String> = query(NEEDING).bind(repository).bind(digest.as_str()).fetch_scalar(db).await?;
     for tag in tags.iter().flat_map(|tags| tags.split_ascii_whitespace()) {
         let tag = Tag::parse(tag).map_err(Stop::Refused)?;
         guard.check(&tag, TagChange::Delete).map_err(Stop::Refused)?;

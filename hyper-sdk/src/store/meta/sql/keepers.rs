@@ -5,6 +5,7 @@
 //! as a repository is in memory. Two manifests can keep each other, so each is visited once.
 
 use super::SqlMeta;
+use super::blobs::LOOKED_AT;
 use super::query::{Connection, query};
 use super::references::{ALL, DELETED_ENTRIES, ENTRIES, REFERENCED, Side, UNKNOWN, among_first, are_few};
 use crate::reference::RepositoryName;
@@ -19,15 +20,18 @@ pub(super) const FIRST_WITH_ENTRY: &str = "SELECT f.manifest_id, \
 const FIRST: usize = 64;
 /// The manifests of the repository `$2` with the entry `$1`: looks at all manifests of the repository.
 pub(super) const FOUND_BY_REPOSITORY: &str = "SELECT p.id FROM manifests p WHERE p.repository_id = $2 AND \
-     (SELECT COUNT(*) FROM manifest_refs f WHERE f.manifest_id = p.id AND f.kind = 1 AND f.digest || '' = $1) > 0";
+     (SELECT 1 FROM manifest_refs f WHERE f.manifest_id = p.id AND f.kind = 1 AND f.digest >= $1 AND f.digest <= $1 \
+     ORDER BY f.manifest_id, f.kind, f.digest LIMIT 1) IS NOT NULL";
 /// The same: looks at `$3` references to the entry at most.
 pub(super) const FOUND_BY_ENTRY: &str = "SELECT f.manifest_id FROM (SELECT manifest_id FROM manifest_refs \
      WHERE digest >= $1 AND digest <= $1 AND kind = 1 ORDER BY digest LIMIT $3) AS f \
      WHERE (SELECT p.repository_id FROM manifests p WHERE p.id = f.manifest_id) = $2";
 
-/// What is known of manifests at one time: a walk ends where another was before.
+/// What is known of manifests at one time: a walk ends where another was before. It stays right while nothing changes but that
+/// manifests are removed which nothing keeps.
 #[derive(Debug, Default)]
 pub(super) struct Known {
+    times: (i64, i64),
     kept: HashSet<i64>,
     unkept: HashSet<i64>,
 }
@@ -36,9 +40,9 @@ impl Known {
     /// So many are remembered at most.
     const MOST: usize = 100_000;
 
-    fn forget_too_many(&mut self) {
-        if self.kept.len() + self.unkept.len() > Self::MOST {
-            *self = Self::default();
+    fn forget_others(&mut self, times: (i64, i64)) {
+        if self.times != times || self.kept.len() + self.unkept.len() > Self::MOST {
+            *self = Self { times, ..Self::default() };
         }
     }
 }
@@ -50,7 +54,7 @@ pub(super) async fn is_kept(
     (before, now): (i64, i64),
     known: &mut Known,
 ) -> sqlx::Result<bool> {
-    known.forget_too_many();
+    known.forget_others((before, now));
     // Each with the manifest that it keeps.
     let (mut seen, mut open) = (HashMap::from([(manifest, None)]), vec![manifest]);
     while let Some(id) = open.pop() {
@@ -113,12 +117,12 @@ pub(super) const MANIFEST: &str = concat!(
     " THEN 0 ELSE 2 END AS BIGINT) FROM manifests m WHERE m.id = $1"
 );
 
-/// `$4` manifests at most without a tag, which were stored at `$1` or before, behind the digest `$3` of the repository `$2`.
-pub(super) const UNTAGGED: &str = "SELECT m.id, m.repository_id, r.name, m.digest, m.created_at \
-     FROM manifests m JOIN repositories r ON r.id = m.repository_id \
-     WHERE m.created_at <= $1 AND (m.repository_id, m.digest) > ($2, $3) \
-     AND NOT EXISTS (SELECT 1 FROM tags t WHERE t.manifest_id = m.id) \
-     ORDER BY m.repository_id, m.digest LIMIT $4";
+/// `$4` manifests at most, behind the digest `$3` of the repository `$2`: each with whether it was stored after `$1` or has a tag.
+pub(super) const TAGGED: &str = "SELECT m.id, m.repository_id, \
+     (SELECT r.name FROM repositories r WHERE r.id = m.repository_id), m.digest, m.created_at, \
+     m.created_at > $1 OR (SELECT 1 FROM tags t WHERE t.manifest_id = m.id LIMIT 1) IS NOT NULL \
+     FROM (SELECT id, repository_id, digest, created_at FROM manifests WHERE (repository_id, digest) > ($2, $3) \
+     ORDER BY repository_id, digest LIMIT $4) AS m ORDER BY m.repository_id, m.digest";
 
 async fn find_subject(
     db: &mut Connection<'_>,
@@ -169,24 +173,29 @@ impl SqlMeta {
                 (id.unwrap_or(0), at.digest.to_string())
             }
         };
+        let mut page = limit.clamp(1, LOOKED_AT);
         while found.len() < limit {
-            let page = limit as i64;
             let mut reader = self.reader().await?;
             let mut reader = reader.connection();
-            let rows: Vec<(i64, i64, String, String, i64)> = query(UNTAGGED)
+            let rows: Vec<(i64, i64, String, String, i64, bool)> = query(TAGGED)
                 .bind(before)
                 .bind(last.0)
                 .bind(last.1.as_str())
-                .bind(page)
+                .bind(page as i64)
                 .fetch_all(&mut reader)
                 .await
                 .map_err(|e| self.failed(e))?;
-            let is_last = rows.len() < limit;
-            for (id, repository, name, digest, stored_at) in rows {
+            let is_last = rows.len() < page;
+            page = (2 * page).min(LOOKED_AT);
+            for (id, repository, name, digest, stored_at, is_tagged) in rows {
                 if found.len() == limit {
                     return Ok(found);
                 }
-                if !is_kept(&mut reader, id, (before, now), &mut known).await.map_err(|e| self.failed(e))? {
+                let is_kept = is_tagged
+                    || is_kept(&mut reader, id, (before, now), &mut known)
+                        .await
+                        .map_err(|e| self.failed(e))?;
+                if !is_kept {
                     let read = || {
                         let (repository, digest) = (RepositoryName::parse(&name)?, Digest::parse(&digest)?);
                         Ok(UnkeptManifest { at: ManifestAt { repository, digest }, stored_at })
@@ -330,7 +339,10 @@ mod tests {
         for (text, searches) in [
             (FIRST_WITH_ENTRY, ["manifest_refs_of_digest (digest=?", by_id]),
             (FOUND_BY_ENTRY, ["manifest_refs_of_digest (digest>? AND digest<?", by_id]),
-            (FOUND_BY_REPOSITORY, ["SEARCH p USING", "manifest_refs_1 (manifest_id=? AND kind=?"]),
+            (
+                FOUND_BY_REPOSITORY,
+                ["SEARCH p USING", "manifest_refs_1 (manifest_id=? AND kind=? AND digest>? AND digest<?"],
+            ),
             (MANIFEST, ["deleted_refs_of_digest (digest=?", "SEARCH o USING INTEGER PRIMARY KEY (rowid=?"]),
         ] {
             let plan = plan_of(text).await;

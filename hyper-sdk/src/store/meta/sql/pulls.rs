@@ -20,9 +20,10 @@ fn note(table: &str, column: &str) -> String {
         (0..NAMES).map(|number| format!("(${}, ${})", 2 * number + 3, 2 * number + 4)).collect();
     format!(
         "INSERT INTO pulls (repository_id, name, pulled_at) \
-         SELECT r.id, t.{column}, CAST($1 AS BIGINT) FROM (VALUES {}) AS n \
-         JOIN repositories r ON r.name = n.column1 \
-         JOIN {table} t ON t.repository_id = r.id AND t.{column} = n.column2 WHERE n.column1 IS NOT NULL \
+         SELECT f.repository_id, f.name, CAST($1 AS BIGINT) FROM (SELECT q.repository_id, \
+         (SELECT t.{column} FROM {table} t WHERE t.repository_id = q.repository_id AND t.{column} = q.name) AS name \
+         FROM (SELECT (SELECT r.id FROM repositories r WHERE r.name = n.column1) AS repository_id, n.column2 AS name \
+         FROM (VALUES {}) AS n) AS q) AS f WHERE f.name IS NOT NULL \
          ON CONFLICT (repository_id, name) DO UPDATE SET pulled_at = excluded.pulled_at \
          WHERE pulls.pulled_at <= $2 OR pulls.pulled_at > excluded.pulled_at",
         places.join(", ")

@@ -5,8 +5,9 @@
 //! more, the smaller side is looked through: the references of the digest, or the manifests of the repository.
 //!
 //! The texts leave a planner no choice: `CASE` holds the order of the steps, the repository of a manifest is a query of its own
-//! for each reference, and `digest || ''` is in no index. PostgreSQL knows averages alone, and would read all manifests of a
-//! repository for each reference where repositories are small as a rule. Its connections have settings for the rest.
+//! for each reference, and a range with an order needs the index of that order. PostgreSQL knows averages alone, and would read
+//! all manifests of a repository for each reference where repositories are small as a rule. Its connections have settings for the
+//! rest.
 
 use super::query::{Connection, Query, query};
 
@@ -107,11 +108,11 @@ macro_rules! references {
                 $manifests,
                 " o WHERE o.repository_id = $2 AND ",
                 $owner,
-                " = $2 AND (SELECT COUNT(*) FROM ",
+                " = $2 AND (SELECT 1 FROM ",
                 $refs,
                 " f WHERE f.manifest_id = o.id AND f.kind IN ",
                 $kinds,
-                " AND f.digest || '' = $1) > 0)"
+                " AND f.digest >= $1 AND f.digest <= $1 ORDER BY f.manifest_id, f.kind, f.digest LIMIT 1) IS NOT NULL)"
             ),
             has_window: $has_window,
         }
@@ -184,7 +185,8 @@ impl References {
         self.query(side, repository, digest, now).fetch_one(db).await
     }
 
-    fn query<'q>(&self, side: Side, repository: i64, digest: &'q str, now: i64) -> Query<'q> {
+    /// Asks one side for that, at the time `now`.
+    pub(super) fn query<'q>(&self, side: Side, repository: i64, digest: &'q str, now: i64) -> Query<'q> {
         let text = match side {
             Side::Digest => self.by_digest,
             Side::Repository => self.by_repository,
@@ -266,7 +268,8 @@ mod tests {
         ] {
             let by_digest = format!("{table}_of_digest (digest=?");
             let in_order = format!("{table}_of_digest (digest>? AND digest<?");
-            let of_manifest = format!("sqlite_autoindex_{table}_1 (manifest_id=? AND kind=?");
+            let of_manifest =
+                format!("sqlite_autoindex_{table}_1 (manifest_id=? AND kind=? AND digest>? AND digest<?");
             for (text, searches) in [
                 (references.count, [by_digest.as_str(), "SEARCH"]),
                 (references.size, ["(repository_id=?", "SEARCH"]),

@@ -101,7 +101,7 @@ impl PostgresOptions {
             connect = connect.ssl_mode(PgSslMode::VerifyCa);
         }
         for (key, value) in SETTINGS {
-            if !connect.get_options().is_some_and(|options| options.contains(key)) {
+            if !connect.get_options().is_some_and(|options| sets(options, key)) {
                 connect = connect.options([(*key, *value)]);
             }
         }
@@ -128,6 +128,15 @@ impl PostgresOptions {
     pub fn connections(self, connections: u32) -> Self {
         Self { connections: connections.max(Self::MIN_CONNECTIONS), ..self }
     }
+}
+
+/// Whether options such as `-c name=value` or `--name=value` set the setting of this name.
+fn sets(options: &str, name: &str) -> bool {
+    options.split_ascii_whitespace().any(|word| {
+        let word = word.strip_prefix("--").or_else(|| word.strip_prefix("-c")).unwrap_or(word);
+        let found = word.split_once('=').map_or(word, |(found, _)| found);
+        found.replace('-', "_").eq_ignore_ascii_case(name)
+    })
 }
 
 impl fmt::Display for PostgresOptions {
@@ -193,5 +202,19 @@ mod tests {
         let settings = options.connect.get_options().unwrap();
         assert!(settings.contains("lock_timeout=1s") && !settings.contains("10s"), "{settings}");
         assert!(settings.contains("statement_timeout=60s"), "{settings}");
+        for (options, is_set) in [
+            ("-c jit=on", true),
+            ("-cjit=on", true),
+            ("-c JIT=on", true),
+            ("--jit=on", true),
+            ("-c lock_timeout=1s --jit=on", true),
+            ("-c jit_above_cost=5", false),
+            ("-c search_path=jit", false),
+            ("", false),
+        ] {
+            assert_eq!(sets(options, "jit"), is_set, "{options}");
+        }
+        assert!(sets("--enable-hashjoin=on", "enable_hashjoin"));
+        assert!(!sets("-c deadlock_timeout=1s", "lock_timeout"));
     }
 }

@@ -1,9 +1,12 @@
-//! How many rows the statements of a garbage collector read.
+//! How many rows the statements of a garbage collector and of guards read.
 
-use super::super::blobs::LINKS;
-use super::super::keepers::{FIRST_WITH_ENTRY, FOUND_BY_ENTRY, FOUND_BY_REPOSITORY, MANIFEST, UNTAGGED};
-use super::super::references::{ALL, DELETED, DELETED_ENTRIES, ENTRIES, LIVE};
+use super::super::blobs::{LINKED, LINKS};
+use super::super::guards::NEEDING;
+use super::super::keepers::{FIRST_WITH_ENTRY, FOUND_BY_ENTRY, FOUND_BY_REPOSITORY, MANIFEST, TAGGED};
+use super::super::query::query;
+use super::super::references::{ALL, DELETED, DELETED_ENTRIES, ENTRIES, LIVE, Side};
 use super::options::SETTINGS;
+use crate::store::meta::SqlMeta;
 use crate::testing::PostgresServer;
 
 /// 300 blobs, each referenced by 70 manifests of the repository 2; a base and an entry of all its 21 000 manifests. The
@@ -14,7 +17,8 @@ const MANY_DIGESTS: &str = "
     INSERT INTO blobs (id, digest, size, created_at) VALUES (301, 'base', 1, 0);
     INSERT INTO blob_links (repository_id, blob_id, leased_until) SELECT 1, i, 0 FROM generate_series(1, 301) i;
     INSERT INTO manifests (id, repository_id, digest, media_type, annotations, size, created_at, body)
-    SELECT i, CASE WHEN i <= 20000 THEN 1 WHEN i <= 41000 THEN 2 ELSE 3 END, 'm' || i, 'x', '{}', 1, 0, ''
+    SELECT i, CASE WHEN i <= 20000 THEN 1 WHEN i <= 41000 THEN 2 ELSE 3 END,
+    CASE WHEN i = 42 THEN 'entry' ELSE 'm' || i END, 'x', '{}', 1, 0, ''
     FROM generate_series(1, 41010) i;
     INSERT INTO manifest_refs (manifest_id, kind, digest)
     SELECT id, 0, 'c' || id FROM manifests WHERE repository_id IN (1, 3)
@@ -29,7 +33,7 @@ const FEW_DIGESTS: &str = "
     INSERT INTO blob_links (repository_id, blob_id, leased_until)
     SELECT r, b, 0 FROM generate_series(1, 30) r, generate_series(1, 20) b;
     INSERT INTO manifests (id, repository_id, digest, media_type, annotations, size, created_at, body)
-    SELECT i, CASE WHEN i <= 20000 THEN i ELSE 1 END, CASE WHEN i <= 20000 THEN 'm' ELSE 'm' || i END, 'x', '{}', 1, 0, ''
+    SELECT i, CASE WHEN i <= 20000 THEN i ELSE 1 END, CASE WHEN i = 42 THEN 'entry' ELSE 'm' || i END, 'x', '{}', 1, 0, ''
     FROM generate_series(1, 50000) i;
     INSERT INTO tags (repository_id, name, manifest_id, updated_at)
     SELECT repository_id, 't' || id, id, 0 FROM manifests WHERE id > 20000;
@@ -46,14 +50,15 @@ const DELETED_TOO: &str = "
 struct Database {
     server: &'static PostgresServer,
     schema: String,
+    meta: SqlMeta,
 }
 
 impl Database {
     async fn with(test: &str, rows: &str) -> Option<Self> {
         let server = crate::store::tests::postgres::server(test)?;
         let url = server.url(test);
-        drop(crate::store::tests::postgres::connect(&url).await);
-        let database = Self { server, schema: url.rsplit("%3D").next()?.to_owned() };
+        let meta = crate::store::tests::postgres::connect(&url).await;
+        let database = Self { server, schema: url.rsplit("%3D").next()?.to_owned(), meta };
         database.run(rows);
         database.run(DELETED_TOO);
         for table in [
@@ -123,12 +128,52 @@ const LINK: &str = "BIGINT, BIGINT, BIGINT, BIGINT, BIGINT";
 /// What is read of 64 references at most, with their manifests.
 const FEW: u64 = 2 * 64;
 
+/// The settings with which the plans were read are those of the connections.
 #[tokio::test]
-async fn a_collector_reads_as_many_rows_as_the_side_that_it_looks_through_has() {
+async fn connections_have_the_settings() {
+    let Some(database) = Database::with("settings of connections", "").await else { return };
+    let mut reader = database.meta.reader().await.unwrap();
+    for name in ["enable_seqscan", "enable_bitmapscan", "enable_hashjoin", "enable_mergejoin", "jit"] {
+        let asked = query("SELECT current_setting($1)").bind(name);
+        let found: String = asked.fetch_one(&mut reader.connection()).await.unwrap();
+        assert_eq!(found, "off", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn both_sides_tell_the_same() {
+    let Some(database) = Database::with("sides", MANY_DIGESTS).await else { return };
+    let mut reader = database.meta.reader().await.unwrap();
+    let mut db = reader.connection();
+    for (references, digests) in [
+        (LIVE, ["base", "d7"]),
+        (DELETED, ["base", "d7"]),
+        (ENTRIES, ["entry"; 2]),
+        (DELETED_ENTRIES, ["entry"; 2]),
+    ] {
+        for (digest, repository) in digests.iter().flat_map(|digest| (1..=3).map(move |id| (digest, id))) {
+            for now in [9, 10] {
+                let expected = repository == 2 && (now < 10 || !references.has_window);
+                for side in [Side::Digest, Side::Repository] {
+                    let found: bool =
+                        references.query(side, repository, digest, now).fetch_one(&mut db).await.unwrap();
+                    assert_eq!(found, expected, "{digest} in {repository} at {now}: {side:?}");
+                }
+                assert_eq!(references.reach(&mut db, repository, digest, now).await.unwrap(), expected);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_statement_reads_as_many_rows_as_the_side_that_it_looks_through_has() {
     let Some(database) = Database::with("statements of a collector", MANY_DIGESTS).await else { return };
     database.check(&[
         (LINKS, LINK, "1, 1000, 1, 0, 0", 301 * 3 * FEW),
-        (UNTAGGED, PLACE, "1, 1, 'm2', 128", 3 * 128),
+        (TAGGED, PLACE, "1, 1, 'm2', 1000", 3 * 1000),
+        (LINKED, TWO, "'', 1000", 2 * 301),
+        (NEEDING, "BIGINT, TEXT", "1, 'd7'", 2 * 70),
+        (NEEDING, "BIGINT, TEXT", "2, 'entry'", 4 * 21_000),
         (MANIFEST, "BIGINT, BIGINT, BIGINT", "42, 1, 1", 3 * FEW),
         (FIRST_WITH_ENTRY, TWO, "'entry', 64", FEW),
         (FOUND_BY_ENTRY, THREE, "'entry', 1, 9223372036854775807", 2 * 21_000),
@@ -153,11 +198,12 @@ async fn a_collector_reads_as_many_rows_as_the_side_that_it_looks_through_has() 
 }
 
 #[tokio::test]
-async fn a_collector_searches_for_a_digest_that_is_rarer_than_others() {
+async fn a_statement_searches_for_a_digest_that_is_rarer_than_others() {
     let Some(database) = Database::with("rare digests", FEW_DIGESTS).await else { return };
     database.check(&[
         (LINKS, LINK, "1, 1000, 1, 0, 0", 600 * 3 * FEW),
-        (UNTAGGED, PLACE, "1, 2, '', 128", 3 * 128),
+        (TAGGED, PLACE, "1, 1, 'm2', 1000", 3 * 1000),
+        (LINKED, TWO, "'', 1000", 2 * 20),
         (MANIFEST, "BIGINT, BIGINT, BIGINT", "42, 1, 1", 3 * FEW),
         (FIRST_WITH_ENTRY, TWO, "'other', 64", 0),
         (FOUND_BY_ENTRY, THREE, "'other', 1, 9223372036854775807", 0),

@@ -21,6 +21,7 @@ use crate::store::EventRules;
 use crate::store::meta::Change;
 use crate::store::meta::sql::changes::apply;
 use crate::store::meta::sql::events::Recording;
+use crate::store::meta::sql::keepers::Known;
 use crate::store::meta::sql::query::Connection;
 use crate::store::meta::sql::queue::{self, Asked, are_leases};
 use crate::store::meta::sql::quotas::{IS_COUNTING, Quotas, SharedRules};
@@ -249,10 +250,10 @@ async fn transact(
     }
     clock.set(time.try_get(0)?);
     let quotas = Quotas::new(rules, is_counting.try_get(0)?, changes);
-    let mut outcomes = Vec::with_capacity(changes.len());
+    let (mut outcomes, mut known) = (Vec::with_capacity(changes.len()), Known::default());
     let mut db = Connection::Postgres(connection, clock.now(), None);
     for change in changes {
-        match apply(&mut db, (&quotas, recording), change).await {
+        match apply(&mut db, (&quotas, recording), &mut known, change).await {
             Ok(size) => outcomes.push(Ok(size)),
             Err(Stop::Refused(e)) => outcomes.push(Err(e)),
             Err(Stop::Failed(e)) => return Err(e.into()),

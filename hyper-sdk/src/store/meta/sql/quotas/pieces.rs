@@ -127,7 +127,6 @@ pub(in crate::store::meta::sql) async fn forget_empty(
     after: u64,
 ) -> sqlx::Result<u64> {
     let began = Instant::now();
-    only_by_index(db, true).await?;
     let empty: Vec<(i64, String)> = query(
         "SELECT id, namespace FROM quotas WHERE id > $1 AND bytes = 0 AND tags = 0 AND manifests = 0 \
          AND at_repository IS NULL ORDER BY id LIMIT $2",
@@ -148,7 +147,6 @@ pub(in crate::store::meta::sql) async fn forget_empty(
             break;
         }
     }
-    only_by_index(db, false).await?;
     Ok(last)
 }
 
@@ -174,20 +172,6 @@ pub(super) async fn repositories(
             .await?;
     found.extend(below);
     Ok(found)
-}
-
-/// Keeps PostgreSQL, in this transaction, from plans that read a whole table: it may take one for small that grows with the count.
-async fn only_by_index(db: &mut Connection<'_>, is_so: bool) -> sqlx::Result<()> {
-    #[cfg(feature = "store-postgres")]
-    if let Connection::Postgres(connection, ..) = db {
-        let text = match is_so {
-            true => "SET LOCAL enable_seqscan = off",
-            false => "SET LOCAL enable_seqscan TO DEFAULT",
-        };
-        sqlx::raw_sql(text).execute(&mut **connection).await?;
-    }
-    let _ = (db, is_so);
-    Ok(())
 }
 
 /// The manifests of the repository `$1` behind the digest `$2` and up to `$3`, those that are kept after their deletion among them.
@@ -218,7 +202,6 @@ async fn count_piece(
     place: Place,
     rows: u64,
 ) -> sqlx::Result<bool> {
-    only_by_index(db, true).await?;
     let left = i64::try_from(rows).unwrap_or(i64::MAX).max(1);
     let mut piece = Piece { id, place, added: (0, 0, 0), left, began: Instant::now(), has_moved: false };
     let mut is_done = false;
@@ -240,7 +223,6 @@ async fn count_piece(
             piece.count_repository(db, *repository).await?;
         }
     }
-    only_by_index(db, false).await?;
     let (bytes, tags, manifests) = piece.added;
     let place = Some(&piece.place).filter(|_| !is_done);
     query(

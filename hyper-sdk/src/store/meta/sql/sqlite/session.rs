@@ -15,6 +15,7 @@ use crate::clock::{Clock, SharedClock};
 use crate::store::EventRules;
 use crate::store::meta::sql::changes::apply;
 use crate::store::meta::sql::events::Recording;
+use crate::store::meta::sql::keepers::Known;
 use crate::store::meta::sql::query::Connection;
 use crate::store::meta::sql::query::query;
 use crate::store::meta::sql::queue::{self, Asked, are_leases};
@@ -141,9 +142,10 @@ async fn transact(
     let now = clock.now();
     let is_counting = query(IS_COUNTING).fetch_one(&mut Connection::Sqlite(connection, now)).await?;
     let quotas = Quotas::new(rules, is_counting, changes);
-    let mut outcomes = Vec::with_capacity(changes.len());
+    let (mut outcomes, mut known) = (Vec::with_capacity(changes.len()), Known::default());
     for change in changes {
-        match apply(&mut Connection::Sqlite(connection, now), (&quotas, recording), change).await {
+        let mut db = Connection::Sqlite(connection, now);
+        match apply(&mut db, (&quotas, recording), &mut known, change).await {
             Ok(size) => outcomes.push(Ok(size)),
             Err(Stop::Refused(e)) => outcomes.push(Err(e)),
             Err(Stop::Failed(e)) => return Err(e),
