@@ -5,7 +5,9 @@ use super::query::{Connection, query};
 use super::queue::Asked;
 use super::quotas::Quotas;
 use super::rows::{Outcome, Stop, find_link, find_repository, make_repository, signed};
-use super::{blobs, deletions, events, guards, holds, pulls, quotas as counts, scrub, sessions, tags};
+use super::{
+    blobs, deletions, events, garbage, guards, holds, pulls, quotas as counts, scrub, sessions, tags,
+};
 use crate::Digest;
 use crate::reference::{ManifestReference, RepositoryName, Tag};
 use crate::store::errors::{
@@ -59,7 +61,7 @@ async fn apply_alone(
             blobs::lease_blob(db, repository, digest, *until).await
         }
         Change::CollectLink { repository, digest, now } => {
-            blobs::collect_link(db, quotas, repository, digest, *now).await
+            garbage::collect_link(db, quotas, repository, digest, *now).await
         }
         Change::CondemnBlob { digest, mark } => blobs::condemn_blob(db, digest, *mark).await,
         Change::RemoveBlob { digest, mark } => blobs::remove_blob(db, digest, *mark).await,

@@ -5,7 +5,7 @@
 //! as a repository is in memory. Two manifests can keep each other, so each is visited once.
 
 use super::SqlMeta;
-use super::blobs::LOOKED_AT;
+use super::garbage::LOOKED_AT;
 use super::query::{Connection, query};
 use super::references::{ALL, DELETED_ENTRIES, ENTRIES, REFERENCED, Side, UNKNOWN, among_first, are_few};
 use crate::reference::RepositoryName;

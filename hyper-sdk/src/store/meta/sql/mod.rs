@@ -18,6 +18,7 @@ mod changes;
 mod deletions;
 mod events;
 mod export;
+mod garbage;
 mod guards;
 mod holds;
 mod keepers;

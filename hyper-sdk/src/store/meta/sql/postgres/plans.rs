@@ -1,6 +1,6 @@
 //! How many rows the statements of a garbage collector and of guards read.
 
-use super::super::blobs::{LINKED, LINKS};
+use super::super::garbage::{LINKED, LINKS};
 use super::super::guards::NEEDING;
 use super::super::keepers::{FIRST_WITH_ENTRY, FOUND_BY_ENTRY, FOUND_BY_REPOSITORY, MANIFEST, TAGGED};
 use super::super::query::query;
