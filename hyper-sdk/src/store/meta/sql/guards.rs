@@ -48,7 +48,8 @@ async fn ask_about(
 /// The tags of the manifest `$2` of the repository `$1`, and of the manifests and indexes there that need the manifest or blob `$2`.
 ///
 /// `CROSS JOIN` keeps SQLite to the order of the tables. The repository of a manifest is a query of its own for each reference:
-/// PostgreSQL would read all manifests of the repository for each of those that need it.
+/// PostgreSQL would read all manifests of the repository for each of those that need it. So all references to each digest are
+/// read, also those of other repositories.
 pub(super) const NEEDING: &str = "WITH RECURSIVE needing (id, digest) AS ( \
      SELECT m.id, m.digest FROM manifests m WHERE m.repository_id = $1 AND m.digest = $2 \
      UNION SELECT f.manifest_id, (SELECT m.digest FROM manifests m WHERE m.id = f.manifest_id) FROM manifest_refs f \
@@ -60,7 +61,6 @@ pub(super) const NEEDING: &str = "WITH RECURSIVE needing (id, digest) AS ( \
      FROM needing n CROSS JOIN tags t WHERE t.manifest_id = n.id";
 
 /// Asks about each tag of a manifest, and of the manifests and indexes that need a manifest or a blob.
-///
 async fn ask_about_needing(
     db: &mut Connection<'_>,
     repository: &RepositoryName,

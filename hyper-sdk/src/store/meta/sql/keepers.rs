@@ -7,7 +7,9 @@
 use super::SqlMeta;
 use super::garbage::LOOKED_AT;
 use super::query::{Connection, query};
-use super::references::{ALL, DELETED_ENTRIES, ENTRIES, REFERENCED, Side, UNKNOWN, among_first, are_few};
+use super::references::{
+    ALL, DELETED_ENTRIES, ENTRIES, REFERENCED, Side, UNKNOWN, among_first, are_few, has_reference,
+};
 use crate::reference::RepositoryName;
 use crate::store::meta::{ManifestAt, UnkeptManifest};
 use crate::{Digest, Result};
@@ -19,9 +21,10 @@ pub(super) const FIRST_WITH_ENTRY: &str = "SELECT f.manifest_id, \
      (SELECT manifest_id FROM manifest_refs WHERE digest = $1 AND kind = 1 LIMIT $2) AS f";
 const FIRST: usize = 64;
 /// The manifests of the repository `$2` with the entry `$1`: looks at all manifests of the repository.
-pub(super) const FOUND_BY_REPOSITORY: &str = "SELECT p.id FROM manifests p WHERE p.repository_id = $2 AND \
-     (SELECT 1 FROM manifest_refs f WHERE f.manifest_id = p.id AND f.kind = 1 AND f.digest >= $1 AND f.digest <= $1 \
-     ORDER BY f.manifest_id, f.kind, f.digest LIMIT 1) IS NOT NULL";
+pub(super) const FOUND_BY_REPOSITORY: &str = concat!(
+    "SELECT p.id FROM manifests p WHERE p.repository_id = $2 AND ",
+    has_reference!("manifest_refs", "p.id", "1")
+);
 /// The same: looks at `$3` references to the entry at most.
 pub(super) const FOUND_BY_ENTRY: &str = "SELECT f.manifest_id FROM (SELECT manifest_id FROM manifest_refs \
      WHERE digest >= $1 AND digest <= $1 AND kind = 1 ORDER BY digest LIMIT $3) AS f \
@@ -339,10 +342,7 @@ mod tests {
         for (text, searches) in [
             (FIRST_WITH_ENTRY, ["manifest_refs_of_digest (digest=?", by_id]),
             (FOUND_BY_ENTRY, ["manifest_refs_of_digest (digest>? AND digest<?", by_id]),
-            (
-                FOUND_BY_REPOSITORY,
-                ["SEARCH p USING", "manifest_refs_1 (manifest_id=? AND kind=? AND digest>? AND digest<?"],
-            ),
+            (FOUND_BY_REPOSITORY, ["SEARCH p USING", "manifest_refs_1 ((manifest_id,kind,digest)>(?,?,?)"]),
             (MANIFEST, ["deleted_refs_of_digest (digest=?", "SEARCH o USING INTEGER PRIMARY KEY (rowid=?"]),
         ] {
             let plan = plan_of(text).await;

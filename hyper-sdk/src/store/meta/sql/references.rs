@@ -5,7 +5,7 @@
 //! more, the smaller side is looked through: the references of the digest, or the manifests of the repository.
 //!
 //! The texts leave a planner no choice: `CASE` holds the order of the steps, the repository of a manifest is a query of its own
-//! for each reference, and a range with an order needs the index of that order. PostgreSQL knows averages alone, and would read
+//! for each reference, and an order that only one index has is read from it. PostgreSQL knows averages alone, and would read
 //! all manifests of a repository for each reference where repositories are small as a rule. Its connections have settings for the
 //! rest.
 
@@ -54,7 +54,27 @@ macro_rules! are_few {
     };
 }
 
-pub(super) use {among_first, are_few};
+/// A manifest has a reference of this kind to the digest `$1`: looks at the next reference in the order of the key. NULL if there
+/// is none.
+macro_rules! has_reference {
+    ($refs:literal, $manifest:literal, $kind:literal) => {
+        concat!(
+            "(SELECT f.manifest_id = ",
+            $manifest,
+            " AND f.kind = ",
+            $kind,
+            " AND f.digest = $1 FROM ",
+            $refs,
+            " f WHERE (f.manifest_id, f.kind, f.digest) >= (",
+            $manifest,
+            ", ",
+            $kind,
+            ", $1) ORDER BY f.manifest_id, f.kind, f.digest LIMIT 1)"
+        )
+    };
+}
+
+pub(super) use {among_first, are_few, has_reference};
 
 /// The limit of a statement that looks at all references. It is a parameter, so that PostgreSQL reads the index by whose order the
 /// first ones are found.
@@ -76,14 +96,15 @@ pub(super) struct References {
 }
 
 macro_rules! references {
-    ($refs:literal, $manifests:literal, $kinds:literal, $owner:literal, $limit:literal, $has_window:literal) => {
+    ($refs:literal, $manifests:literal, [$first:literal $(, $rest:literal)*], $owner:literal, $limit:literal, $has_window:literal) => {
         References {
             count: concat!(
                 "SELECT COUNT(*) FROM (SELECT 1 FROM ",
                 $refs,
-                " WHERE digest = $1 AND kind IN ",
-                $kinds,
-                " LIMIT $2) AS first_of"
+                " WHERE digest = $1 AND kind IN (",
+                $first,
+                $(", ", $rest,)*
+                ") LIMIT $2) AS first_of"
             ),
             size: concat!(
                 "SELECT COUNT(*) FROM (SELECT 1 FROM ",
@@ -93,9 +114,10 @@ macro_rules! references {
             by_digest: concat!(
                 "SELECT EXISTS (SELECT 1 FROM (SELECT manifest_id FROM ",
                 $refs,
-                " WHERE digest >= $1 AND digest <= $1 AND kind IN ",
-                $kinds,
-                " ORDER BY digest LIMIT ",
+                " WHERE digest >= $1 AND digest <= $1 AND kind IN (",
+                $first,
+                $(", ", $rest,)*
+                ") ORDER BY digest LIMIT ",
                 $limit,
                 ") AS f WHERE (SELECT ",
                 $owner,
@@ -108,11 +130,10 @@ macro_rules! references {
                 $manifests,
                 " o WHERE o.repository_id = $2 AND ",
                 $owner,
-                " = $2 AND (SELECT 1 FROM ",
-                $refs,
-                " f WHERE f.manifest_id = o.id AND f.kind IN ",
-                $kinds,
-                " AND f.digest >= $1 AND f.digest <= $1 ORDER BY f.manifest_id, f.kind, f.digest LIMIT 1) IS NOT NULL)"
+                " = $2 AND (",
+                has_reference!($refs, "o.id", $first),
+                $(" OR ", has_reference!($refs, "o.id", $rest),)*
+                "))"
             ),
             has_window: $has_window,
         }
@@ -121,24 +142,24 @@ macro_rules! references {
 
 /// Those of manifests, to blobs and to entries.
 pub(super) const LIVE: References =
-    references!("manifest_refs", "manifests", "(0, 1)", "o.repository_id", "$3", false);
+    references!("manifest_refs", "manifests", ["0", "1"], "o.repository_id", "$3", false);
 /// Those of deleted manifests in their windows, to blobs and to entries.
 pub(super) const DELETED: References = references!(
     "deleted_refs",
     "deleted_manifests",
-    "(0, 1)",
+    ["0", "1"],
     "CASE WHEN o.kept_until > $3 THEN o.repository_id END",
     "$4",
     true
 );
 /// Those of manifests, to entries.
 pub(super) const ENTRIES: References =
-    references!("manifest_refs", "manifests", "(1)", "o.repository_id", "$3", false);
+    references!("manifest_refs", "manifests", ["1"], "o.repository_id", "$3", false);
 /// Those of deleted manifests in their windows, to entries.
 pub(super) const DELETED_ENTRIES: References = references!(
     "deleted_refs",
     "deleted_manifests",
-    "(1)",
+    ["1"],
     "CASE WHEN o.kept_until > $3 THEN o.repository_id END",
     "$4",
     true
@@ -268,8 +289,7 @@ mod tests {
         ] {
             let by_digest = format!("{table}_of_digest (digest=?");
             let in_order = format!("{table}_of_digest (digest>? AND digest<?");
-            let of_manifest =
-                format!("sqlite_autoindex_{table}_1 (manifest_id=? AND kind=? AND digest>? AND digest<?");
+            let of_manifest = format!("sqlite_autoindex_{table}_1 ((manifest_id,kind,digest)>(?,?,?)");
             for (text, searches) in [
                 (references.count, [by_digest.as_str(), "SEARCH"]),
                 (references.size, ["(repository_id=?", "SEARCH"]),

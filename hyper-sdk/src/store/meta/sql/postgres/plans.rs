@@ -41,6 +41,14 @@ const FEW_DIGESTS: &str = "
     (SELECT id, 'd' || b AS layer FROM manifests, generate_series(1, 10) b WHERE id <= 20000) AS layers
     ORDER BY md5(id || layer);
     INSERT INTO manifest_refs (manifest_id, kind, digest) SELECT id, 1, 'entry' FROM manifests WHERE id <= 20000;";
+/// 100 manifests of one repository have 2000 references each, and 20 000 elsewhere have few.
+const FAT_MANIFESTS: &str = "
+    INSERT INTO repositories (id, name, created_at) SELECT i, 'r' || i, 0 FROM generate_series(1, 2) i;
+    INSERT INTO manifests (id, repository_id, digest, media_type, annotations, size, created_at, body)
+    SELECT i, CASE WHEN i <= 100 THEN 1 ELSE 2 END, 'm' || i, 'x', '{}', 1, 0, '' FROM generate_series(1, 20100) i;
+    INSERT INTO manifest_refs (manifest_id, kind, digest)
+    SELECT id, k, repeat('x', 64) || i FROM manifests, generate_series(1, 1000) i, generate_series(0, 1) k WHERE id <= 100
+    UNION ALL SELECT id, k, 'base' FROM manifests, generate_series(0, 1) k WHERE id > 100;";
 /// All manifests are deleted, too.
 const DELETED_TOO: &str = "
     INSERT INTO deleted_manifests (id, repository_id, digest, media_type, size, kept_until, body)
@@ -191,8 +199,8 @@ async fn a_statement_reads_as_many_rows_as_the_side_that_it_looks_through_has() 
             (references.size, "BIGINT, BIGINT", "1, 256", 256),
             (references.by_digest, by_digest, &with_limit("'d7', 1"), 2 * 70),
             (references.by_digest, by_digest, &with_limit("'entry', 1"), 2 * 21_000),
-            (references.by_repository, by_repository, &with_time("'entry', 3"), 2 * 10),
-            (references.by_repository, by_repository, &with_time("'entry', 1"), 2 * 20_000),
+            (references.by_repository, by_repository, &with_time("'entry', 3"), 3 * 10),
+            (references.by_repository, by_repository, &with_time("'entry', 1"), 3 * 20_000),
         ]);
     }
 }
@@ -222,5 +230,16 @@ async fn a_statement_searches_for_a_digest_that_is_rarer_than_others() {
             (references.by_digest, by_digest, &with_limit("'other', 1"), 0),
             (references.by_repository, by_repository, &with_time("'other', 3"), 2 * 11),
         ]);
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_is_asked_for_a_reference_whatever_number_it_has() {
+    let Some(database) = Database::with("fat manifests", FAT_MANIFESTS).await else { return };
+    database.check(&[(FOUND_BY_REPOSITORY, TWO, "'base', 1", 3 * 100)]);
+    for references in [LIVE, DELETED, ENTRIES, DELETED_ENTRIES] {
+        let (types, values) =
+            if references.has_window { (THREE, "'base', 1, 1") } else { (TWO, "'base', 1") };
+        database.check(&[(references.by_repository, types, values, 3 * 100)]);
     }
 }
